@@ -52,7 +52,9 @@ def load_yaml(path: Path | str) -> dict[str, Any]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error}", "Give the path of a UTF-8 YAML file") from None
+        raise ConfigError(
+            f"cannot read the configuration {path}: {error}", "Give the path of a UTF-8 YAML file"
+        ) from None
     try:
         loaded = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -60,7 +62,9 @@ def load_yaml(path: Path | str) -> dict[str, Any]:
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
-        raise ConfigError(f"{path} holds a {type(loaded).__name__}, not a mapping of fields", "Write `field: value` lines")
+        raise ConfigError(
+            f"{path} holds a {type(loaded).__name__}, not a mapping of fields", "Write `field: value` lines"
+        )
     return loaded
 
 

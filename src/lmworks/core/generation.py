@@ -1,4 +1,7 @@
-"""What a language model can do for others: generate, score, embed. Satisfied by the engine, HTTP clients and doubles."""
+"""What a language model can do for others: generate, score, embed.
+
+Satisfied by the engine, by HTTP clients and by test doubles.
+"""
 
 from __future__ import annotations
 

@@ -108,7 +108,9 @@ def write_artifact(
     path = Path(path)
     recover(path)
     if path.exists() and not (path / MANIFEST).exists() and (path.is_file() or any(path.iterdir())):
-        raise ArtifactError(f"{path} exists and is not an artifact (it has no {MANIFEST})", "Choose another output path")
+        raise ArtifactError(
+            f"{path} exists and is not an artifact (it has no {MANIFEST})", "Choose another output path"
+        )
     begun = started or clock()
     recorded = tuple(parent_of(p, path.parent, role) for role, p in (parents or {}).items())
     staging = path.parent / f".{path.name}.tmp-{os.getpid()}"
@@ -154,7 +156,9 @@ def load_manifest(path: Path | str) -> Manifest:
         values = json.loads(file.read_text(encoding="utf-8"))
         version = values.pop("format_version")
         if version != FORMAT_VERSION:
-            raise ArtifactError(f"{file} has format version {version}, this program reads {FORMAT_VERSION}", "Make it anew")
+            raise ArtifactError(
+                f"{file} has format version {version}, this program reads {FORMAT_VERSION}", "Make it anew"
+            )
         values["parents"] = tuple(Parent(**p) for p in values["parents"])
         return Manifest(**values, path=path)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -169,8 +173,10 @@ def verify(path: Path | str) -> Manifest:
     """
     manifest = load_manifest(path)
     found = hash_files(Path(path))
-    missing, changed = (sorted(set(manifest.files) - set(found)),
-                        sorted(n for n, h in manifest.files.items() if n in found and found[n] != h))
+    missing, changed = (
+        sorted(set(manifest.files) - set(found)),
+        sorted(n for n, h in manifest.files.items() if n in found and found[n] != h),
+    )
     if missing or changed:
         raise ArtifactError(
             f"{path} does not match its {MANIFEST}: missing {missing}, changed {changed}",
@@ -240,15 +246,10 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _old(path: Path) -> Path:
-    return path.parent / f".{path.name}.old"
-
-
 def _publish(staging: Path, path: Path) -> None:
     """Rename `staging` to `path`; the artifact it replaces is set aside first and removed last."""
-    old = _old(path)
+    old = path.parent / f".{path.name}.old-{os.getpid()}"
     if path.exists():
-        shutil.rmtree(old, ignore_errors=True)
         path.rename(old)
     staging.rename(path)
     sync_folder(path.parent)
@@ -256,13 +257,16 @@ def _publish(staging: Path, path: Path) -> None:
 
 
 def recover(path: Path) -> None:
-    """Undo a publication that was killed between its two renames, and drop stale staging folders."""
-    old = _old(path)
-    if old.exists():
-        if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            old.rename(path)
+    """Finish what a killed writer left: restore an artifact set aside, drop stale staging folders.
+
+    Folders of a living process are its own business and are left alone.
+    """
+    for old in path.parent.glob(f".{path.name}.old-*"):
+        if not _alive(old.name.rpartition("-")[2]):
+            if path.exists():
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                old.rename(path)
     for stale in path.parent.glob(f".{path.name}.tmp-*"):
         if not _alive(stale.name.rpartition("-")[2]):
             shutil.rmtree(stale, ignore_errors=True)
@@ -301,7 +305,7 @@ def trace(path: Path | str) -> Ancestor:
 def _walk(manifest: Manifest, own: Parent) -> Ancestor:
     ancestors = []
     for parent in manifest.parents:
-        where = (manifest.path.parent / parent.path) if not os.path.isabs(parent.path) else Path(parent.path)
+        where = manifest.path.parent / parent.path
         found = load_manifest(where) if (where / MANIFEST).exists() else None
         if found is not None and found.content_hash == parent.content_hash:
             ancestors.append(_walk(found, parent))

@@ -36,8 +36,14 @@ def bar(description: str, total: float | None = None, done: float = 0) -> Iterat
         total: units of work; None when unknown.
         done: units finished before this run, for resumed work.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=False) as progress:
         task = progress.add_task(description, total=total, completed=done, note="")  # type: ignore[arg-type]
         yield Bar(progress, task)

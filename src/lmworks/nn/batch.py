@@ -44,7 +44,7 @@ def pack(documents: Sequence[tuple[Sequence[int], Sequence[int], Sequence[float]
         documents: `(input_ids, targets, loss_weights)` of equal length for each document, none empty.
     """
     lengths = [len(ids) for ids, _, _ in documents]
-    assert lengths and min(lengths) > 0, "a batch needs at least one document and none may be empty"
+    assert min(lengths, default=0) > 0, "a batch needs at least one document and none may be empty"
     assert all(len(i) == len(t) == len(w) for i, t, w in documents), "ids, targets and weights must align"
     return Batch(
         input_ids=torch.tensor([i for ids, _, _ in documents for i in ids], dtype=torch.int64),

@@ -33,7 +33,7 @@ def llama3_scaled(frequencies: Tensor, factor: float, low: float, high: float, o
 
 
 def rope_table(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin, each [N, 1, D], for packed positions [N]; angles are computed in float32."""
+    """The cosines and sines, each [N, 1, D], for packed positions [N]; angles are computed in float32."""
     angles = positions.float()[:, None] * frequencies[None, :]
     angles = torch.cat([angles, angles], dim=-1)[:, None, :]
     return angles.cos().to(dtype), angles.sin().to(dtype)
