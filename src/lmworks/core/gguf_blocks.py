@@ -1,0 +1,129 @@
+"""From GGML's block formats to float32, in numpy. Knows no file layout and no model.
+
+A block is a run of 32 or 256 weights that share a scale (and, in the `_1` and `_K` formats, a minimum).
+Layouts follow the GGML reference, https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class BlockFormat:
+    """One GGML tensor type."""
+
+    name: str
+    weights: int
+    """Weights per block."""
+    size: int
+    """Bytes per block."""
+    decode: Callable[[Bytes], Floats]
+    """[blocks, size] bytes to [blocks, weights]."""
+
+
+def _half(raw: Bytes) -> Floats:
+    """[B, 2] bytes holding one float16 each -> [B, 1]."""
+    return np.ascontiguousarray(raw).view(np.float16).astype(np.float32)
+
+
+def _nibbles(raw: Bytes) -> Bytes:
+    """[B, n] bytes -> [B, 2n]: all low nibbles, then all high nibbles."""
+    return np.concatenate([raw & 0x0F, raw >> 4], axis=-1)
+
+
+def _fifth_bits(raw: Bytes) -> Bytes:
+    """[B, 4] bytes of little-endian bit flags -> [B, 32] values of 0 or 16."""
+    return np.unpackbits(raw, axis=-1, bitorder="little") * np.uint8(16)
+
+
+def _f32(raw: Bytes) -> Floats:
+    return np.ascontiguousarray(raw).view(np.float32)
+
+
+def _f16(raw: Bytes) -> Floats:
+    return np.ascontiguousarray(raw).view(np.float16).astype(np.float32)
+
+
+def _bf16(raw: Bytes) -> Floats:
+    return (np.ascontiguousarray(raw).view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+
+
+def _q8_0(raw: Bytes) -> Floats:
+    return _half(raw[:, :2]) * raw[:, 2:].view(np.int8).astype(np.float32)
+
+
+def _q4_0(raw: Bytes) -> Floats:
+    return _half(raw[:, :2]) * (_nibbles(raw[:, 2:]).astype(np.float32) - 8)
+
+
+def _q4_1(raw: Bytes) -> Floats:
+    return _half(raw[:, :2]) * _nibbles(raw[:, 4:]).astype(np.float32) + _half(raw[:, 2:4])
+
+
+def _q5_0(raw: Bytes) -> Floats:
+    values = _nibbles(raw[:, 6:]) | _fifth_bits(raw[:, 2:6])
+    return _half(raw[:, :2]) * (values.astype(np.float32) - 16)
+
+
+def _q5_1(raw: Bytes) -> Floats:
+    values = _nibbles(raw[:, 8:]) | _fifth_bits(raw[:, 4:8])
+    return _half(raw[:, :2]) * values.astype(np.float32) + _half(raw[:, 2:4])
+
+
+def _k_scales(raw: Bytes) -> tuple[Floats, Floats]:
+    """[B, 12] packed 6-bit numbers -> scales and minima, [B, 8] each."""
+    first, middle, last = raw[:, 0:4], raw[:, 4:8], raw[:, 8:12]
+    scales = np.concatenate([first & 63, (last & 0x0F) | ((first >> 6) << 4)], axis=-1)
+    minima = np.concatenate([middle & 63, (last >> 4) | ((middle >> 6) << 4)], axis=-1)
+    return scales.astype(np.float32), minima.astype(np.float32)
+
+
+def _k_decode(raw: Bytes, values: Bytes) -> Floats:
+    """Scale and shift [B, 8, 32] integers by the header of a 4- or 5-bit K block."""
+    scales, minima = _k_scales(raw[:, 4:16])
+    scales, minima = _half(raw[:, :2]) * scales, _half(raw[:, 2:4]) * minima
+    return (scales[:, :, None] * values.astype(np.float32) - minima[:, :, None]).reshape(len(raw), 256)
+
+
+def _q4_k(raw: Bytes) -> Floats:
+    return _k_decode(raw, _nibbles(raw[:, 16:].reshape(-1, 4, 32)).reshape(-1, 8, 32))
+
+
+def _q5_k(raw: Bytes) -> Floats:
+    low = _nibbles(raw[:, 48:].reshape(-1, 4, 32)).reshape(-1, 8, 32)
+    planes = np.arange(8, dtype=np.uint8)[None, :, None]
+    high = (raw[:, None, 16:48] >> planes) & np.uint8(1)
+    return _k_decode(raw, low | (high * np.uint8(16)))
+
+
+def _q6_k(raw: Bytes) -> Floats:
+    low = _nibbles(raw[:, :128].reshape(-1, 2, 64)).reshape(-1, 2, 4, 32)
+    shifts = np.array([0, 2, 4, 6], dtype=np.uint8)[None, None, :, None]
+    high = (raw[:, 128:192].reshape(-1, 2, 1, 32) >> shifts) & 3
+    values = (low | (high << 4)).astype(np.float32).reshape(-1, 16, 16) - 32
+    scales = _half(raw[:, 208:]) * raw[:, 192:208].view(np.int8).astype(np.float32)
+    return (scales[:, :, None] * values).reshape(len(raw), 256)
+
+
+FORMATS: dict[int, BlockFormat] = {
+    0: BlockFormat("F32", 1, 4, _f32),
+    1: BlockFormat("F16", 1, 2, _f16),
+    30: BlockFormat("BF16", 1, 2, _bf16),
+    8: BlockFormat("Q8_0", 32, 34, _q8_0),
+    2: BlockFormat("Q4_0", 32, 18, _q4_0),
+    3: BlockFormat("Q4_1", 32, 20, _q4_1),
+    6: BlockFormat("Q5_0", 32, 22, _q5_0),
+    7: BlockFormat("Q5_1", 32, 24, _q5_1),
+    12: BlockFormat("Q4_K", 256, 144, _q4_k),
+    13: BlockFormat("Q5_K", 256, 176, _q5_k),
+    14: BlockFormat("Q6_K", 256, 210, _q6_k),
+}
+"""GGML type number to its format."""
