@@ -50,6 +50,10 @@ class DataError(LMWorksError):
     """Input documents are empty, unreadable, or leave nothing to train on."""
 
 
+class DownloadError(LMWorksError):
+    """A file could not be brought from a package index, or is not the one that was asked for."""
+
+
 class TrainingError(LMWorksError):
     """Training cannot start or cannot go on."""
 
@@ -84,6 +88,14 @@ class EvalError(LMWorksError):
 
 class RecipeError(ConfigError):
     """A recipe file names an unknown stage, an unknown field or a missing input."""
+
+
+class RunInProgressError(LMWorksError):
+    """Another process is running a recipe in the same folder."""
+
+
+class ProbeError(LMWorksError):
+    """A server started to be tried once did not come up or did not answer."""
 
 
 class DiskFullError(LMWorksError):

@@ -13,7 +13,7 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -280,35 +280,3 @@ def _alive(pid: str) -> bool:
     except PermissionError:
         return True
     return True
-
-
-@dataclass(frozen=True)
-class Ancestor:
-    """One node of a lineage tree."""
-
-    manifest: Manifest | None
-    """None when the parent is a plain file, or its artifact is gone or has changed."""
-    parent: Parent
-    ancestors: Sequence[Ancestor] = ()
-
-
-def trace(path: Path | str) -> Ancestor:
-    """Walk from an artifact to everything it was made from.
-
-    A parent that is gone, or whose hash is no longer the recorded one, is shown as such and not followed.
-    """
-    manifest = load_manifest(path)
-    own = Parent(str(path), manifest.kind, manifest.content_hash)
-    return _walk(manifest, own)
-
-
-def _walk(manifest: Manifest, own: Parent) -> Ancestor:
-    ancestors = []
-    for parent in manifest.parents:
-        where = manifest.path.parent / parent.path
-        found = load_manifest(where) if (where / MANIFEST).exists() else None
-        if found is not None and found.content_hash == parent.content_hash:
-            ancestors.append(_walk(found, parent))
-        else:
-            ancestors.append(Ancestor(None, parent))
-    return Ancestor(manifest, own, tuple(ancestors))

@@ -1,0 +1,1 @@
+"""`lmworks <verb>`: parse, build configurations, call one public function. Knows no logic."""

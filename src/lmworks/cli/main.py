@@ -1,0 +1,72 @@
+"""The command table and the way every command ends: exit status and message.
+
+0 done; 1 an unexpected error (with its traceback) or a bound that does not hold; 2 a mistake of the user's, in
+one line; 130 stopped by Ctrl-C. Commands are imported when called, so `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import NoReturn
+
+import click
+
+import lmworks
+from lmworks.cli.lazy import Entry, LazyGroup
+from lmworks.core.errors import LMWorksError
+from lmworks.pipeline.stages import STAGES
+
+COMMANDS: dict[str, Entry] = {
+    **{name: Entry("lmworks.cli.stage:stage_command", stage.summary) for name, stage in STAGES.items()},
+    "run": Entry("lmworks.cli.run:run", "Run a recipe: every stage in order, skipping what has not changed."),
+    "trace": Entry("lmworks.cli.trace:trace", "Show what an artifact or an answer was made from."),
+    "generate": Entry("lmworks.cli.generate:generate", "Continue a prompt with a model folder or GGUF file."),
+    "chat": Entry("lmworks.cli.chat:chat", "Talk to a model folder or GGUF file in the terminal."),
+    "prove": Entry("lmworks.cli.prove:prove", "Measure this package's promises on this machine."),
+    "schema": Entry("lmworks.cli.schema:schema", "Print a JSON Schema: of recipes or of one stage's fields."),
+    "model describe": Entry("lmworks.cli.model:describe", "Count a model's parameters, operations and bytes."),
+}
+GROUPS = {
+    "data": "Bring, clean and tokenize text.",
+    "tokenizer": "Train a tokenizer.",
+    "tune": "Adapt a trained model.",
+    "model": "Look at a model.",
+}
+
+cli = LazyGroup(
+    name="lmworks",
+    table=COMMANDS,
+    groups=GROUPS,
+    help="The whole life of a language model: data, tokenizer, pretraining, tuning, compression, evaluation, "
+    "serving.\n\nBegin with: lmworks run recipes/life.yaml",
+)
+cli = click.version_option(lmworks.__version__, prog_name="lmworks")(cli)
+
+
+def main() -> NoReturn:
+    """Entry point of the `lmworks` command."""
+    try:
+        cli.main(standalone_mode=False)
+        status = 0
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except click.exceptions.Exit as ending:
+        status = ending.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Stopped by Ctrl-C.", err=True)
+        status = 130
+    except LMWorksError as error:
+        click.secho(" ".join(f"Error: {error}".split()), fg="red", err=True)
+        for note in getattr(error, "__notes__", ()):
+            click.echo(note, err=True)
+        status = 2
+    except BrokenPipeError:  # the reader, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    except Exception:  # noqa: BLE001 - the last handler: whatever it is, show it and fail
+        traceback.print_exc()
+        status = 1
+    sys.exit(status)

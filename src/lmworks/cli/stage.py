@@ -1,0 +1,46 @@
+"""One command per stage, made from the stage's configuration class. Knows no stage in particular."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lmworks.cli.fields import flags, overrides
+from lmworks.core.config import load_yaml
+from lmworks.core.errors import ConfigError
+from lmworks.pipeline.stages import STAGES, Stage
+
+DASHES = {"token_normalize_func": lambda token: token.replace("_", "-"), "max_content_width": 110}
+"""`--batch_tokens` and `--batch-tokens` are the same flag."""
+
+
+def stage_command(name: str, stages: Mapping[str, Stage] = STAGES) -> click.Command:
+    """The command of the stage called `name`."""
+    stage = stages[name]
+    config_class = stage.config_class()
+    known = list(flags(config_class))
+
+    def run(config_file: Path | None, **given: Any) -> None:
+        values = load_yaml(config_file) if config_file else {}
+        try:
+            config = config_class.parse(values, overrides(known, given))
+        except ConfigError as error:
+            raise ConfigError(error.problem, f"The fields are listed by: lmworks {name} --help") from None
+        stage.call()(config)
+
+    file_option = click.Option(
+        ["--config", "config_file"],
+        type=click.Path(path_type=Path),
+        metavar="FILE.yaml",
+        help="Read fields from a YAML file first; flags win over it.",
+    )
+    return click.Command(
+        name=name.rpartition(" ")[2],
+        callback=run,
+        params=[file_option, *(flag.option() for flag in known)],
+        help=stage.summary,
+        context_settings=dict(DASHES),
+    )
