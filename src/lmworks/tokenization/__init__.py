@@ -1,0 +1,7 @@
+"""Tokenizers trained, loaded and applied; chat templates; streaming text. Knows no model."""
+
+from lmworks.tokenization.chat_template import RenderedChat
+from lmworks.tokenization.detokenizer import StreamingDetokenizer
+from lmworks.tokenization.tokenizer import EncodedChat, Tokenizer, check_compatible, load_tokenizer
+
+__all__ = ["EncodedChat", "RenderedChat", "StreamingDetokenizer", "Tokenizer", "check_compatible", "load_tokenizer"]

@@ -1,0 +1,269 @@
+"""Conversations to text: one rendering for training, evaluation and serving. Knows no vocabulary.
+
+A template is untrusted input and runs in Jinja's sandbox. So are messages: a message that spells a special
+token must not become one. Special tokens inside messages are therefore replaced by stand-in characters
+before rendering and restored after it, which tells the template's own markers from quoted ones whatever
+the template does with the text. The same trick marks `{% generation %}` blocks.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from typing import Any
+
+from jinja2 import TemplateError, nodes
+from jinja2.environment import Template
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+from jinja2.runtime import Macro
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from lmworks.core.errors import TokenizerError
+from lmworks.core.messages import Message
+
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""The default template. It adds no system prompt."""
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class SpecialToken:
+    """A token that stands for itself in a template's text."""
+
+    content: str
+    lstrip: bool = False
+    """The token swallows white space on its left."""
+    rstrip: bool = False
+
+    @property
+    def pattern(self) -> str:
+        """Regular expression of the token in a text."""
+        return (r"\s*" if self.lstrip else "") + re.escape(self.content) + (r"\s*" if self.rstrip else "")
+
+
+@dataclass(frozen=True)
+class RenderedChat:
+    """A conversation as text. Spans are `(start, end)` in characters."""
+
+    text: str
+    assistant_spans: tuple[Span, ...]
+    """What the model has to produce: each assistant turn with its end-of-turn marker, without the line end after it.
+    Empty for a prompt (`add_generation_prompt`)."""
+    special_spans: tuple[Span, ...] = ()
+    """The template's own special tokens; the same strings quoted in a message are not among them."""
+
+
+def render_chat(
+    template: str,
+    messages: Sequence[Message],
+    *,
+    special_tokens: Sequence[SpecialToken],
+    variables: Mapping[str, str] | None = None,
+    add_generation_prompt: bool = False,
+) -> RenderedChat:
+    """Render a conversation and find what the assistant says in it.
+
+    Where the template has `{% generation %}` blocks they are the assistant's spans. Elsewhere a span is what
+    an assistant message adds to the rendering of everything before it.
+
+    Args:
+        template: Jinja source in Hugging Face's dialect.
+        messages: the conversation.
+        special_tokens: the tokenizer's special tokens.
+        variables: names the template may use, such as `bos_token`.
+        add_generation_prompt: end with the opening of an assistant turn.
+
+    Raises:
+        TokenizerError: the template is invalid or refuses the conversation, or, when spans are wanted, it
+            renders the beginning of a conversation differently once more turns follow.
+    """
+    renderer = _Renderer(template, messages, special_tokens, variables or {})
+    full = renderer.render(len(messages), add_generation_prompt)
+    if add_generation_prompt:
+        return RenderedChat(full.text, (), full.special_spans)
+    if renderer.marks_generation:
+        return full
+    return RenderedChat(full.text, tuple(renderer.turns(full)), full.special_spans)
+
+
+class _Renderer:
+    """Renders beginnings of one conversation with the same stand-ins."""
+
+    def __init__(
+        self,
+        template: str,
+        messages: Sequence[Message],
+        special_tokens: Sequence[SpecialToken],
+        variables: Mapping[str, str],
+    ) -> None:
+        self.template, self.variables = _compile(template), variables
+        self.marks_generation = re.search(r"\{%-?\s*generation\b", template) is not None
+        self.roles = [message.role for message in messages]
+        plain = [message.to_template() for message in messages]
+        longest_first = sorted((t for t in special_tokens if t.content), key=lambda t: -len(t.content))
+        quoted = re.compile("|".join(re.escape(t.content) for t in longest_first) or r"(?!)")
+        everything = template + json.dumps(plain, ensure_ascii=False)
+        unused = _unused_characters(everything)
+        # Looked up in the messages, not in their JSON, where escapes could hide a token.
+        found = sorted({match for text in _texts(plain) for match in quoted.findall(text)})
+        try:
+            self.open, self.close = next(unused), next(unused)
+            stand_ins = {token: next(unused) for token in found}
+        except StopIteration:
+            raise TokenizerError(
+                "the conversation uses every private-use character of Unicode", "Remove some of them"
+            ) from None
+        self.restored = {stand_in: token for token, stand_in in stand_ins.items()}
+        self.messages = [_substitute(m, quoted, stand_ins) for m in plain]
+        reserved = "".join([self.open, self.close, *self.restored])
+        self.pieces = re.compile("|".join([f"[{reserved}]", *(t.pattern for t in longest_first)]))
+
+    def render(self, count: int, add_generation_prompt: bool) -> RenderedChat:
+        """The first `count` messages."""
+        try:
+            raw = self.template.render(
+                messages=self.messages[:count],
+                add_generation_prompt=add_generation_prompt,
+                generation_open=self.open,
+                generation_close=self.close,
+                **self.variables,
+            )
+        except TemplateError as error:
+            raise TokenizerError(
+                f"the chat template refuses the conversation: {error}", "Change the messages"
+            ) from None
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+            raise TokenizerError(
+                f"the chat template fails: {type(error).__name__}: {error}", "Fix the template"
+            ) from None
+        text: list[str] = []
+        spans: list[Span] = []
+        specials: list[Span] = []
+        length = begun = last = 0
+        for match in self.pieces.finditer(raw):
+            before, piece = raw[last : match.start()], match[0]
+            last = match.end()
+            text.append(before)
+            length += len(before)
+            if piece == self.open:
+                begun = length
+            elif piece == self.close:
+                spans.append((begun, length))
+            else:
+                restored = self.restored.get(piece)
+                if restored is None:
+                    specials.append((length, length + len(piece)))
+                text.append(restored or piece)
+                length += len(restored or piece)
+        return RenderedChat("".join([*text, raw[last:]]), tuple(spans), tuple(specials))
+
+    def turns(self, full: RenderedChat) -> Iterator[Span]:
+        """The span of each assistant message, as what it adds to the text before it."""
+        for i, role in enumerate(self.roles):
+            if role != "assistant":
+                continue
+            before = self.render(i, True)
+            after = full if i + 1 == len(self.roles) else self.render(i + 1, False)
+            if not (full.text.startswith(after.text) and after.text.startswith(before.text)):
+                raise TokenizerError(
+                    f"the chat template renders the conversation up to message {i} differently once it goes on, "
+                    "so the assistant's words cannot be told apart",
+                    "Use a template with {% generation %} blocks around assistant turns",
+                )
+            start, end = len(before.text), len(after.text)
+            ends = [e for s, e in after.special_spans if s >= start]
+            if ends and not after.text[ends[-1] :].strip():
+                end = ends[-1]
+            yield start, end
+
+
+class _Generation(Extension):
+    """`{% generation %}...{% endgeneration %}`: prints its body between two markers."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """Turn the block into a call that wraps what it prints."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        markers: list[nodes.Expr] = [nodes.Name("generation_open", "load"), nodes.Name("generation_close", "load")]
+        return nodes.CallBlock(self.call_method("_wrap", markers), [], [], body).set_lineno(line)
+
+    def _wrap(self, opening: str, closing: str, caller: Macro) -> str:
+        return opening + caller() + closing
+
+
+@lru_cache(maxsize=16)
+def _compile(source: str) -> Template:
+    extensions = ["jinja2.ext.loopcontrols", _Generation]
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    try:
+        return environment.from_string(source)
+    except TemplateError as error:
+        raise TokenizerError(f"the chat template is not valid Jinja: {error}", "Fix the template") from None
+
+
+def _raise_exception(message: str) -> None:
+    raise TemplateError(message)
+
+
+def _strftime_now(form: str) -> str:
+    return datetime.datetime.now().strftime(form)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Unlike Jinja's own filter, this one does not escape HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _unused_characters(text: str) -> Iterator[str]:
+    """Noncharacters, then private-use characters, that `text` does not contain."""
+    used = set(text)
+    for code in chain(range(0xFDD0, 0xFDF0), range(0xE000, 0xF900), range(0xF0000, 0xFFFFE)):
+        if chr(code) not in used:
+            yield chr(code)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every string inside a JSON-like value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _texts(key)
+            yield from _texts(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
+
+
+def _substitute(value: Any, quoted: re.Pattern[str], stand_ins: Mapping[str, str]) -> Any:
+    """The same value with the tokens in its strings replaced."""
+    if isinstance(value, str):
+        return quoted.sub(lambda match: stand_ins[match[0]], value) if stand_ins else value
+    if isinstance(value, Mapping):
+        return {_substitute(k, quoted, stand_ins): _substitute(v, quoted, stand_ins) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_substitute(item, quoted, stand_ins) for item in value]
+    return value

@@ -1,0 +1,92 @@
+"""A tokenizer from a GGUF file's metadata. Knows byte-level BPE (`tokenizer.ggml.model = gpt2`) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lmworks.core.errors import TokenizerError
+from lmworks.core.gguf import GGUFFile
+from lmworks.tokenization.definition import TokenizerDefinition
+from lmworks.tokenization.folder import ROLES
+from lmworks.tokenization.pretokenizers import BYTE_LEVEL, pre_tokenizer
+
+_CONTROL, _USER_DEFINED = 3, 4
+_ID_KEYS = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+_WHOLE_WORDS_FIRST = {"llama-bpe", "llama3"}
+"""Vocabularies that hold words which no sequence of merges reaches."""
+
+
+def read_gguf(file: Path) -> TokenizerDefinition:
+    """Build the tokenizer that a GGUF file describes.
+
+    Raises:
+        TokenizerError: the metadata is missing, inconsistent, or of a kind that is not supported.
+        CheckpointError: the file is not a readable GGUF file.
+    """
+    return from_metadata(GGUFFile(file).metadata, str(file))
+
+
+def from_metadata(metadata: Mapping[str, Any], name: str) -> TokenizerDefinition:
+    """Build a tokenizer from GGUF key-value pairs.
+
+    Args:
+        metadata: keys such as `tokenizer.ggml.tokens`.
+        name: how errors call the file.
+    """
+    kind = metadata.get("tokenizer.ggml.model")
+    if kind != "gpt2":
+        raise TokenizerError(
+            f"{name}: tokenizer.ggml.model = {kind!r} is not supported (known: 'gpt2')", "Use another file"
+        )
+    tokens, merges = _strings(metadata, "tokens", name), _strings(metadata, "merges", name)
+    types = metadata.get("tokenizer.ggml.token_type", [1] * len(tokens))
+    if len(types) != len(tokens):
+        raise TokenizerError(f"{name}: {len(types)} token types for {len(tokens)} tokens", "The file is damaged")
+    pre = metadata.get("tokenizer.ggml.pre", "default")
+    spec = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [_added(i, tokens[i], t) for i, t in enumerate(types) if t in (_CONTROL, _USER_DEFINED)],
+        "normalizer": {"type": "NFC"} if pre == "qwen2" else None,
+        "pre_tokenizer": pre_tokenizer(pre),
+        "post_processor": None,
+        "decoder": BYTE_LEVEL,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": pre in _WHOLE_WORDS_FIRST,
+            "vocab": {token: i for i, token in enumerate(tokens)},
+            "merges": [merge.split(" ") for merge in merges],
+        },
+    }
+    ids = {role: metadata.get(f"tokenizer.ggml.{_ID_KEYS[role]}_token_id") for role in ROLES}
+    for role, token_id in ids.items():
+        if token_id is not None and not 0 <= token_id < len(tokens):
+            raise TokenizerError(
+                f"{name}: {role} id {token_id} is outside the vocabulary of {len(tokens)}", "Use another file"
+            )
+    config = {role: tokens[i] for role, i in ids.items() if i is not None}
+    ends = (ids["eos_token"], metadata.get("tokenizer.ggml.eot_token_id"))
+    return TokenizerDefinition(
+        spec, config, metadata.get("tokenizer.chat_template"), tuple(dict.fromkeys(i for i in ends if i is not None))
+    )
+
+
+def _strings(metadata: Mapping[str, Any], key: str, name: str) -> list[str]:
+    value = metadata.get(f"tokenizer.ggml.{key}")
+    if value is None or not len(value):
+        raise TokenizerError(f"{name} has no tokenizer.ggml.{key}", "Use a GGUF file that carries its tokenizer")
+    return list(value)
+
+
+def _added(token_id: int, content: str, token_type: int) -> dict[str, Any]:
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return {"id": token_id, "content": content, **flags, "special": token_type == _CONTROL}

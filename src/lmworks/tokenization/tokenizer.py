@@ -1,0 +1,241 @@
+"""The tokenizer every package uses: text to ids and back, conversations to ids with the assistant's part marked.
+
+A thin layer over the `tokenizers` library. Text never becomes a special token: only a chat template's own
+markers do. Knows no model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import tokenizers
+
+from lmworks.core.errors import TokenizerError
+from lmworks.core.messages import Message
+from lmworks.tokenization.byte_alphabet import to_bytes
+from lmworks.tokenization.chat_template import RenderedChat, SpecialToken, render_chat
+from lmworks.tokenization.definition import TokenizerDefinition, token_text
+from lmworks.tokenization.folder import ROLES, read_folder, write_folder
+from lmworks.tokenization.gguf import read_gguf
+
+MAX_UNUSED_ROWS = 1024
+"""Embedding tables are padded to round sizes; more spare rows than this mean another tokenizer's weights."""
+
+
+@dataclass(frozen=True)
+class EncodedChat:
+    """A conversation as tokens."""
+
+    token_ids: list[int]
+    assistant_mask: tuple[bool, ...]
+    """Per token, whether the assistant says it."""
+
+
+class Tokenizer:
+    """Text to token ids and back.
+
+    Args:
+        definition: what `read_folder` and `read_gguf` return.
+
+    Raises:
+        TokenizerError: the definition is not a valid tokenizer.
+    """
+
+    def __init__(self, definition: TokenizerDefinition) -> None:
+        self.definition = definition
+        # No automatic special tokens, truncation or padding: callers decide what surrounds a text.
+        bare = {**definition.spec, "post_processor": None, "truncation": None, "padding": None}
+        try:
+            self._backend = tokenizers.Tokenizer.from_str(json.dumps(bare))
+        except Exception as error:  # noqa: BLE001 - the library raises bare Exception
+            raise TokenizerError(
+                f"tokenizer.json is damaged: {error}", "Restore it or make the tokenizer anew"
+            ) from None
+        self._backend.encode_special_tokens = True
+        self._ids = self._backend.get_vocab(with_added_tokens=True)
+        if not self._ids:
+            raise TokenizerError("the tokenizer's vocabulary is empty", "Restore it or make the tokenizer anew")
+        added = definition.spec.get("added_tokens") or ()
+        self.special_tokens = tuple(
+            SpecialToken(t["content"], t.get("lstrip", False), t.get("rstrip", False))
+            for t in added
+            if t.get("special")
+        )
+        self.special_token_ids = frozenset(self._ids[t.content] for t in self.special_tokens)
+        self.bos_token_id = self._role_id("bos_token")
+        own_end = self._role_id("eos_token")
+        ends = [*([] if own_end is None else [own_end]), *definition.eos_token_ids]
+        self.eos_token_ids: tuple[int, ...] = tuple(dict.fromkeys(ends))
+        """Tokens that end a document or a turn, the tokenizer's own `eos_token` first."""
+
+    @property
+    def chat_template(self) -> str | None:
+        """Jinja source, or None."""
+        return self.definition.chat_template
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """One more than the largest token id."""
+        return max(self._ids.values()) + 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits over the tokenizer and its chat template."""
+        content = json.dumps([dict(self.definition.spec), self.chat_template], sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a vocabulary entry such as `<|im_end|>`, or None."""
+        return self._ids.get(token)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text. Special tokens spelled in it are plain text, and none is added.
+
+        Raises:
+            TokenizerError: the text holds half a surrogate pair, which has no UTF-8 form.
+        """
+        ids: list[int] = self._encoding(text).ids
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each text, on all cores."""
+        for text in texts:
+            _check_text(text)
+        return [e.ids for e in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """The text of token ids; bytes that are not UTF-8 become U+FFFD, ids outside the vocabulary nothing."""
+        skipped = self.special_token_ids if skip_special_tokens else ()
+        return b"".join(self.token_bytes(i) for i in ids if i not in skipped).decode("utf-8", "replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of one token; empty for an id outside the vocabulary."""
+        return self._bytes.get(token_id, b"")
+
+    @cached_property
+    def _bytes(self) -> dict[int, bytes]:
+        decoder = self.definition.spec.get("decoder") or {}
+        if "ByteLevel" not in (decoder.get("type"), *(d.get("type") for d in decoder.get("decoders", ()))):
+            raise TokenizerError(
+                f"tokens of decoder {decoder.get('type')!r} cannot be turned into text (known: byte-level BPE)",
+                "Use a model with a byte-level tokenizer for generation",
+            )
+        return {i: to_bytes(token) for token, i in self._ids.items()}
+
+    def render_chat(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> RenderedChat:
+        """A conversation as text, with the assistant's part of it.
+
+        Raises:
+            TokenizerError: there is no chat template, or it fails on these messages.
+        """
+        if self.chat_template is None:
+            raise TokenizerError("the tokenizer has no chat template", "Tune the model on conversations first")
+        named = {role: text for role in ROLES if (text := token_text(self.definition.config.get(role))) is not None}
+        return render_chat(
+            self.chat_template,
+            messages,
+            special_tokens=self.special_tokens,
+            variables=named,
+            add_generation_prompt=add_generation_prompt,
+        )
+
+    def encode_chat(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> EncodedChat:
+        """A conversation as tokens. A token is the assistant's when it begins inside an assistant span.
+
+        Raises:
+            TokenizerError: there is no chat template, or it fails on these messages.
+        """
+        chat = self.render_chat(messages, add_generation_prompt)
+        ids: list[int] = []
+        starts: list[int] = []
+        begin = 0
+        # The library, too, cuts at special tokens first and encodes what lies between on its own.
+        for start, end in (*chat.special_spans, (len(chat.text), len(chat.text))):
+            if begin < start:
+                encoding = self._encoding(chat.text[begin:start])
+                ids += encoding.ids
+                starts += [begin + offset for offset, _ in encoding.offsets]
+            if start < end:
+                token = chat.text[start:end]
+                ids.append(self._ids[token] if token in self._ids else self._ids[token.strip()])
+                starts.append(start)
+            begin = end
+        spans = chat.assistant_spans
+        return EncodedChat(ids, tuple(any(s <= at < e for s, e in spans) for at in starts))
+
+    def with_chat_template(self, template: str, eos_tokens: Sequence[str] = ()) -> Tokenizer:
+        """The same tokenizer with another chat template, whose turns end with `eos_tokens`.
+
+        Raises:
+            TokenizerError: an end token is not in the vocabulary.
+        """
+        missing = [t for t in eos_tokens if t not in self._ids]
+        if missing:
+            raise TokenizerError(f"the vocabulary lacks the tokens {missing}", "Use a tokenizer that has them")
+        ends = dict.fromkeys([*self.eos_token_ids, *(self._ids[t] for t in eos_tokens)])
+        definition = self.definition
+        return Tokenizer(TokenizerDefinition(definition.spec, definition.config, template, tuple(ends)))
+
+    def save(self, folder: Path | str) -> None:
+        """Write the files of a Hugging Face tokenizer folder."""
+        definition = self.definition
+        write_folder(
+            TokenizerDefinition(definition.spec, definition.config, definition.chat_template, self.eos_token_ids),
+            Path(folder),
+        )
+
+    def _encoding(self, text: str) -> tokenizers.Encoding:
+        _check_text(text)
+        return self._backend.encode(text, add_special_tokens=False)
+
+    def _role_id(self, role: str) -> int | None:
+        token = token_text(self.definition.config.get(role))
+        if token is None:
+            return None
+        if token not in self._ids:
+            raise TokenizerError(f"{role} {token!r} is not in the vocabulary", "Fix tokenizer_config.json")
+        return self._ids[token]
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        problem = f"the text holds {text[error.start]!r} at character {error.start}, half a surrogate pair"
+        raise TokenizerError(problem, "Send valid Unicode") from None
+
+
+def load_tokenizer(path: Path | str) -> Tokenizer:
+    """Load a tokenizer from a Hugging Face folder or a GGUF file.
+
+    Raises:
+        TokenizerError: nothing readable is there, or the tokenizer is of an unknown kind.
+        CheckpointError: the GGUF file is damaged.
+    """
+    path = Path(path)
+    definition = read_gguf(path) if path.suffix == ".gguf" else read_folder(path)
+    try:
+        return Tokenizer(definition)
+    except TokenizerError as error:
+        raise TokenizerError(f"{path}: {error.problem}", error.remedy) from None
+
+
+def check_compatible(tokenizer: Tokenizer, vocab_size: int) -> None:
+    """Refuse a tokenizer that cannot belong to weights with `vocab_size` embedding rows.
+
+    Raises:
+        TokenizerError: token ids without a row, or far more rows than tokens.
+    """
+    spare = vocab_size - tokenizer.vocab_size
+    if spare < 0:
+        problem = f"the tokenizer has {tokenizer.vocab_size} tokens, the weights only {vocab_size} embedding rows"
+    elif spare > MAX_UNUSED_ROWS:
+        problem = f"the tokenizer's {tokenizer.vocab_size} tokens leave {spare} of {vocab_size} embedding rows unused"
+    else:
+        return
+    raise TokenizerError(problem, "Use the tokenizer the model was trained with")
