@@ -1,0 +1,137 @@
+"""The HTTP application: routes, the order of its layers, and how errors become replies. Knows no engine's inside.
+
+Layers from the outside: headers every response carries, cross-origin rules, the key, the routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from lmworks import __version__
+from lmworks.core.errors import LMWorksError
+from lmworks.core.telemetry import subscribed
+from lmworks.protocol.errors import InvalidRequestError, error_reply, route_reply
+from lmworks.protocol.models import ModelCard, ModelList
+from lmworks.server import chat, completions, page
+from lmworks.server.config import AppConfig
+from lmworks.server.gate import ApiKey, CommonHeaders
+from lmworks.server.journal import Journal
+from lmworks.server.metrics import CONTENT_TYPE, Metrics
+from lmworks.server.replies import error_response, json_reply
+from lmworks.server.served_model import ServedModel
+from lmworks.server.state import ServerState, state_of
+from lmworks.server.tracing import trace_response
+
+CLIENT_CLOSED_REQUEST = 499
+"""Logged by convention when nobody is left to read the response."""
+
+router = APIRouter()
+
+
+def create_app(models: Mapping[str, ServedModel], config: AppConfig) -> FastAPI:
+    """Build the application. The engines are the caller's: the application never shuts them down.
+
+    Args:
+        models: served name to model.
+        config: settings of the application.
+
+    Raises:
+        ServerError: the journal cannot be written.
+    """
+    state = ServerState(models, config, Metrics(models), Journal(config.journal))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        with subscribed(state.on_event):
+            yield
+        state.journal.close()
+
+    app = FastAPI(title="lmworks", version=__version__, lifespan=lifespan, openapi_url=None)
+    app.state.server = state
+    for part in (router, chat.router, completions.router, page.router):
+        app.include_router(part)
+    if config.api_key is not None:
+        app.add_middleware(ApiKey, key=config.api_key.get_secret_value())
+    if config.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=config.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+            expose_headers=["X-Request-Id"],
+        )
+    app.add_middleware(CommonHeaders)
+    app.add_exception_handler(LMWorksError, _on_error)
+    app.add_exception_handler(HTTPException, _on_route_error)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
+    app.add_exception_handler(Exception, _on_error)
+    return app
+
+
+async def _on_error(_: Request, error: Exception) -> Response:
+    return error_response(error_reply(error))
+
+
+async def _on_route_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    response = error_response(route_reply(error.status_code, request.method, request.url.path))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _on_disconnect(_: Request, __: Exception) -> Response:
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
+@router.get("/v1/models")
+async def list_models(request: Request) -> Response:
+    """Every served model."""
+    return json_reply(ModelList(data=[_card(model) for model in state_of(request).models.values()]))
+
+
+@router.get("/v1/models/{name}")
+async def get_model(request: Request, name: str) -> Response:
+    """One served model."""
+    return json_reply(_card(state_of(request).model(name)))
+
+
+@router.get("/v1/traces/{response_id}")
+async def get_trace(request: Request, response_id: str) -> dict[str, Any]:
+    """Which model gave a response, and what that model was made from."""
+    entry = await asyncio.to_thread(state_of(request).journal.find, response_id)
+    if entry is None:
+        raise InvalidRequestError(
+            f"No response {response_id!r} is recorded", "Give the `id` of a response of this server", status=404
+        )
+    return await asyncio.to_thread(trace_response, entry)
+
+
+@router.get("/health")
+@router.get("/live")
+@router.get("/ready")
+async def health() -> dict[str, str]:
+    """The process answers; it listens only once its models are loaded, so it is ready too."""
+    return {"status": "ok"}
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Prometheus' text format."""
+    return Response(state_of(request).metrics.render(), media_type=CONTENT_TYPE)
+
+
+def _card(model: ServedModel) -> ModelCard:
+    return ModelCard(
+        id=model.name,
+        created=model.created,
+        max_model_len=model.llm.max_model_len,
+        capabilities=["completion", "chat"] if model.can_chat else ["completion"],
+    )

@@ -1,0 +1,56 @@
+"""Layers every request passes before a route: the key, and the headers that all responses carry.
+
+Plain ASGI, so that streams and disconnects pass through untouched. Knows no route but the prefix it guards.
+"""
+
+from __future__ import annotations
+
+import hmac
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lmworks.protocol.errors import authentication_reply
+from lmworks.server.replies import error_response
+
+GUARDED = "/v1/"
+
+
+class ApiKey:
+    """Refuses `/v1` requests without the right bearer token."""
+
+    def __init__(self, app: ASGIApp, key: str) -> None:
+        self._app = app
+        self._expected = f"Bearer {key}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 401, or pass the request on."""
+        if scope["type"] == "http" and scope["path"].startswith(GUARDED):
+            given = Headers(scope=scope).get("authorization", "").encode("latin-1")
+            if not hmac.compare_digest(given, self._expected):
+                await error_response(authentication_reply())(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+class CommonHeaders:
+    """Adds a request id and forbids browsers to guess content types."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on and complete its response's headers."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = f"req_{uuid.uuid4().hex}"
+                headers["X-Content-Type-Options"] = "nosniff"
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)

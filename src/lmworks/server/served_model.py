@@ -1,0 +1,68 @@
+"""A model as the server sees it: a name, an asynchronous engine, and the artifact behind it.
+
+`Engine` states what the server asks of an engine; `engine.AsyncLLM` and the doubles of the tests satisfy it.
+Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from lmworks.core.sampling import SamplingParams
+from lmworks.engine.outputs import Delta
+from lmworks.engine.stats import EngineStats
+from lmworks.tokenization import Tokenizer
+
+
+class Engine(Protocol):
+    """An engine that answers many requests at once."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Fits the model."""
+        ...
+
+    @property
+    def max_model_len(self) -> int:
+        """Prompt and answer together, in tokens."""
+        ...
+
+    def generate(
+        self, prompt_token_ids: Sequence[int], params: SamplingParams, request_id: str
+    ) -> AsyncIterator[Delta]:
+        """Deltas of all `n` completions until each has finished."""
+        ...
+
+    def abort(self, request_id: str) -> None:
+        """Drop a request and free what it holds; unknown ids are ignored."""
+        ...
+
+    def stats(self) -> EngineStats:
+        """A snapshot."""
+        ...
+
+    def shutdown(self) -> None:
+        """Stop the engine's thread."""
+        ...
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One entry of the server's table."""
+
+    name: str
+    llm: Engine
+    path: Path | None = None
+    """The artifact, for tracing; None when the weights came from memory."""
+    content_hash: str = ""
+    created: int = field(default_factory=lambda: int(time.time()))
+    """Unix time, seconds."""
+
+    @property
+    def can_chat(self) -> bool:
+        """Whether the tokenizer brings a chat template."""
+        return self.llm.tokenizer.chat_template is not None

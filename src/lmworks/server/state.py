@@ -1,0 +1,89 @@
+"""What the routes of one application share: models, settings, metrics, journal. Knows no route."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from lmworks.core.errors import ModelNotFoundError
+from lmworks.core.telemetry import Event
+from lmworks.protocol.errors import InvalidRequestError
+from lmworks.server.config import AppConfig
+from lmworks.server.generation import Job
+from lmworks.server.journal import Journal
+from lmworks.server.metrics import Metrics
+from lmworks.server.recording import Recording
+from lmworks.server.served_model import ServedModel
+
+DISCARD_FACTOR = 16
+"""A body over the limit is read on and dropped up to this many times the limit, so that its sender gets to
+read the refusal instead of a reset connection."""
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """One per application; reached through `state_of(request)`."""
+
+    models: Mapping[str, ServedModel]
+    config: AppConfig
+    metrics: Metrics
+    journal: Journal
+
+    def model(self, name: str) -> ServedModel:
+        """The served model of that name.
+
+        Raises:
+            ModelNotFoundError: there is none.
+        """
+        if name not in self.models:
+            raise ModelNotFoundError(f"The model {name!r} does not exist", f"Use one of: {', '.join(self.models)}")
+        return self.models[name]
+
+    def recording(self, job: Job) -> Recording:
+        """Begin to record a job."""
+        return Recording(self.metrics, self.journal, job.model, job.id, job.num_choices, job.prompt_tokens)
+
+    def on_event(self, event: Event) -> None:
+        """Pass the engine's request figures on to the metrics."""
+        if event.name == "engine.request_finished":
+            name = str(event.fields.get("request_id", "")).partition("/")[0]
+            if name in self.models:
+                self.metrics.engine_event(name, event)
+
+
+def state_of(request: Request) -> ServerState:
+    """The state of the application that received `request`."""
+    state = request.app.state.server
+    assert isinstance(state, ServerState)
+    return state
+
+
+async def read_body(request: Request) -> bytes:
+    """The request's JSON body.
+
+    Raises:
+        InvalidRequestError: it is larger than `max_body_bytes` (413), or not declared as JSON (415), which also
+            keeps web pages of other origins from sending requests without asking first.
+    """
+    limit = state_of(request).config.max_body_bytes
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise InvalidRequestError(
+            f"The content type {media_type or '(none)'!r} is not accepted",
+            "Send the header `Content-Type: application/json`",
+            status=415,
+        )
+    body, size = bytearray(), 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size <= limit:
+            body += chunk
+        elif size > DISCARD_FACTOR * limit:
+            break
+    if size > limit:
+        raise InvalidRequestError(
+            f"The request body is larger than {limit} bytes", "Send a shorter request", status=413
+        )
+    return bytes(body)
