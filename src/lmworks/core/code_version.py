@@ -1,7 +1,8 @@
 """Which code made an artifact: a hash over a module and every module of ours that it imports.
 
 A step is made anew when its own code changed and left alone when some other stage's did. Imports are
-read from the source, so nothing is executed. Knows nothing of stages.
+read from the source, so nothing is executed; files beside a module (templates, C sources) count when the
+module names them in a string. Knows nothing of stages.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT.name
+RESOURCES = (".jinja", ".html", ".css", ".js", ".json", ".c", ".cpp", ".h")
 
 
 def code_version(module: str) -> str:
@@ -29,6 +31,8 @@ def code_version(module: str) -> str:
         file = _file(name)
         assert file is not None
         digest.update(name.encode() + b"\0" + file.read_bytes() + b"\0")
+        for resource in _resources(name):
+            digest.update(resource.name.encode() + b"\0" + resource.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 
@@ -42,6 +46,17 @@ def _file(module: str) -> Path | None:
         if candidate.is_file():
             return candidate
     return None
+
+
+@cache
+def _resources(module: str) -> tuple[Path, ...]:
+    """Files named in strings of `module`, relative to its folder, that exist there."""
+    file = _file(module)
+    assert file is not None
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    strings = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    named = sorted(file.parent / s for s in strings if s.endswith(RESOURCES) and len(s) < 200 and "\n" not in s)
+    return tuple(path for path in named if path.is_file())
 
 
 @cache

@@ -118,7 +118,7 @@ class Runner:
                         stage.call()(config)
                     say(f"    made {config.to_dict()['output']} in {duration(time.monotonic() - started)}")
         say(f"Recipe {self.recipe.name} ready in {duration(time.monotonic() - began)}.")
-        for line in self.recipe.next_steps:
+        for line in self.recipe.next_steps if services else ():
             say(line)
         for step, stage, config in services:  # the folder is free again while they serve
             with self._named(step):
