@@ -1,1 +1,1 @@
-"""Losses as pure functions. They return sums and counts, and never divide."""
+"""Losses as pure functions from a model and a batch to a `Loss`. They never divide; know no trainer."""

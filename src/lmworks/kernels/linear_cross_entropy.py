@@ -1,0 +1,97 @@
+"""The head and its cross-entropy in one operation that never holds the logits of all tokens.
+
+For N tokens and a vocabulary of V, logits and their gradient are N·V numbers each: often the largest
+tensors of a training step. Here the gradients are formed in the forward pass, chunk by chunk, as the
+loss is linear in the incoming gradient (the idea of Liger Kernel, arXiv:2410.10989, and of Cut
+Cross-Entropy, arXiv:2411.09009). Knows no model and never divides by a count.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+
+def linear_cross_entropy_reference(hidden: Tensor, weight: Tensor, targets: Tensor, loss_weights: Tensor) -> Tensor:
+    """The formula with all logits at once; the oracle. Shapes as in `linear_cross_entropy`."""
+    logits = F.linear(hidden, weight).float()
+    return (F.cross_entropy(logits, targets, reduction="none") * loss_weights).sum()
+
+
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, loss_weights: Tensor, *, chunk_tokens: int = 512
+) -> Tensor:
+    """Σ loss_weights · -log softmax(hidden weightᵀ)[targets], in nats.
+
+    Args:
+        hidden: [N, E] activations; products are taken in this type, sums in float32.
+        weight: [V, E] head, of any floating type.
+        targets: [N] int64 ids below V, also where the weight is 0.
+        loss_weights: [N] float32; rows of weight 0 cost nothing and get no gradient. Not differentiated.
+        chunk_tokens: rows whose logits exist at one time.
+
+    Returns:
+        Scalar float32. Its gradient flows to `hidden` and `weight`.
+    """
+    # Inside the Function torch records nothing, so it must be told here whether gradients are wanted.
+    grads = torch.is_grad_enabled() and hidden.requires_grad, torch.is_grad_enabled() and weight.requires_grad
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, loss_weights, chunk_tokens, grads)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Loss and both gradients in one pass; backward only scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        loss_weights: Tensor,
+        chunk_tokens: int,
+        grads: tuple[bool, bool],
+    ) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            kept = loss_weights.nonzero().squeeze(1)
+            rows = hidden.index_select(0, kept)
+            cast = weight.to(hidden.dtype)
+            loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+            d_rows = torch.empty_like(rows) if grads[0] else None
+            d_weight = torch.zeros_like(weight, dtype=torch.float32) if grads[1] else None
+            chunks = zip(
+                torch.split(rows, chunk_tokens),
+                torch.split(targets.index_select(0, kept), chunk_tokens),
+                torch.split(loss_weights.index_select(0, kept).float(), chunk_tokens),
+                strict=True,
+            )
+            for i, (x, target, scale) in enumerate(chunks if kept.numel() else ()):
+                log_p = (x @ cast.mT).log_softmax(-1, dtype=torch.float32)
+                loss -= log_p.gather(1, target[:, None]).squeeze(1) @ scale
+                if d_rows is None and d_weight is None:
+                    continue
+                d_logits = log_p.exp_()  # softmax minus one-hot, times the row's weight
+                d_logits[torch.arange(len(target), device=x.device), target] -= 1
+                d_logits = d_logits.mul_(scale[:, None]).to(x.dtype)
+                if d_rows is not None:
+                    torch.mm(d_logits, cast, out=d_rows[i * chunk_tokens : i * chunk_tokens + len(x)])
+                if d_weight is not None:
+                    d_weight += d_logits.mT @ x
+        ctx.save_for_backward(kept, d_rows, d_weight)
+        ctx.shape, ctx.weight_dtype = hidden.shape, weight.dtype
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        kept, d_rows, d_weight = ctx.saved_tensors
+        d_hidden = None
+        if d_rows is not None:
+            d_hidden = d_rows.new_zeros(ctx.shape).index_copy_(0, kept, d_rows * grad.to(d_rows.dtype))
+        if d_weight is not None:
+            d_weight = (d_weight * grad).to(ctx.weight_dtype)
+        return d_hidden, d_weight, None, None, None, None

@@ -1,0 +1,39 @@
+"""What may be done after a step besides training: a callback is a plain function that returns figures.
+
+Evaluation inside training comes in this way, from whoever starts the run. Knows no evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class StepEnd:
+    """A step that is done."""
+
+    step: int
+    """Updates done so far."""
+    steps: int
+    """Updates of the whole run."""
+    model: nn.Module
+    """The updated weights in the precision of the forward pass."""
+    loss: float
+    """Nats per target on this step's batch, before the update."""
+
+
+Callback = Callable[[StepEnd], Mapping[str, float]]
+"""Returns figures that join the step's record; they must not depend on how often the run was resumed."""
+
+
+def every(steps: int | None, callback: Callback) -> Callback:
+    """Call `callback` after each `steps` updates and after the last; None means only the last."""
+
+    def call(end: StepEnd) -> Mapping[str, float]:
+        due = end.step == end.steps or (steps is not None and end.step % steps == 0)
+        return callback(end) if due else {}
+
+    return call

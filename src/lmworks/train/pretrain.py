@@ -1,0 +1,155 @@
+"""The pretrain stage: from token shards and a tokenizer to a model folder. Knows no text.
+
+The run's checkpoints live beside the output, in `<output>.checkpoints`, until the model is published.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+
+from lmworks.core.code_version import code_version
+from lmworks.core.config import Config
+from lmworks.core.errors import DataError, MissingExtraError, TokenizerError
+from lmworks.core.lineage import Manifest, clock, content_hash, write_artifact
+from lmworks.core.progress import say
+from lmworks.data.packing import PackedRows
+from lmworks.data.token_store import TokenStore
+from lmworks.models.build import build_model
+from lmworks.models.hub import save_pretrained
+from lmworks.models.transformer import Transformer
+from lmworks.objectives.causal_lm import causal_lm
+from lmworks.tokenization import load_tokenizer
+from lmworks.train.callbacks import Callback, StepEnd, every
+from lmworks.train.config import TrainConfig
+from lmworks.train.model_preset import ModelPreset
+from lmworks.train.plot import plot_run
+from lmworks.train.trainer import Trainer, TrainResult
+from lmworks.train.validation import bits_per_byte
+
+
+class PretrainConfig(Config):
+    """Train a model from random weights on tokenized documents."""
+
+    model: ModelPreset = ModelPreset()
+    """Family and sizes; the vocabulary is the tokenizer's."""
+    tokens: Path
+    """Tokens artifact with a `train` and a `validation` split."""
+    tokenizer: Path
+    """Tokenizer folder that made the tokens."""
+    output: Path
+    """Model folder to write."""
+    train: TrainConfig
+    """How long and on how much at a time."""
+    validation_documents: Annotated[int, Field(gt=0)] = 200
+    """At most this many validation documents are measured during and after training."""
+
+
+def pretrain(config: PretrainConfig) -> Manifest:
+    """Train, and write the model folder with its tokenizer, `metrics.jsonl` and `loss.png`.
+
+    Started again after a stop or a crash, it goes on from the newest intact checkpoint.
+
+    Raises:
+        TokenizerError: the tokens were made with another vocabulary.
+        DataError: there is nothing to train on or to validate with.
+        TrainingError: the loss is not finite, or the checkpoints there are of another run.
+    """
+    started = clock()
+    version = code_version(__name__)
+    tokenizer = load_tokenizer(config.tokenizer)
+    train, validation = TokenStore(config.tokens / "train"), TokenStore(config.tokens / "validation")
+    if train.vocab_size != tokenizer.vocab_size:
+        raise TokenizerError(
+            f"the tokens in {config.tokens} have a vocabulary of {train.vocab_size}, "
+            f"the tokenizer in {config.tokenizer} one of {tokenizer.vocab_size}",
+            "Tokenize the corpus again with this tokenizer",
+        )
+    model_config = config.model.to_model_config(
+        vocab_size=tokenizer.vocab_size,
+        sequence_length=config.train.sequence_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_ids=tokenizer.eos_token_ids,
+    )
+    model = build_model(model_config, seed=config.train.seed)
+    parameters = sum(p.numel() for p in model.parameters())
+    epochs = config.train.steps * config.train.batch_tokens / max(1, train.num_tokens)
+    say(f"{parameters / 1e6:.2f}M parameters, {train.num_tokens:,} training tokens, {epochs:.2f} epochs")
+    run_folder = config.output.with_name(config.output.name + ".checkpoints")
+    result = Trainer(
+        model,
+        causal_lm,
+        PackedRows(train, config.train.sequence_length, config.train.seed),
+        config.train,
+        run_folder,
+        code_version=version,
+        callbacks=[every(config.train.eval_every, _validation(config, validation, tokenizer))],
+        identity={
+            "model": model_config.to_dict(),
+            "tokens": content_hash(config.tokens),
+            "tokenizer": tokenizer.fingerprint,
+        },
+        flops_per_token=_training_flops_per_token(model, config.train.sequence_length),
+    ).fit()
+    with write_artifact(
+        config.output,
+        "model",
+        config=config.to_dict(),
+        parents={"tokens": config.tokens, "tokenizer": config.tokenizer},
+        code_version=version,
+        started=started,
+    ) as writer:
+        save_pretrained(model, writer.folder)
+        tokenizer.save(writer.folder)
+        shutil.copyfile(result.metrics_file, writer.folder / "metrics.jsonl")
+        try:
+            plot_run(result.metrics_file, writer.folder / "loss.png")
+        except MissingExtraError as error:
+            say(f"no loss.png: {error}")
+        writer.metrics.update(_summary(result, parameters))
+    shutil.rmtree(run_folder)
+    assert writer.manifest is not None
+    return writer.manifest
+
+
+def _validation(config: PretrainConfig, store: TokenStore, tokenizer: Any) -> Callback:
+    """Measures bits per byte on the first validation documents."""
+    documents = [store[i] for i in range(min(len(store), config.validation_documents))]
+    # Byte-level tokens know their bytes, so the texts themselves are not needed.
+    num_bytes = sum(len(tokenizer.token_bytes(int(token))) for ids in documents for token in ids[1:-1])
+    if not num_bytes:
+        raise DataError(f"{store.path} holds no text to validate with", "Keep some documents for validation")
+
+    def measure(end: StepEnd) -> dict[str, float]:
+        model: Any = end.model
+        model.eval()
+        value = bits_per_byte(model, documents, num_bytes, window=config.train.sequence_length)
+        model.train()
+        say(f"step {end.step}: validation {value:.4f} bits per byte")
+        return {"validation_bits_per_byte": value}
+
+    return measure
+
+
+def _training_flops_per_token(model: Transformer, sequence_length: int) -> float:
+    """6 per weight used in a product, plus the attention scores (Kaplan et al., 2020, arXiv:2001.08361).
+
+    Counts causal attention over full rows; rows of shorter documents do less.
+    """
+    config = model.config
+    tables = [m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding)]
+    lookups = sum(t.numel() for t in tables if t is not model.lm_head.weight)
+    products = sum(p.numel() for p in model.parameters()) - lookups
+    attention = config.decoder.attention
+    width = attention.num_attention_heads * attention.head_dim
+    return 6.0 * products + 6.0 * config.decoder.num_hidden_layers * width * sequence_length
+
+
+def _summary(result: TrainResult, parameters: int) -> dict[str, float]:
+    """The figures for the manifest."""
+    kept = ("loss", "tokens", "tokens_per_second", "mfu", "validation_bits_per_byte")
+    return {"parameters": parameters, "steps": result.step, **{k: v for k, v in result.metrics.items() if k in kept}}
