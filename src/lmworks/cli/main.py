@@ -48,13 +48,11 @@ cli = click.version_option(lmworks.__version__, prog_name="lmworks")(cli)
 def main() -> NoReturn:
     """Entry point of the `lmworks` command."""
     try:
-        cli.main(standalone_mode=False)
-        status = 0
+        ended = cli.main(standalone_mode=False)  # the status of a command that called `Exit`
+        status = ended if isinstance(ended, int) else 0
     except click.ClickException as error:
         error.show()
         status = error.exit_code
-    except click.exceptions.Exit as ending:
-        status = ending.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("Stopped by Ctrl-C.", err=True)
         status = 130

@@ -17,8 +17,9 @@ def prove(suite: str, as_json: bool) -> None:
 
     SUITE is `core`: train-serve gap, parity, exact resume, accumulation, packing.
     """
-    from rich.console import Console
     from rich.table import Table
+
+    from lmworks.cli.terminal import stdout
 
     if not suite.isidentifier() or find_spec(f"lmworks.proofs.{suite}") is None:
         raise click.UsageError(f"there is no suite {suite!r}; try: lmworks prove core")
@@ -30,6 +31,6 @@ def prove(suite: str, as_json: bool) -> None:
         for row in rows:
             verdict = "[green]holds[/]" if row.ok else "[red]FAILS[/]"
             table.add_row(row.case, f"{row.value:.3g}", f"{row.rule} {row.bound:.3g}", verdict, row.note)
-        Console(highlight=False).print(table)
+        stdout().print(table)
     if not all(row.ok for row in rows):
         raise click.exceptions.Exit(1)

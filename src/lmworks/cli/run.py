@@ -54,11 +54,12 @@ def _override(text: str) -> tuple[str, object]:
 
 
 def _show(runner: Runner) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from lmworks.cli.terminal import stdout
 
     table = Table("step", "stage", "", "why", "output", box=None, pad_edge=False, header_style="bold")
     for item in runner.plan():
         verb = "[green]run[/]" if item.decision.run else "[dim]keep[/]"
         table.add_row(item.step.name, item.stage.name, verb, item.decision.reason, str(item.output or ""))
-    Console(highlight=False).print(table)
+    stdout().print(table)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.markup import escape
 from rich.tree import Tree
 
+from lmworks.cli.terminal import stdout
 from lmworks.core.errors import ArtifactError
 from lmworks.core.lineage import Parent
 from lmworks.core.trace import Ancestor, trace_recorded
@@ -37,7 +37,7 @@ def trace(subject: str, journal: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"answer": answer, "made_from": tree.to_dict()}, ensure_ascii=False, indent=2))
     else:
-        Console(highlight=False, soft_wrap=True).print(draw(tree, answer))
+        stdout().print(draw(tree, answer))
 
 
 def _answer(response_id: str, journal: Path | None) -> tuple[dict[str, Any], Ancestor]:
