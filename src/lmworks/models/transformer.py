@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +32,9 @@ class Stack(nn.Module):
 class Transformer(nn.Module):
     """A decoder-only model over packed tokens. Build it with `models.build.build_model`."""
 
+    rope_frequencies: Tensor | None
+    """[D/2] float32, None when positions are learned."""
+
     def __init__(
         self, config: ModelConfig, embed_tokens: nn.Embedding, embed_positions: nn.Embedding | None, decoder: Stack
     ) -> None:
@@ -38,9 +44,13 @@ class Transformer(nn.Module):
         self.embed_positions = embed_positions
         self.decoder = decoder
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        if config.tie_word_embeddings:
-            self.lm_head.weight = embed_tokens.weight
+        self.tie_weights()
         self.register_buffer("rope_frequencies", self.rope_speeds(), persistent=False)
+
+    def tie_weights(self) -> None:
+        """Make the head share the embedding's matrix, where the configuration says so."""
+        if self.config.tie_word_embeddings:
+            self.lm_head.weight = self.embed_tokens.weight
 
     def rope_speeds(self) -> Tensor | None:
         """[D/2] angular speeds of the rotary embedding, None when positions are learned."""
@@ -73,13 +83,20 @@ class Transformer(nn.Module):
         rope = None
         if self.embed_positions is not None:
             x = x + self.embed_positions(positions)
-        else:
+        if self.rope_frequencies is not None:
             rope = rope_table(positions, self.rope_frequencies, x.dtype)
         return self.decoder(x, rope, context)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[N, E] -> [N, V]."""
         return self.lm_head(hidden)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or cast the model, as `to` does; the rotary speeds stay float32, or far positions would blur."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        speeds = self.rope_speeds()
+        self.rope_frequencies = None if speeds is None else speeds.to(self.device)
+        return self
 
     @property
     def device(self) -> torch.device:

@@ -1,0 +1,190 @@
+"""Load and save whole models: Hugging Face folders, plain or int8, and GGUF files.
+
+Everything is checked before weights are read: the configuration, the names and shapes of all tensors, the
+memory needed and, for artifacts of ours, the hashes in `lineage.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lmworks.core.errors import CheckpointError, disk_errors
+from lmworks.core.gguf import GGUFFile
+from lmworks.core.lineage import MANIFEST, load_manifest, sha256
+from lmworks.models.build import build_model
+from lmworks.models.config import ModelConfig
+from lmworks.models.families import family_named, family_of
+from lmworks.models.families.family import one_or_list
+from lmworks.models.hub import quantization
+from lmworks.models.hub.gguf import GGUFSource, config_from_gguf, weight_rules
+from lmworks.models.hub.rules import expand, export_state
+from lmworks.models.hub.safetensors_io import SafetensorsSource, weight_files, write_safetensors
+from lmworks.models.hub.tensor_source import fill, own_state
+from lmworks.models.transformer import Transformer
+from lmworks.nn.quantized import QuantizedLinear
+
+CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_pretrained(
+    path: Path | str, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> Transformer:
+    """Load a model.
+
+    Args:
+        path: a Hugging Face folder (plain, or int8 as compressed-tensors writes it) or a `.gguf` file.
+        dtype: of the weights; None keeps what `config.json` names (float32 for GGUF). int8 weights stay int8.
+        device: where the weights go.
+
+    Raises:
+        ConfigError: the configuration is impossible or needs what is not supported.
+        CheckpointError: weights are missing, damaged, changed since they were made, do not fit the
+            configuration, or do not fit into memory.
+    """
+    path = _model_path(path)
+    if path.is_file():
+        return _load_gguf(GGUFFile(path), dtype or torch.float32, device)
+    hf = read_json(path / CONFIG)
+    verify_weights(path)
+    row, config = family_of(hf), read_config(path)
+    source = SafetensorsSource(path)
+    model = _empty(config)
+    rules = expand(row.weight_rules, own_state(model), config.decoder.num_hidden_layers)
+    if (ignore := quantization.read_ignore(hf)) is not None:
+        names = quantization.linear_names(model, rules)
+        packed = [ours for ours, theirs in names.items() if not quantization.ignored(theirs, ignore)]
+        quantization.replace_linears(model, packed)
+        rules = quantization.pack_rules(rules, packed)
+    fill(model, rules, source, prefix=row.prefix, ignored=row.ignored_tensors, dtype=dtype or _dtype(hf), device=device)
+    return model
+
+
+def save_pretrained(model: Transformer, folder: Path | str, *, dtype: torch.dtype | None = None) -> None:
+    """Write `config.json`, `generation_config.json` and `model.safetensors` (or shards) into a folder.
+
+    Args:
+        model: plain, or with int8 linear maps.
+        folder: made if absent.
+        dtype: floating-point tensors are stored as this; None keeps the model's.
+
+    Raises:
+        ConfigError: the family's format cannot express the model.
+        DiskFullError: the device is full.
+    """
+    folder, config = Path(folder), model.config
+    row = family_named(config.family)
+    hf = row.to_hf(config)
+    packed = [n for n, m in model.named_modules() if isinstance(m, QuantizedLinear)]
+    state = own_state(model)
+    plain = [n for n in state if n.removesuffix(".weight_scale") not in packed]
+    rules = expand(row.weight_rules, plain, config.decoder.num_hidden_layers)
+    if packed:
+        names = quantization.linear_names(model, rules)
+        ignore = sorted({theirs for ours, theirs in names.items() if ours not in packed} | ({"lm_head"} - set(packed)))
+        hf["quantization_config"] = quantization.describe(ignore)
+        rules = quantization.pack_rules(rules, packed)
+    dtype = dtype or model.dtype
+    # `dtype` is version 5's spelling, `torch_dtype` version 4's.
+    hf |= dict.fromkeys(("dtype", "torch_dtype"), str(dtype).removeprefix("torch."))
+    exported = export_state(rules, {n: t.detach() for n, t in state.items()})
+    exported = {n: t.to(dtype) if t.is_floating_point() else t for n, t in exported.items()}
+    generation = {"bos_token_id": config.bos_token_id, "eos_token_id": one_or_list(config.eos_token_ids)}
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_json(folder / CONFIG, hf)
+        _write_json(folder / GENERATION_CONFIG, {k: v for k, v in generation.items() if v is not None})
+        write_safetensors(exported, folder)
+
+
+def read_config(path: Path | str) -> ModelConfig:
+    """The configuration of a model folder or GGUF file, without reading weights.
+
+    End-of-text ids come from `generation_config.json` where there is one: chat models list theirs there.
+
+    Raises:
+        ConfigError: it is impossible or needs what is not supported.
+        CheckpointError: there is no model at `path`.
+    """
+    path = _model_path(path)
+    if path.is_file():
+        return config_from_gguf(GGUFFile(path))
+    hf = read_json(path / CONFIG)
+    generation = read_json(path / GENERATION_CONFIG) if (path / GENERATION_CONFIG).is_file() else {}
+    if generation.get("eos_token_id") is not None:
+        hf = {**hf, "eos_token_id": generation["eos_token_id"]}
+    return family_of(hf).config_from_hf(hf)
+
+
+def verify_weights(folder: Path) -> None:
+    """Compare the configuration and weight files with `lineage.json`, where there is one.
+
+    Raises:
+        CheckpointError: a file is not the one that the stage wrote.
+    """
+    if not (folder / MANIFEST).is_file():
+        return
+    recorded = load_manifest(folder).files
+    for file in (folder / CONFIG, *weight_files(folder)):
+        if recorded.get(file.name) != sha256(file):
+            raise CheckpointError(
+                f"{file} is not the file recorded in {MANIFEST}: it was changed or damaged after it was made",
+                f"Make the artifact anew, or remove {MANIFEST} if you changed the file on purpose",
+            )
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        CheckpointError: absent, unreadable or not an object.
+    """
+    try:
+        loaded = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {file}: {error}", "Give the path of a complete model folder") from None
+    if not isinstance(loaded, dict):
+        raise CheckpointError(f"{file} holds a {type(loaded).__name__}, not an object", "Restore the file")
+    return loaded
+
+
+def _model_path(path: Path | str) -> Path:
+    """A model folder or a GGUF file; a folder that holds only one GGUF file stands for it."""
+    path = Path(path)
+    if path.is_file() and path.suffix == ".gguf":
+        return path
+    if path.is_dir():
+        files = sorted(path.glob("*.gguf"))
+        return files[0] if len(files) == 1 and not (path / CONFIG).is_file() else path
+    raise CheckpointError(f"there is no model at {path}", "Give the path of a model folder or a .gguf file")
+
+
+def _load_gguf(file: GGUFFile, dtype: torch.dtype, device: torch.device | str) -> Transformer:
+    config = config_from_gguf(file)
+    model = _empty(config)
+    rules = weight_rules(config.decoder.attention.head_dim)
+    expanded = expand(rules, own_state(model), config.decoder.num_hidden_layers)
+    fill(model, expanded, GGUFSource(file), dtype=dtype, device=device)
+    return model
+
+
+def _empty(config: ModelConfig) -> Transformer:
+    with torch.device("meta"):
+        return build_model(config)
+
+
+def _dtype(hf: Mapping[str, Any]) -> torch.dtype:
+    """The stored type by either spelling; float32 when the configuration does not say."""
+    name = hf.get("dtype") or hf.get("torch_dtype") or "float32"
+    if name not in DTYPES:
+        raise CheckpointError(f"config.json: dtype {name!r} is not supported", f"Known: {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def _write_json(file: Path, values: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

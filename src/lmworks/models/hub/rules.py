@@ -1,0 +1,138 @@
+"""Weight rules: how a family's tensors are named and laid out on disk, as invertible data.
+
+A rule names some of our tensors, some of theirs, and the operations that lead from theirs to ours. Read
+backwards it exports. Knows no file format and no family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Shape = tuple[int, ...]
+
+
+class Operation(Protocol):
+    """One invertible step between their tensors and ours."""
+
+    def load(self, tensors: list[Tensor], shapes: Sequence[Shape]) -> list[Tensor]:
+        """Towards ours; `shapes` are those of our tensors in the rule's order."""
+        ...
+
+    def export(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Towards theirs."""
+        ...
+
+
+@dataclass(frozen=True)
+class Transpose:
+    """Swap rows and columns: `Conv1D` keeps [in, out]. Vectors pass unchanged."""
+
+    def load(self, tensors: list[Tensor], shapes: Sequence[Shape]) -> list[Tensor]:
+        """See `Operation`."""
+        return [t.t() for t in tensors]
+
+    def export(self, tensors: list[Tensor]) -> list[Tensor]:
+        """See `Operation`."""
+        return [t.t() for t in tensors]
+
+
+@dataclass(frozen=True)
+class Split:
+    """One fused tensor of theirs is several of ours, laid end to end along the output dimension."""
+
+    def load(self, tensors: list[Tensor], shapes: Sequence[Shape]) -> list[Tensor]:
+        """See `Operation`."""
+        (fused,) = tensors
+        return list(torch.split(fused, [shape[0] for shape in shapes]))
+
+    def export(self, tensors: list[Tensor]) -> list[Tensor]:
+        """See `Operation`."""
+        return [torch.cat(tensors)]
+
+
+@dataclass(frozen=True)
+class PairsToHalves:
+    """Rotary pairs lie side by side in their rows of each head, and half a head apart in ours."""
+
+    head_dim: int
+
+    def load(self, tensors: list[Tensor], shapes: Sequence[Shape]) -> list[Tensor]:
+        """See `Operation`."""
+        return [t.reshape(-1, self.head_dim // 2, 2, *t.shape[1:]).transpose(1, 2).reshape(t.shape) for t in tensors]
+
+    def export(self, tensors: list[Tensor]) -> list[Tensor]:
+        """See `Operation`."""
+        return [t.reshape(-1, 2, self.head_dim // 2, *t.shape[1:]).transpose(1, 2).reshape(t.shape) for t in tensors]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Some of our tensors and what they are on disk. `{i}` in a name stands for the layer."""
+
+    ours: tuple[str, ...]
+    theirs: tuple[str, ...]
+    operations: tuple[Operation, ...] = ()
+    """From theirs to ours, in order."""
+
+    def load(self, tensors: Sequence[Tensor], shapes: Sequence[Shape]) -> dict[str, Tensor]:
+        """Our tensors by name, from theirs in the order of `theirs`."""
+        current = list(tensors)
+        for operation in self.operations:
+            current = operation.load(current, shapes)
+        return dict(zip(self.ours, current, strict=True))
+
+    def export(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Their tensors by name, from ours in the order of `ours`."""
+        current = list(tensors)
+        for operation in reversed(self.operations):
+            current = operation.export(current)
+        return dict(zip(self.theirs, current, strict=True))
+
+
+def rename(ours: str, theirs: str, *operations: Operation) -> Rule:
+    """A rule between one tensor and one tensor."""
+    return Rule((ours,), (theirs,), operations)
+
+
+def with_bias(ours: str, theirs: str, *operations: Operation) -> tuple[Rule, Rule]:
+    """Rules for a linear map's `weight` and `bias` under module names."""
+    return rename(f"{ours}.weight", f"{theirs}.weight", *operations), rename(
+        f"{ours}.bias", f"{theirs}.bias", *(o for o in operations if not isinstance(o, Transpose))
+    )
+
+
+def expand(rules: Iterable[Rule], names: Iterable[str], num_layers: int) -> tuple[Rule, ...]:
+    """The rules that concern `names`, with `{i}` filled in; together they cover each name exactly once."""
+    wanted = set(names)
+    concrete: list[Rule] = []
+    for rule in rules:
+        layers = range(num_layers) if "{i}" in rule.ours[0] else range(1)
+        filled = (_in_layer(rule, i) for i in layers)
+        concrete += [r for r in filled if wanted.issuperset(r.ours)]
+    covered = [name for rule in concrete for name in rule.ours]
+    assert len(covered) == len(set(covered)), "two weight rules name one tensor"
+    assert wanted == set(covered), f"no weight rule for {sorted(wanted - set(covered))}"
+    return tuple(concrete)
+
+
+def without_prefix(rules: Iterable[Rule], prefix: str) -> tuple[Rule, ...]:
+    """The rules as they read for files written from the bare model, whose names lack `prefix`."""
+    return tuple(replace(r, theirs=tuple(t.removeprefix(prefix) for t in r.theirs)) for r in rules)
+
+
+def export_state(rules: Iterable[Rule], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All of their tensors from all of ours. On meta tensors it yields the shapes to expect."""
+    exported: dict[str, Tensor] = {}
+    for rule in rules:
+        exported.update(rule.export([state[name] for name in rule.ours]))
+    return exported
+
+
+def _in_layer(rule: Rule, layer: int) -> Rule:
+    ours, theirs = (tuple(n.replace("{i}", str(layer)) for n in names) for names in (rule.ours, rule.theirs))
+    return replace(rule, ours=ours, theirs=theirs)

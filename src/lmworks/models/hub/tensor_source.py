@@ -1,0 +1,179 @@
+"""Put a file's tensors into a model: compare names and shapes first, read and convert afterwards.
+
+Knows no file format: a source is anything that lists, describes and reads tensors by name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lmworks.core.errors import CheckpointError
+from lmworks.models.hub.rules import Rule, Shape, export_state, without_prefix
+from lmworks.models.transformer import Transformer
+
+TIED = ("lm_head.weight", "embed_tokens.weight")
+"""Alias and owner when `tie_word_embeddings` is set."""
+MAX_NAMES = 8
+"""How many names an error lists of each kind."""
+
+
+class TensorSource(Protocol):
+    """An open weight file or set of shards."""
+
+    name: str
+    """What to call it in errors."""
+
+    def shapes(self) -> Mapping[str, Shape]:
+        """Every tensor's shape by name, without reading any."""
+        ...
+
+    def tensor(self, name: str) -> Tensor:
+        """Read one tensor, in memory of its own."""
+        ...
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """How a file's tensors differ from what the configuration asks for. Names are the file's."""
+
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    mismatched: tuple[tuple[str, Shape, Shape], ...] = ()
+    """Name, shape in the file, shape by the configuration."""
+    tied: tuple[str, ...] = ()
+    """Stored although the configuration ties them to the embedding."""
+
+    def raise_for_problems(self, name: str) -> None:
+        """Raise unless everything fits.
+
+        Raises:
+            CheckpointError: listing what is missing, unexpected and misshapen.
+        """
+        parts = [
+            f"{kind}: {_listed(names)}"
+            for kind, names in (("missing", self.missing), ("unexpected", self.unexpected))
+            if names
+        ]
+        if self.mismatched:
+            shown = [f"{n} is {list(found)}, not {list(wanted)}" for n, found, wanted in self.mismatched]
+            parts.append(f"wrong shape: {_listed(shown)}")
+        if parts:
+            hint = (
+                " (the configuration unties the head: is tie_word_embeddings right?)" if TIED[0] in self.missing else ""
+            )
+            raise CheckpointError(
+                f"the weights in {name} do not fit their configuration; {'; '.join(parts)}{hint}",
+                "Restore the config.json that belongs to these weights",
+            )
+
+
+def compare(
+    source: TensorSource, expected: Mapping[str, Shape], *, tied: bool, ignored: Sequence[str] = ()
+) -> LoadReport:
+    """Compare a source's names and shapes with the expected ones."""
+    found = {n: s for n, s in source.shapes().items() if not any(re.fullmatch(p, n) for p in ignored)}
+    aliases = (TIED[0],) if tied and TIED[0] in found else ()
+    return LoadReport(
+        missing=tuple(sorted(set(expected) - set(found))),
+        unexpected=tuple(sorted(set(found) - set(expected) - set(aliases))),
+        mismatched=tuple(
+            (n, tuple(found[n]), tuple(s)) for n, s in expected.items() if n in found and tuple(found[n]) != tuple(s)
+        ),
+        tied=aliases,
+    )
+
+
+def own_state(model: Transformer) -> dict[str, Tensor]:
+    """The model's tensors without the alias of a tied head."""
+    state = model.state_dict()
+    if model.config.tie_word_embeddings:
+        del state[TIED[0]]
+    return state
+
+
+def fill(
+    model: Transformer, rules: Sequence[Rule], source: TensorSource, *, dtype: torch.dtype,
+    device: torch.device | str, prefix: str = "", ignored: Sequence[str] = (),
+) -> LoadReport:  # fmt: skip
+    """Give a model built on the meta device its weights.
+
+    Args:
+        model: on the meta device.
+        rules: expanded for exactly the tensors of `own_state(model)`.
+        source: the file.
+        dtype: floating-point tensors become this; integers stay.
+        device: where they go.
+        prefix: of the names in the file, which may also lack it throughout.
+        ignored: regular expressions of names, less the prefix, that are no weights.
+
+    Raises:
+        CheckpointError: names or shapes do not fit, or memory would not suffice; nothing has been read then.
+    """
+    found = source.shapes()
+    if not any(n.startswith(prefix) for n in found):
+        rules = without_prefix(rules, prefix)
+    state = own_state(model)
+    expected = {n: tuple(t.shape) for n, t in export_state(rules, state).items()}
+    patterns = [f"({re.escape(prefix)})?{p}" for p in ignored]
+    report = compare(source, expected, tied=model.config.tie_word_embeddings, ignored=patterns)
+    report.raise_for_problems(source.name)
+    check_memory(state, dtype, device, source.name)
+    loaded: dict[str, Tensor] = {}
+    for rule in rules:
+        shapes = [tuple(state[n].shape) for n in rule.ours]
+        for name, tensor in rule.load([source.tensor(n) for n in rule.theirs], shapes).items():
+            target = dtype if tensor.is_floating_point() else tensor.dtype
+            loaded[name] = tensor.to(device=device, dtype=target, memory_format=torch.contiguous_format)
+    if report.tied and not torch.equal(source.tensor(TIED[0]).to(device, dtype), loaded[TIED[1]]):
+        raise CheckpointError(
+            f"{source.name} holds a {TIED[0]} that differs from the embedding, but config.json ties the two",
+            'Set "tie_word_embeddings": false in config.json',
+        )
+    if model.config.tie_word_embeddings:
+        loaded[TIED[0]] = loaded[TIED[1]]
+    model.load_state_dict(loaded, strict=True, assign=True)
+    model.tie_weights()
+    return report
+
+
+def check_memory(state: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device | str, name: str) -> None:
+    """Refuse to begin loading what will not fit.
+
+    Raises:
+        CheckpointError: with the bytes needed and available.
+    """
+    needed = sum(t.numel() * (dtype.itemsize if t.is_floating_point() else t.element_size()) for t in state.values())
+    available = available_memory(device)
+    if available is not None and needed > available:
+        kind = str(dtype).removeprefix("torch.")
+        raise CheckpointError(
+            f"{name} needs {needed / 2**30:.1f} GiB as {kind}, and {available / 2**30:.1f} GiB are free on {device}",
+            "Free memory, choose a narrower dtype, or use a smaller or quantized model",
+        )
+
+
+def available_memory(device: torch.device | str) -> int | None:
+    """Free bytes on a device; None where the system does not say."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type != "cpu":
+        return None
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        names = ("SC_AVPHYS_PAGES", "SC_PAGE_SIZE")
+        return os.sysconf(names[0]) * os.sysconf(names[1]) if set(names) <= set(os.sysconf_names) else None
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more
