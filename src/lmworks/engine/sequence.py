@@ -1,0 +1,112 @@
+"""One completion on its way through the engine, and the states it may take.
+
+    WAITING ── scheduled ──> RUNNING ── stop, length, abort ──> FINISHED
+       ^                        │
+       └────── preempted ───────┘
+
+`WAITING` may also be aborted. Prefill and decode are not states: a sequence has tokens, some of which are
+computed (their keys and values are cached), and every step computes some of the rest. Knows no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from time import monotonic
+
+from lmworks.core.generation import FinishReason
+from lmworks.core.sampling import SamplingParams
+
+
+class Status(Enum):
+    """Where a sequence is."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One of a request's `n` completions."""
+
+    request_id: str
+    index: int
+    """Which of the request's completions."""
+    prompt_token_ids: tuple[int, ...]
+    params: SamplingParams
+    max_tokens: int
+    """New tokens at most, the context's end considered."""
+    seed: int = 0
+
+    token_ids: list[int] = field(init=False)
+    """Prompt and completion."""
+    num_computed_tokens: int = 0
+    block_table: list[int] = field(default_factory=list)
+    block_hashes: list[bytes] = field(default_factory=list)
+    """Digest of each full block and all before it, as far as it was asked for."""
+    status: Status = Status.WAITING
+    finish_reason: FinishReason | None = None
+    num_cached_tokens: int = 0
+    """Prompt tokens found in the prefix cache when first scheduled."""
+    num_preemptions: int = 0
+    arrived: float = field(default_factory=monotonic)
+    first_scheduled: float | None = None
+    first_token: float | None = None
+
+    def __post_init__(self) -> None:
+        assert self.prompt_token_ids, "a prompt needs a token"
+        self.token_ids = list(self.prompt_token_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and completion so far."""
+        return len(self.token_ids)
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Of the prompt."""
+        return len(self.prompt_token_ids)
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Of the completion so far."""
+        return len(self.token_ids) - len(self.prompt_token_ids)
+
+    @property
+    def num_uncomputed_tokens(self) -> int:
+        """Tokens whose keys and values are still to be computed; one while decoding."""
+        return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will come."""
+        return self.status is Status.FINISHED
+
+    def run(self) -> None:
+        """WAITING -> RUNNING."""
+        assert self.status is Status.WAITING, f"cannot run a {self.status.value} sequence"
+        self.status = Status.RUNNING
+        if self.first_scheduled is None:
+            self.first_scheduled = monotonic()
+
+    def preempt(self) -> None:
+        """RUNNING -> WAITING; its tokens stay, their keys and values are computed again."""
+        assert self.status is Status.RUNNING, f"cannot preempt a {self.status.value} sequence"
+        assert not self.block_table, "blocks are freed before preemption"
+        self.status = Status.WAITING
+        self.num_computed_tokens = 0
+        self.num_preemptions += 1
+
+    def append(self, token_id: int) -> None:
+        """Add a sampled token."""
+        assert self.status is Status.RUNNING, f"a token for a {self.status.value} sequence"
+        assert self.num_uncomputed_tokens == 0, "a token is sampled only when all before it are computed"
+        if self.first_token is None:
+            self.first_token = monotonic()
+        self.token_ids.append(token_id)
+
+    def finish(self, reason: FinishReason) -> None:
+        """Any state but FINISHED -> FINISHED."""
+        assert not self.finished, "finished twice"
+        self.status, self.finish_reason = Status.FINISHED, reason
