@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Protocol
 
 from lmworks.core.errors import DataError
 
@@ -21,10 +21,18 @@ MAX_BYTES = 1 << 30
 """Most bytes decompressed from one archive, unless the caller says otherwise."""
 
 
+class Readable(Protocol):
+    """Anything bytes can be read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; none at the end."""
+        ...
+
+
 class BoundedReader(io.RawIOBase):
     """A stream that raises `DataError` once more than `limit` bytes came out of it."""
 
-    def __init__(self, stream: IO[bytes], limit: int, name: str) -> None:
+    def __init__(self, stream: Readable, limit: int, name: str) -> None:
         self._stream, self._left, self._limit, self._name = stream, limit, limit, name
 
     def readable(self) -> bool:
@@ -81,7 +89,7 @@ def _tar(path: Path, max_bytes: int) -> Iterator[tuple[str, IO[bytes]]]:
     with path.open("rb") as raw:
         compressed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
-        plain: IO[bytes] = gzip.GzipFile(fileobj=raw) if compressed else raw  # type: ignore[assignment]
+        plain: Readable = gzip.GzipFile(fileobj=raw) if compressed else raw
         bounded = io.BufferedReader(BoundedReader(plain, max_bytes, str(path)))
         with tarfile.open(fileobj=bounded, mode="r|") as archive:
             for info in archive:

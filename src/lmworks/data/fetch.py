@@ -6,7 +6,6 @@ cleaning nor training.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from lmworks.core.progress import bar, say
 from lmworks.core.registry import resolve
 from lmworks.data.archive import members
 from lmworks.data.catalog import Source, find_source
+from lmworks.data.identity import row_id
 from lmworks.data.package_index import obtain
 
 
@@ -73,11 +73,6 @@ def provenance(source: Source) -> dict[str, Any]:
             key: getattr(source.file, key) for key in ("registry", "project", "version", "filename", "sha256")
         }
     return notes
-
-
-def row_id(*content: str) -> str:
-    """Sixteen hex digits that depend on the content alone."""
-    return hashlib.sha256("\0".join(content).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _rows(source: Source, archive: Path | None) -> Iterator[dict[str, Any]]:
