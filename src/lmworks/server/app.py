@@ -1,6 +1,6 @@
 """The HTTP application: routes, the order of its layers, and how errors become replies. Knows no engine's inside.
 
-Layers from the outside: headers every response carries, cross-origin rules, the key, the routes.
+Layers from the outside: headers every response carries, cross-origin rules, the key, the net, the routes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lmworks.protocol.errors import InvalidRequestError, error_reply, route_repl
 from lmworks.protocol.models import ModelCard, ModelList
 from lmworks.server import chat, completions, page
 from lmworks.server.config import AppConfig
-from lmworks.server.gate import ApiKey, CommonHeaders
+from lmworks.server.gate import ApiKey, CommonHeaders, Failures
 from lmworks.server.journal import Journal
 from lmworks.server.metrics import CONTENT_TYPE, Metrics
 from lmworks.server.replies import error_response, json_reply
@@ -58,6 +58,7 @@ def create_app(models: Mapping[str, ServedModel], config: AppConfig) -> FastAPI:
     app.state.server = state
     for part in (router, chat.router, completions.router, page.router):
         app.include_router(part)
+    app.add_middleware(Failures)
     if config.api_key is not None:
         app.add_middleware(ApiKey, key=config.api_key.get_secret_value())
     if config.cors_origins:
@@ -72,7 +73,6 @@ def create_app(models: Mapping[str, ServedModel], config: AppConfig) -> FastAPI:
     app.add_exception_handler(LMWorksError, _on_error)
     app.add_exception_handler(HTTPException, _on_route_error)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
-    app.add_exception_handler(Exception, _on_error)
     return app
 
 

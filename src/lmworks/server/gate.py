@@ -1,4 +1,4 @@
-"""Layers every request passes before a route: the key, and the headers that all responses carry.
+"""Layers around the routes: the headers that all responses carry, the key, and the net under unforeseen failures.
 
 Plain ASGI, so that streams and disconnects pass through untouched. Knows no route but the prefix it guards.
 """
@@ -6,13 +6,16 @@ Plain ASGI, so that streams and disconnects pass through untouched. Knows no rou
 from __future__ import annotations
 
 import hmac
+import logging
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lmworks.protocol.errors import authentication_reply
+from lmworks.protocol.errors import authentication_reply, error_reply
 from lmworks.server.replies import error_response
+
+logger = logging.getLogger(__name__)
 
 GUARDED = "/v1/"
 
@@ -54,3 +57,27 @@ class CommonHeaders:
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
+
+
+class Failures:
+    """Logs an error nobody foresaw and answers 500, inside the layers that complete the headers."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on; once a response has begun, only its connection can still be closed."""
+        begun = scope["type"] != "http"
+
+        async def send_noting(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noting)
+        except Exception as error:
+            if begun:
+                raise
+            logger.exception("%s %s failed", scope["method"], scope["path"])
+            await error_response(error_reply(error))(scope, receive, send)

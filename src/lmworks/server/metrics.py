@@ -40,13 +40,6 @@ COUNTERS: Mapping[str, tuple[str, str]] = {
 }
 """Likewise for totals; Prometheus shows them with the suffix `_total`."""
 
-PHASES: Mapping[str, tuple[str, str]] = {
-    "vllm:request_queue_time_seconds": ("queue_seconds", "Time spent waiting to be admitted."),
-    "vllm:request_prefill_time_seconds": ("prefill_seconds", "Time from admission to the first token."),
-    "vllm:request_decode_time_seconds": ("decode_seconds", "Time from the first token to the last."),
-}
-"""Histograms filled from the fields of `engine.request_finished`."""
-
 
 class Metrics:
     """All metrics of one application."""
@@ -72,7 +65,15 @@ class Metrics:
         )
         self._prompt_size = histogram("vllm:request_prompt_tokens", "Prompt tokens per request.", TOKEN_BUCKETS)
         self._answer_size = histogram("vllm:request_generation_tokens", "Tokens generated per request.", TOKEN_BUCKETS)
-        self._phases = {field: histogram(name, text, REQUEST_BUCKETS) for name, (field, text) in PHASES.items()}
+        self._queue = histogram(
+            "vllm:request_queue_time_seconds", "Time spent waiting to be admitted.", REQUEST_BUCKETS
+        )
+        self._prefill = histogram(
+            "vllm:request_prefill_time_seconds", "From admission to the first token.", REQUEST_BUCKETS
+        )
+        self._decode = histogram(
+            "vllm:request_decode_time_seconds", "From the first token to the last.", REQUEST_BUCKETS
+        )
         registry.register(_EngineCollector(models))
 
     def render(self) -> bytes:
@@ -97,12 +98,17 @@ class Metrics:
         """The engine refused a request, as it does when its queue is full."""
         self._rejected.labels(model, "engine").inc()
 
-    def engine_event(self, model: str, event: Event) -> None:
-        """Record the phases of a request the engine has finished."""
-        for field, histogram in self._phases.items():
-            seconds = event.fields.get(field)
-            if seconds is not None:
-                histogram.labels(model).observe(seconds)
+    def engine_finished(self, model: str, event: Event) -> None:
+        """Record the phases of a completion, as `engine.request_finished` gives them."""
+        queue, first_token, decode = (
+            event.fields.get(name) for name in ("queue_seconds", "time_to_first_token_seconds", "decode_seconds")
+        )
+        if queue is not None:
+            self._queue.labels(model).observe(queue)
+        if queue is not None and first_token is not None:
+            self._prefill.labels(model).observe(max(0.0, first_token - queue))
+        if decode is not None:
+            self._decode.labels(model).observe(decode)
 
 
 class _EngineCollector(Collector):

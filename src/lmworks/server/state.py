@@ -50,7 +50,7 @@ class ServerState:
         if event.name == "engine.request_finished":
             name = str(event.fields.get("request_id", "")).partition("/")[0]
             if name in self.models:
-                self.metrics.engine_event(name, event)
+                self.metrics.engine_finished(name, event)
 
 
 def state_of(request: Request) -> ServerState:

@@ -15,8 +15,9 @@ FILES = {
     "index.html": "text/html",
     "style.css": "text/css",
     "app.js": "text/javascript",
-    "chat.js": "text/javascript",
+    "turns.js": "text/javascript",
     "api.js": "text/javascript",
+    "copy.js": "text/javascript",
     "markdown.js": "text/javascript",
     "settings.js": "text/javascript",
 }
