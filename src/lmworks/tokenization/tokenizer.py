@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,7 @@ from lmworks.core.messages import Message
 from lmworks.tokenization.byte_alphabet import to_bytes
 from lmworks.tokenization.chat_template import RenderedChat, SpecialToken, render_chat
 from lmworks.tokenization.definition import TokenizerDefinition, token_text
-from lmworks.tokenization.folder import ROLES, read_folder, write_folder
+from lmworks.tokenization.folder import ROLES, TOKENIZER, read_folder, write_folder
 from lmworks.tokenization.gguf import read_gguf
 
 MAX_UNUSED_ROWS = 1024
@@ -165,8 +166,9 @@ class Tokenizer:
                 ids.append(self._ids[token] if token in self._ids else self._ids[token.strip()])
                 starts.append(start)
             begin = end
-        spans = chat.assistant_spans
-        return EncodedChat(ids, tuple(any(s <= at < e for s, e in spans) for at in starts))
+        edges = [edge for span in chat.assistant_spans for edge in span]
+        # After an odd number of edges a span is open.
+        return EncodedChat(ids, tuple(bisect_right(edges, start) % 2 == 1 for start in starts))
 
     def with_chat_template(self, template: str, eos_tokens: Sequence[str] = ()) -> Tokenizer:
         """The same tokenizer with another chat template, whose turns end with `eos_tokens`.
@@ -211,13 +213,15 @@ def _check_text(text: str) -> None:
 
 
 def load_tokenizer(path: Path | str) -> Tokenizer:
-    """Load a tokenizer from a Hugging Face folder or a GGUF file.
+    """Load a tokenizer from a Hugging Face folder, a GGUF file, or a folder whose only GGUF file it is.
 
     Raises:
         TokenizerError: nothing readable is there, or the tokenizer is of an unknown kind.
         CheckpointError: the GGUF file is damaged.
     """
     path = Path(path)
+    if path.is_dir() and not (path / TOKENIZER).exists() and len(files := list(path.glob("*.gguf"))) == 1:
+        path = files[0]
     definition = read_gguf(path) if path.suffix == ".gguf" else read_folder(path)
     try:
         return Tokenizer(definition)
