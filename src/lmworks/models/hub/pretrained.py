@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from lmworks.core.errors import CheckpointError, disk_errors
+from lmworks.core.errors import CheckpointError, ConfigError, disk_errors
 from lmworks.core.gguf import GGUFFile
 from lmworks.core.lineage import MANIFEST, load_manifest, sha256
 from lmworks.models.build import build_model
@@ -59,6 +59,11 @@ def load_pretrained(
     if (ignore := quantization.read_ignore(hf)) is not None:
         names = quantization.linear_names(model, rules)
         packed = [ours for ours, theirs in names.items() if not quantization.ignored(theirs, ignore)]
+        if quantization.HEAD in packed:
+            raise ConfigError(
+                f"{path}: its {quantization.HEAD} is quantized; a head is only read as floating point",
+                f'Quantize the model with "{quantization.HEAD}" in ignore',
+            )
         quantization.replace_linears(model, packed)
         rules = quantization.pack_rules(rules, packed)
     fill(model, rules, source, prefix=row.prefix, ignored=row.ignored_tensors, dtype=dtype or _dtype(hf), device=device)
@@ -86,7 +91,7 @@ def save_pretrained(model: Transformer, folder: Path | str, *, dtype: torch.dtyp
     rules = expand(row.weight_rules, plain, config.decoder.num_hidden_layers)
     if packed:
         names = quantization.linear_names(model, rules)
-        ignore = sorted({theirs for ours, theirs in names.items() if ours not in packed} | ({"lm_head"} - set(packed)))
+        ignore = sorted({theirs for ours, theirs in names.items() if ours not in packed} | {quantization.HEAD})
         hf["quantization_config"] = quantization.describe(ignore)
         rules = quantization.pack_rules(rules, packed)
     dtype = dtype or model.dtype

@@ -19,6 +19,8 @@ from lmworks.models.hub.rules import Rule, Shape
 from lmworks.models.transformer import Transformer
 from lmworks.nn.quantized import QuantizedLinear, pack_int8, unpack_int8
 
+HEAD = "lm_head"
+"""Name of the head, ours and theirs; it stays floating point."""
 _WEIGHTS = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
 
 
@@ -99,7 +101,7 @@ def linear_names(model: Transformer, rules: Sequence[Rule]) -> dict[str, str]:
     for name, module in model.named_modules():
         if not isinstance(module, nn.Linear | QuantizedLinear):
             continue
-        if name == "lm_head" and model.config.tie_word_embeddings:
+        if name == HEAD and model.config.tie_word_embeddings:
             continue
         rule = stored.get(f"{name}.weight")
         if rule is None or len(rule.ours) > 1 or rule.operations:
