@@ -42,18 +42,24 @@ class Flag:
         """Whether the flag may be given several times."""
         return get_origin(self.annotation) in (*_SEQUENCES, dict)
 
-    def option(self) -> click.Option:
-        """The click option; `None` (or no value) means not given."""
+    def option(self, default: Any = PydanticUndefined) -> click.Option:
+        """The click option; `None` (or no value) means not given.
+
+        Args:
+            default: shown in place of the field's own default.
+        """
         name = self.path.replace("_", "-")
         if self.annotation is bool:
             head, dot, leaf = name.rpartition(".")
-            return click.Option([f"--{name}/--{head}{dot}no-{leaf}", self.parameter], default=None, help=self._help())
+            return click.Option(
+                [f"--{name}/--{head}{dot}no-{leaf}", self.parameter], default=None, help=self._help(default)
+            )
         return click.Option(
             [f"--{name}", self.parameter],
             metavar=_metavar(self.annotation),
             multiple=self.repeated,
             default=None,
-            help=self._help(),
+            help=self._help(default),
         )
 
     def value(self, given: Any) -> Any:
@@ -82,9 +88,10 @@ class Flag:
             values[key] = _read(item, value)
         return values
 
-    def _help(self) -> str:
+    def _help(self, default: Any) -> str:
         said = " ".join((self.info.description or "").split())
-        default = self.info.get_default(call_default_factory=True, validated_data={})
+        if default is PydanticUndefined:
+            default = self.info.get_default(call_default_factory=True, validated_data={})
         if default is PydanticUndefined:
             shown = "required"
         elif default is None or (self.repeated and not default):

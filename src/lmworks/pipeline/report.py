@@ -36,6 +36,7 @@ class ReportConfig(Config):
     output: Path
     """Folder of the report; `<output>.html` becomes a link to the page in it."""
     title: str = "The life of a language model"
+    """The page's heading."""
 
 
 def report(config: ReportConfig) -> Manifest:

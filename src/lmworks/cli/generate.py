@@ -1,0 +1,41 @@
+"""`lmworks generate MODEL PROMPT`: continue a text. Knows no decoding."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lmworks.cli.stage import DASHES
+from lmworks.cli.streaming import sampling_options, sampling_params, stream
+
+DEFAULTS = {"temperature": 0.8, "max_tokens": 100}
+
+
+def _run(model: Path, prompt: str, **given: Any) -> None:
+    params = sampling_params(DEFAULTS, given)
+    from lmworks.engine import AsyncLLM
+    from lmworks.engine.prompts import encode_prompt
+
+    text = sys.stdin.read() if prompt == "-" else prompt
+    llm = AsyncLLM(model)
+    try:
+        click.echo(text, nl=False)
+        stream(llm, encode_prompt(llm.tokenizer, text), params)
+    finally:
+        llm.shutdown()
+
+
+generate = click.Command(
+    name="generate",
+    callback=_run,
+    help="Continue PROMPT (`-` reads it from standard input) with MODEL, a model folder or GGUF file.",
+    params=[
+        click.Argument(["model"], type=click.Path(path_type=Path)),
+        click.Argument(["prompt"]),
+        *sampling_options(DEFAULTS),
+    ],
+    context_settings=dict(DASHES),
+)
