@@ -43,14 +43,15 @@ def _articles(members: Members) -> Iterator[tuple[str, Row]]:
 
 
 def boolq_passages(members: Members) -> Iterator[Row]:
-    """Every different passage once, in order of appearance."""
+    """Every different passage once, in order of appearance, with its LaTeX quotes made plain."""
     seen = set()
     for _, stream in members:
         for line in stream:
             passage = json.loads(line)["passage"]
             if passage not in seen:
                 seen.add(passage)
-                yield {"text": passage, "source": passage.partition(" -- ")[0][:80]}
+                text = passage.replace("``", '"').replace("''", '"')
+                yield {"text": text, "source": passage.partition(" -- ")[0][:80]}
 
 
 def boolq_questions(members: Members) -> Iterator[Row]:

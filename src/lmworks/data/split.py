@@ -55,8 +55,17 @@ def overlapping(shingles: Shingles, held_out: NDArray[np.bool_], max_overlap: fl
     seen = np.zeros(len(grams), dtype=np.bool_)
     while newly.any() and (held_out & ~moved).any():
         candidates = (held_out & ~moved)[owner]
-        seen[candidates] |= np.isin(grams[candidates], grams[newly[owner]])
+        seen[candidates] |= _contained(grams[candidates], grams[newly[owner]])
         share = np.bincount(owner, weights=seen, minlength=len(counts)) / counts
         newly = held_out & ~moved & (share > max_overlap)
         moved |= newly
     return moved
+
+
+def _contained(few: NDArray[np.uint64], many: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """For each of `few` whether it is among `many`, which need not be sorted."""
+    values, inverse = np.unique(few, return_inverse=True)
+    places = np.minimum(np.searchsorted(values, many), len(values) - 1)
+    found = np.zeros(len(values), dtype=np.bool_)
+    found[places[values[places] == many]] = True
+    return found[inverse]

@@ -13,7 +13,7 @@ from functools import cached_property
 CJK_RANGES = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
 CJK = re.compile(f"[{CJK_RANGES}]")
 _WORDS = re.compile(f"[{CJK_RANGES}]|[^\\s{CJK_RANGES}]+")
-_BULLETS = ("•", "‣", "▪", "◦", "-", "*", "+", "·", "●", "–")
+_BULLETS = ("•", "‣", "▪", "◦", "●", "· ", "- ", "* ", "+ ", "– ")
 _LINE_END = (".", "!", "?", '"', "'", "”", "’", ":", ";", ")", "。", "！", "？", "」", "』", "：", "；", "）", "…")
 STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
 

@@ -56,7 +56,18 @@ class TokenStoreWriter:
         self._shard: BinaryIO | None = None
         self._shard_tokens: list[int] = []
         self._ends: list[int] = []
-        self._num_bytes = 0
+        self.num_bytes = 0
+        """UTF-8 bytes of the texts added so far."""
+
+    @property
+    def num_documents(self) -> int:
+        """Documents added so far."""
+        return len(self._ends)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens added so far."""
+        return self._ends[-1] if self._ends else 0
 
     def add(self, documents: Iterable[tuple[list[int], int]]) -> None:
         """Append documents, each `(token_ids, num_bytes)` with the size of its text in UTF-8 bytes.
@@ -79,8 +90,8 @@ class TokenStoreWriter:
             assert self._shard is not None
             self._shard.write(ids.astype(self._dtype).tobytes())
             self._shard_tokens[-1] += ids.size
-            self._ends.append((self._ends[-1] if self._ends else 0) + ids.size)
-            self._num_bytes += num_bytes
+            self._ends.append(self.num_tokens + ids.size)
+            self.num_bytes += num_bytes
 
     def _next_shard(self) -> None:
         if self._shard is not None:
@@ -101,9 +112,9 @@ class TokenStoreWriter:
             index = StoreIndex(
                 dtype="uint16" if self._dtype.itemsize == 2 else "uint32",
                 vocab_size=self._vocab_size,
-                num_documents=len(self._ends),
-                num_tokens=self._ends[-1] if self._ends else 0,
-                num_bytes=self._num_bytes,
+                num_documents=self.num_documents,
+                num_tokens=self.num_tokens,
+                num_bytes=self.num_bytes,
                 shard_tokens=tuple(self._shard_tokens),
             )
             (self._folder / INDEX).write_text(index.model_dump_json(indent=2) + "\n", encoding="utf-8")
