@@ -15,6 +15,7 @@ class ScriptedEngine:
 
     def __init__(self, tokenizer: Tokenizer, reply: str = REPLY, max_model_len: int = 200) -> None:
         self.tokenizer, self.reply, self.max_model_len = tokenizer, reply, max_model_len
+        self.alive = True
         self.pause = 0.0
         self.first_pause = 0.0
         self.error: Exception | None = None

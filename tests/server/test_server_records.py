@@ -103,6 +103,12 @@ def test_a_full_disk_costs_the_record_and_not_the_answer(start, caplog):
     assert "was not recorded" in caplog.text
 
 
+def test_a_dead_engine_is_unhealthy_but_the_process_lives(url, engine):
+    engine.alive = False
+    assert [httpx.get(url + path).status_code for path in ("/health", "/ready", "/live")] == [503, 503, 200]
+    assert "talker" in httpx.get(f"{url}/ready").json()["error"]["message"]
+
+
 def test_health_headers_and_origins(start):
     url = start(cors_origins=("https://example.org",)).url
     for path in ("/health", "/live", "/ready"):

@@ -51,4 +51,4 @@ def bar(description: str, total: float | None = None, done: float = 0) -> Iterat
 
 def say(message: str) -> None:
     """Print one line for the person at the terminal."""
-    console.print(message, markup=False)
+    console.print(message, markup=False, soft_wrap=True)

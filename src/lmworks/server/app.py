@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from lmworks import __version__
-from lmworks.core.errors import LMWorksError
+from lmworks.core.errors import EngineOverloadedError, LMWorksError
 from lmworks.core.telemetry import subscribed
 from lmworks.protocol.errors import InvalidRequestError, error_reply, route_reply
 from lmworks.protocol.models import ModelCard, ModelList
@@ -114,11 +114,19 @@ async def get_trace(request: Request, response_id: str) -> dict[str, Any]:
     return await asyncio.to_thread(trace_response, entry)
 
 
-@router.get("/health")
 @router.get("/live")
+async def live() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/health")
 @router.get("/ready")
-async def health() -> dict[str, str]:
-    """The process answers; it listens only once its models are loaded, so it is ready too."""
+async def health(request: Request) -> dict[str, str]:
+    """Every engine works; there is no waiting for models, because the server answers only once they are loaded."""
+    failed = [model.name for model in state_of(request).models.values() if not model.llm.alive]
+    if failed:
+        raise EngineOverloadedError(f"the engine of {', '.join(failed)} has failed", "Start the server again")
     return {"status": "ok"}
 
 

@@ -129,9 +129,19 @@ def listen(host: str, port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def loaded(config: ServeConfig) -> Iterator[dict[str, ServedModel]]:
-    """Every model of `config` behind its own engine, shut down at the end however it comes."""
+    """Every model of `config` behind its own engine, shut down at the end however it comes.
+
+    Raises:
+        ServerError: a path does not exist; said before any model is loaded.
+        LMWorksError: a model cannot be loaded.
+    """
     from lmworks.engine import AsyncLLM
 
+    for name, path in config.models.items():
+        if not path.exists():
+            raise ServerError(
+                f"the model {name!r} is not there: {path} does not exist", "Give its folder or .gguf file"
+            )
     with contextlib.ExitStack() as stack:
         models = {}
         for name, path in config.models.items():

@@ -31,6 +31,11 @@ class Engine(Protocol):
         """Prompt and answer together, in tokens."""
         ...
 
+    @property
+    def alive(self) -> bool:
+        """False once the engine has failed or was shut down."""
+        ...
+
     def generate(
         self, prompt_token_ids: Sequence[int], params: SamplingParams, request_id: str
     ) -> AsyncIterator[Delta]:
