@@ -45,7 +45,7 @@ class Recipe(Config):
     smoke: dict[str, Any] = Field(default_factory=dict)
     """Dotted overrides, such as `pretrain.train.steps: 20`, that make the recipe tiny (`--smoke`)."""
     next_steps: tuple[str, ...] = ()
-    """Lines that tell the reader what to do when the recipe has run."""
+    """Lines that tell the reader what to do before it serves; `${folder}` is the recipe's folder."""
 
 
 def load_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None, *, smoke: bool = False) -> Recipe:

@@ -10,6 +10,7 @@ import base64
 import json
 import os
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,8 +25,10 @@ from lmworks.core.trace import Ancestor, trace
 from lmworks.pipeline.drawing import Node, curve, graph
 
 TEMPLATE = "page/report.html.jinja"
-_MOST_PICTURE_BYTES, _MOST_SAMPLES, _MOST_CURVES = 2_000_000, 8, 9
-_PROVENANCE = ("license", "licence", "package", "version", "sha256", "source", "url")
+_MOST_PICTURE_BYTES, _MOST_SAMPLES, _MOST_CURVES, _MOST_CHARACTERS = 2_000_000, 8, 9, 400
+_SAMPLE_FILES = {"samples.jsonl": _MOST_SAMPLES, "held_out.jsonl": 3, "validation.jsonl": 2, "documents.jsonl": 1,
+                 "conversations.jsonl": 1}  # fmt: skip
+"""Files of rows that show what an artifact holds, with how many rows to show; the first one present is shown."""
 
 
 class ReportConfig(Config):
@@ -88,6 +91,7 @@ def render(title: str, life: list[Ancestor], output: Path) -> str:
         chapters=chapters,
         graph=graph(_nodes(life)),
         evaluations=comparison({c["name"]: c["metrics"] for c in chapters if c["kind"] == "evaluation"}),
+        longest=max((m.duration_seconds for m in manifests), default=0.0),
         wall=sum(m.duration_seconds for m in manifests),
         cpu=sum(m.cpu_seconds for m in manifests),
         joules=sum(m.energy_joules for m in manifests),
@@ -102,7 +106,6 @@ def _chapter(node: Ancestor, output: Path) -> dict[str, Any]:
     scalars, tables, samples = split(made.metrics)
     notes, note_tables, note_samples = split(made.notes)
     curves = list(_curves(node.where / "metrics.jsonl"))
-    provenance = {k: v for k, v in notes.items() if k.rpartition(".")[2] in _PROVENANCE}
     return {
         "anchor": _anchor(node),
         "name": node.where.name,
@@ -115,11 +118,10 @@ def _chapter(node: Ancestor, output: Path) -> dict[str, Any]:
         "joules": made.energy_joules,
         "metrics": scalars,
         "tables": {**tables, **note_tables},
-        "notes": {k: v for k, v in notes.items() if k not in provenance},
-        "provenance": provenance,
+        "notes": notes,
         "curves": curves,
         "pictures": [] if curves else list(_pictures(node.where)),
-        "samples": (samples + note_samples + _sample_file(node.where))[:_MOST_SAMPLES],
+        "samples": (samples + note_samples)[:_MOST_SAMPLES] or _sample_rows(node.where),
         "page": os.path.relpath(node.where / "report.html", output) if (node.where / "report.html").exists() else "",
         "config": split(made.config)[0],
         "parents": [
@@ -137,7 +139,9 @@ def split(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, list[dic
 
     def walk(value: Any, name: str) -> None:
         leaf = name.rpartition(".")[2]
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and name and value and all(isinstance(v, Mapping) for v in value.values()):
+            tables[name] = [{"": key, **row} for key, row in value.items()]
+        elif isinstance(value, Mapping):
             for key, item in value.items():
                 walk(item, f"{name}.{key}" if name else str(key))
         elif isinstance(value, list) and leaf in ("samples", "examples"):
@@ -146,7 +150,7 @@ def split(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, list[dic
             tables[name] = value
         elif isinstance(value, list):
             scalars[name] = ", ".join(map(str, value))
-        elif value is not None:
+        elif value not in (None, ""):
             scalars[name] = value
 
     walk(values, "")
@@ -185,12 +189,27 @@ def _pictures(folder: Path) -> Iterator[dict[str, str]]:
             yield {"name": file.stem, "uri": f"data:image/png;base64,{data}"}
 
 
-def _sample_file(folder: Path) -> list[dict[str, Any]]:
-    """Rows of `samples.jsonl`, where a stage left one."""
-    file = folder / "samples.jsonl"
-    if not file.is_file():
+def _sample_rows(folder: Path) -> list[dict[str, Any]]:
+    """The first rows of the file that shows best what an artifact holds, long texts cut."""
+    file = next((folder / name for name in _SAMPLE_FILES if (folder / name).is_file()), None)
+    if file is None:
         return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[:_MOST_SAMPLES]]
+    with file.open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in islice(lines, _SAMPLE_FILES[file.name])]
+    return [_flat_sample(row) for row in rows]
+
+
+def _flat_sample(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as labelled texts; the turns of a conversation are labelled by role."""
+    shown = {key: value for key, value in row.items() if key not in ("id", "source", "license", "messages")}
+    for number, message in enumerate(row.get("messages", ())):
+        shown[f"{message['role']}{' ' * number}"] = message["content"]  # spaces keep repeated roles apart
+    texts = {
+        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for key, value in shown.items()
+    }
+    return {
+        key: text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…" for key, text in texts.items()
+    }
 
 
 def _nodes(life: list[Ancestor]) -> list[Node]:

@@ -119,7 +119,7 @@ class Runner:
                     say(f"    made {config.to_dict()['output']} in {duration(time.monotonic() - started)}")
         say(f"Recipe {self.recipe.name} ready in {duration(time.monotonic() - began)}.")
         for line in self.recipe.next_steps if services else ():
-            say(line)
+            say(line.replace("${folder}", str(folder)))
         for step, stage, config in services:  # the folder is free again while they serve
             with self._named(step):
                 self.service(stage, config)
