@@ -1,11 +1,16 @@
-"""A tiny run that tests share: a two-layer model, random documents, a handful of steps."""
+"""A tiny run that the tests of this folder share; run as a program, it is the process that they kill."""
 
 from __future__ import annotations
 
+import os
+import random
 import signal
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +20,13 @@ from lmworks.models.build import build_model
 from lmworks.models.config import AttentionConfig, MLPConfig, ModelConfig, StackConfig
 from lmworks.models.transformer import Transformer
 from lmworks.objectives.causal_lm import causal_lm
-from lmworks.optim.optimizer import OptimizerConfig
-from lmworks.optim.schedules import ScheduleConfig
+from lmworks.train.callbacks import StepEnd
 from lmworks.train.config import TrainConfig
-from lmworks.train.trainer import Trainer, TrainResult
+from lmworks.train.metrics import read_metrics
+from lmworks.train.trainer import Trainer
 
 VOCAB = 61
+PROGRAM = Path(__file__)
 
 
 class Documents:
@@ -49,44 +55,66 @@ def tiny_model(seed: int = 0, hidden_size: int = 16) -> Transformer:
     return build_model(config, seed=seed)
 
 
-def tiny_config(**changes: object) -> TrainConfig:
-    values: dict[str, object] = {
+def tiny_config(**changes: Any) -> TrainConfig:
+    values: dict[str, Any] = {
         "steps": 8,
         "batch_tokens": 128,
         "micro_batch_tokens": 64,
         "sequence_length": 32,
         "precision": "float32",
-        "optimizer": OptimizerConfig(kind="muon"),
-        "schedule": ScheduleConfig(warmup_steps=2),
+        "schedule": {"warmup_steps": 2},
         "checkpoint_every": 2,
     }
     return TrainConfig.parse(values | changes)
 
 
-def tiny_trainer(folder: Path, *, callbacks: tuple = (), **changes: object) -> Trainer:
+def tiny_rows(config: TrainConfig) -> PackedRows:
+    return PackedRows(Documents(), config.sequence_length, config.seed)
+
+
+def tiny_trainer(folder: Path, *, model: Transformer | None = None, callbacks: tuple = (), **changes: Any) -> Trainer:
     config = tiny_config(**changes)
-    rows = PackedRows(Documents(), config.sequence_length, config.seed)
-    return Trainer(tiny_model(config.seed), causal_lm, rows, config, folder, callbacks=callbacks)
+    return Trainer(model or tiny_model(config.seed), causal_lm, tiny_rows(config), config, folder, callbacks=callbacks)
 
 
-def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+def same_weights(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
+    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
 
 
-def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+def train(folder: Path, steps: int, on_step: Callable[[], object] = lambda: None) -> None:
+    def slowly(_end: StepEnd) -> dict[str, float]:
+        on_step()
+        time.sleep(0.005)  # so that kills also hit the time between checkpoints
+        return {}
 
-
-def fit(trainer: Trainer) -> TrainResult:
-    return trainer.fit()
-
-
-if __name__ == "__main__":  # started by the kill tests: train in FOLDER, then leave the weights there
     torch.set_num_threads(1)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    folder = Path(sys.argv[1])
-    slow = lambda end: time.sleep(0.01) or {}  # noqa: E731 - gives a kill something to hit
-    trainer = tiny_trainer(folder, steps=int(sys.argv[2]), checkpoint_every=2, callbacks=(slow,))
-    print("ready", flush=True)
-    trainer.fit()
-    torch.save(trainer.model.state_dict(), folder / "final.pt")
+    tiny_trainer(folder, steps=steps, callbacks=(slowly,)).fit()
+
+
+def train_under_kills(folder: Path, steps: int, kills: int) -> None:
+    """Train in child processes, each but the last killed at a random instant. Forks, to import torch once.
+
+    Every third kill may come before the first step, while a checkpoint is found and loaded.
+    """
+    chance = random.Random(kills)
+    for attempt in range(kills + 1):
+        hear, tell = os.pipe()
+        child = os.fork()
+        if child == 0:
+            train(folder, steps, partial(os.write, tell, b"."))
+            os._exit(0)
+        if attempt < kills:
+            if attempt % 3 != 1:
+                os.read(hear, 1)
+            time.sleep(chance.uniform(0.0, 0.3))
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        os.close(hear)
+        os.close(tell)
+        steps_done = max((r["step"] for r in read_metrics(folder / "metrics.jsonl")), default=0)
+        print(os.waitstatus_to_exitcode(status), steps_done, flush=True)
+
+
+if __name__ == "__main__":  # FOLDER STEPS KILLS
+    train_under_kills(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

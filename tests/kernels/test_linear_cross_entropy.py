@@ -1,0 +1,101 @@
+"""The chunked head and loss against the formula: values, gradients, skipped rows, types."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmworks.kernels.linear_cross_entropy import linear_cross_entropy, linear_cross_entropy_reference
+
+
+def case(n: int, *, hidden: int = 12, vocab: int = 37, dtype: torch.dtype = torch.float32, seed: int = 0):
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, hidden, generator=g).to(dtype).requires_grad_()
+    w = torch.randn(vocab, hidden, generator=g).to(dtype).requires_grad_()
+    targets = torch.randint(0, vocab, (n,), generator=g)
+    weights = torch.rand(n, generator=g) * (torch.rand(n, generator=g) > 0.3)
+    return x, w, targets, weights
+
+
+@settings(max_examples=25, deadline=None)
+@given(n=st.integers(1, 40), chunk=st.integers(1, 50), seed=st.integers(0, 99))
+def test_loss_and_gradients_equal_the_formula_for_any_chunking(n: int, chunk: int, seed: int):
+    ours, oracle = case(n, seed=seed), case(n, seed=seed)
+    loss = linear_cross_entropy(*ours, chunk_tokens=chunk)
+    expected = linear_cross_entropy_reference(*oracle)
+    (loss * 0.37).backward()
+    (expected * 0.37).backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    for mine, theirs in zip(ours[:2], oracle[:2], strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_rows_of_weight_zero_are_not_read():
+    x, w, targets, weights = case(9)
+    weights[4] = 0.0
+    with torch.no_grad():
+        x[4] = float("nan")
+    loss = linear_cross_entropy(x, w, targets, weights, chunk_tokens=4)
+    loss.backward()
+    assert loss.isfinite()
+    assert w.grad is not None
+    assert w.grad.isfinite().all()
+    assert x.grad is not None
+    assert (x.grad[4] == 0).all()
+
+
+def test_no_weighted_row_gives_zero_loss_and_zero_gradients():
+    x, w, targets, _ = case(5)
+    loss = linear_cross_entropy(x, w, targets, torch.zeros(5))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert x.grad is not None
+    assert not x.grad.any()
+    assert w.grad is not None
+    assert not w.grad.any()
+
+
+def test_bfloat16_activations_sum_in_float32():
+    x, w, targets, _ = case(600, hidden=64, vocab=200, dtype=torch.bfloat16)
+    weights = torch.ones(600)
+    wide = [t.detach().float().requires_grad_() for t in (x, w)]
+    loss = linear_cross_entropy(x, w, targets, weights, chunk_tokens=64)
+    expected = linear_cross_entropy_reference(wide[0], wide[1], targets, weights)
+    loss.backward()
+    expected.backward()
+    assert loss.dtype == torch.float32
+    assert abs(loss - expected) / expected < 2e-3
+    for mine, theirs in zip((x, w), wide, strict=True):
+        assert mine.grad is not None
+        assert mine.grad.dtype == torch.bfloat16
+        assert theirs.grad is not None
+        assert (mine.grad.float() - theirs.grad).norm() / theirs.grad.norm() < 1e-2
+
+
+@pytest.mark.parametrize("frozen", ["hidden", "weight", "both"])
+def test_a_frozen_input_gets_no_gradient(frozen: str):
+    x, w, targets, weights = case(7)
+    x.requires_grad_(frozen == "weight")
+    w.requires_grad_(frozen == "hidden")
+    loss = linear_cross_entropy(x, w, targets, weights)
+    assert loss.requires_grad == (frozen != "both")
+    if loss.requires_grad:
+        loss.backward()
+    assert (x.grad is None) == (frozen != "weight")
+    assert (w.grad is None) == (frozen != "hidden")
+
+
+def test_the_logits_of_all_tokens_never_exist():
+    n, vocab = 2048, 512
+    x, w, targets, _ = case(n, hidden=8, vocab=vocab)
+    sizes = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            sizes.extend(t.numel() for t in torch.utils._pytree.tree_leaves(out) if isinstance(t, torch.Tensor))
+            return out
+
+    with Watch():
+        linear_cross_entropy(x, w, targets, torch.ones(n), chunk_tokens=128).backward()
+    assert max(sizes) <= 128 * vocab

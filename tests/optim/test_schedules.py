@@ -1,0 +1,58 @@
+"""Learning-rate schedules: end points, monotony, oracles."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmworks.core.errors import ConfigError
+from lmworks.optim.schedules import ScheduleConfig, learning_rate_factor
+
+KINDS = ["cosine", "linear", "constant", "wsd"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(steps=st.integers(1, 300), warmup=st.integers(0, 300), floor=st.floats(0, 1))
+def test_rises_to_the_peak_then_never_rises_again(kind: str, steps: int, warmup: int, floor: float):
+    warmup = min(warmup, steps)
+    schedule = ScheduleConfig(kind=kind, warmup_steps=warmup, min_lr_ratio=floor, decay_fraction=0.3)
+    values = [learning_rate_factor(schedule, step, steps) for step in range(steps)]
+    assert all(0 < v <= 1 or (v == 0 and floor == 0) for v in values)
+    assert values[:warmup] == [(i + 1) / warmup for i in range(warmup)]
+    after = values[warmup:]
+    assert all(b <= a for a, b in itertools.pairwise(after))
+    assert all(v >= floor - 1e-12 for v in after)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear", "wsd"])
+def test_decaying_shapes_reach_the_floor_at_the_end(kind: str):
+    schedule = ScheduleConfig(kind=kind, warmup_steps=10, min_lr_ratio=0.1)
+    assert learning_rate_factor(schedule, 100, 100) == pytest.approx(0.1)
+    assert learning_rate_factor(schedule, 10, 100) == pytest.approx(1.0)
+
+
+def test_cosine_equals_torch():
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=50)
+    for step in range(50):
+        ours = learning_rate_factor(ScheduleConfig(kind="cosine"), step, 50)
+        assert ours == pytest.approx(theirs.get_last_lr()[0], abs=1e-6)
+        optimizer.step()
+        theirs.step()
+
+
+def test_wsd_is_flat_until_its_decay():
+    schedule = ScheduleConfig(kind="wsd", warmup_steps=5, decay_fraction=0.25)
+    values = [learning_rate_factor(schedule, step, 100) for step in range(100)]
+    assert values[5:76] == [1.0] * 71
+    assert values[80] == pytest.approx(0.8)
+    assert math.isclose(values[99], 1 / 25)
+
+
+def test_an_unknown_shape_is_refused():
+    with pytest.raises(ConfigError, match="kind = 'step'"):
+        ScheduleConfig.parse({"kind": "step"})

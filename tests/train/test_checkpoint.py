@@ -1,0 +1,155 @@
+"""Durability: kills at random instants, damage, a full disk, and another run's checkpoints."""
+
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from train_case import PROGRAM, same_weights, tiny_trainer
+
+from lmworks.core.errors import CheckpointError, TrainingError
+from lmworks.train.checkpoint import Checkpoints
+from lmworks.train.metrics import MetricsLog, read_metrics
+
+STEPS = 60
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.slow)])
+def test_a_run_killed_at_random_instants_ends_in_the_same_bits(tmp_path: Path, kills: int):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-W", "error", str(PROGRAM), str(folder), str(STEPS), str(kills)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=150)
+    assert result.returncode == 0, result.stderr
+    outcomes = [line.split() for line in result.stdout.splitlines()]
+    killed = [int(step) for status, step in outcomes if int(status) == -signal.SIGKILL]
+    assert killed, "at least one kill must fall inside the run"
+    assert max(killed) > 0
+    assert outcomes[-1] == ["0", str(STEPS)]
+    torch.set_num_threads(1)
+    finished, straight = (tiny_trainer(f, steps=STEPS) for f in (folder, tmp_path / "straight"))
+    straight.fit()
+    finished.fit()  # loads the last checkpoint
+    assert same_weights(finished.model, straight.model)
+    steps = [r["step"] for r in read_metrics(folder / "metrics.jsonl")]
+    assert steps == list(range(1, STEPS + 1))
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "metrics.jsonl", f"step-{STEPS - 2:08d}", f"step-{STEPS:08d}",
+    ]  # fmt: skip
+
+
+def test_only_the_last_checkpoints_are_kept(tmp_path: Path):
+    tiny_trainer(tmp_path, keep_last=3, steps=9).fit()
+    assert sorted(p.name for p in tmp_path.glob("step-*")) == ["step-00000006", "step-00000008", "step-00000009"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing file", "missing manifest", "empty folder"])
+def test_a_damaged_checkpoint_is_skipped_with_a_message(
+    tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+):
+    straight = tiny_trainer(tmp_path)
+    straight.fit()
+    newest = tmp_path / "step-00000008"
+    file = newest / "state" / "__0_0.distcp"
+    if damage == "truncated":
+        file.write_bytes(file.read_bytes()[:-100])
+    elif damage == "flipped":
+        raw = bytearray(file.read_bytes())
+        raw[len(raw) // 2] ^= 1
+        file.write_bytes(raw)
+    elif damage == "missing file":
+        file.unlink()
+    elif damage == "missing manifest":
+        (newest / "lineage.json").unlink()
+    else:
+        shutil.rmtree(newest)
+        newest.mkdir()
+    resumed = tiny_trainer(tmp_path)
+    resumed.fit()
+    said = " ".join(capsys.readouterr().err.split())
+    assert "skipping a damaged checkpoint, kept as step-00000008.damaged" in said
+    assert "after step 6 of 8" in said
+    assert same_weights(straight.model, resumed.model)
+    assert newest.is_dir()
+    assert [r["step"] for r in read_metrics(tmp_path / "metrics.jsonl")] == list(range(1, 9))
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"optimizer": {"lr": 0.5}}, r"train\.optimizer\.lr was 0\.003 and is now 0\.5"),
+        ({"optimizer": {"kind": "adamw"}}, r"train\.optimizer\.kind was muon and is now adamw"),
+        ({"seed": 3}, "seed was 0 and is now 3"),
+        ({"steps": 9}, "steps was 8 and is now 9"),
+    ],
+)
+def test_the_checkpoint_of_another_run_is_refused(tmp_path: Path, changes: dict, difference: str):
+    tiny_trainer(tmp_path).fit()
+    with pytest.raises(TrainingError, match=difference):
+        tiny_trainer(tmp_path, **changes).fit()
+
+
+def test_saving_more_often_is_no_other_run(tmp_path: Path):
+    tiny_trainer(tmp_path).fit()
+    assert tiny_trainer(tmp_path, checkpoint_every=5, keep_last=1, eval_every=2).fit().step == 8
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from train_case import tiny_trainer
+from lmworks.core.errors import DiskFullError
+
+def fill(end):
+    if end.step == 3:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, resource.RLIM_INFINITY))
+    return {{}}
+
+try:
+    tiny_trainer(Path({folder!r}), callbacks=(fill,)).fit()
+except DiskFullError as error:
+    print(error)
+    sys.exit(7)
+"""
+
+
+def test_a_full_disk_is_named_and_leaves_the_older_checkpoint(tmp_path: Path):
+    script = FULL_DISK.format(tests=str(PROGRAM.parent), folder=str(tmp_path / "run"))
+    result = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False)
+    assert result.returncode == 7, result.stderr
+    assert "step-00000004 failed: File too large" in result.stdout
+    names = sorted(p.name for p in (tmp_path / "run").iterdir())
+    assert names == ["metrics.jsonl", "step-00000002"]
+    resumed, straight = tiny_trainer(tmp_path / "run"), tiny_trainer(tmp_path / "straight")
+    resumed.fit()
+    straight.fit()
+    assert same_weights(resumed.model, straight.model)
+
+
+def test_tensors_come_back_as_they_were(tmp_path: Path):
+    state = {"a.b": torch.randn(3, 2), "half": torch.randn(4).bfloat16(), "count": torch.tensor(5)}
+    checkpoints = Checkpoints(tmp_path, keep_last=1)
+    checkpoints.save(5, state, {"seed": 1}, "v")
+    found = checkpoints.newest()
+    assert found is not None
+    assert (found.step, found.identity) == (5, {"seed": 1})
+    loaded = found.load()
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[k], state[k]) and loaded[k].dtype == state[k].dtype for k in state)
+    shutil.rmtree(found.path / "state")
+    with pytest.raises(CheckpointError, match="step-00000005 cannot be read"):
+        found.load()
+
+
+def test_metrics_forget_later_steps_and_a_torn_line(tmp_path: Path):
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    for step in (1, 2, 3):
+        log.append({"step": step})
+    with log.path.open("a") as file:
+        file.write('{"step": 4, "lo')
+    log.truncate(2)
+    log.append({"step": 3, "again": True})
+    assert read_metrics(log.path) == [{"step": 1}, {"step": 2}, {"step": 3, "again": True}]
