@@ -53,6 +53,7 @@ def test_ids_equal_transformers_reading_the_same_file(tokenizer, tmp_path):
         assert ours.decode(ours.encode(text)) == text
     assert (ours.bos_token_id, ours.eos_token_ids) == (1, (2,))
     assert len(ours.special_tokens) == 3
+    assert load_tokenizer(tmp_path).fingerprint == ours.fingerprint  # a folder that holds nothing else stands for it
 
 
 @pytest.mark.parametrize("pre", ["smollm", "llama-bpe", "qwen2", "default"])

@@ -13,10 +13,9 @@ from lmworks.models.build import build_model
 from lmworks.models.config import AttentionConfig, MLPConfig, ModelConfig, StackConfig
 from lmworks.models.hub import load_pretrained, save_pretrained
 from lmworks.nn.attention_context import PackedContext
-from lmworks.optim.optimizer import OptimizerConfig
 from lmworks.tokenization import load_tokenizer
 from lmworks.tokenization.training import TokenizerConfig, train_tokenizer
-from lmworks.tune.sft import SFTConfig, adapter_names, chat_tokenizer, sft
+from lmworks.tune.sft import FineTuningOptimizer, SFTConfig, adapter_names, chat_tokenizer, sft
 
 COLORS = ["red", "green", "blue", "gray", "pink", "gold", "teal", "lime"]
 
@@ -67,7 +66,7 @@ def settings(base, chats, output, **changes):
         "max_steps": 30,
         "epochs": 100,
         "precision": "float32",
-        "optimizer": OptimizerConfig(kind="adamw", lr=1e-2),
+        "optimizer": FineTuningOptimizer(lr=1e-2),
         "validation_conversations": 4,
     }
     return SFTConfig(**(values | changes))
@@ -157,6 +156,11 @@ def test_a_stopped_run_goes_on_to_the_same_bits(base, conversations, tmp_path, l
 
 def torch_files(folder):
     return (folder / "model.safetensors").read_bytes()
+
+
+def test_one_changed_field_keeps_the_other_gentle_defaults():
+    config = SFTConfig.parse({"model": "m", "conversations": ["c"], "output": "o", "optimizer": {"lr": 1e-4}})
+    assert (config.optimizer.kind, config.optimizer.lr, config.optimizer.weight_decay) == ("adamw", 1e-4, 0.01)
 
 
 def write(tmp_path, *rows):

@@ -47,6 +47,17 @@ HELD_OUT = "held_out.jsonl"
 USUAL_LENGTH = 512
 
 
+class FineTuningOptimizer(OptimizerConfig):
+    """What updates the weights; gentler than in pretraining."""
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    """AdamW (arXiv:1711.05101) for everything, or Muon (Jordan et al., 2024) for the hidden matrices."""
+    lr: Annotated[float, Field(gt=0)] = 5e-4
+    """Peak learning rate of AdamW. Models above a hundred million parameters want less, adapters bear more."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Decoupled; applies to matrices and an untied head, never to embeddings, norms and biases."""
+
+
 class SFTConfig(Config):
     """Fine-tune a model on conversations."""
 
@@ -72,7 +83,7 @@ class SFTConfig(Config):
     """About how many tokens one update sees."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """Type of the forward and backward pass. The weights that are updated stay float32."""
-    optimizer: OptimizerConfig = OptimizerConfig(kind="adamw", lr=5e-4, weight_decay=0.01)
+    optimizer: FineTuningOptimizer = FineTuningOptimizer()
     warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Share of the updates over which the learning rate rises; then it falls as a cosine."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
