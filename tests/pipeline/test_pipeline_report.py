@@ -10,7 +10,7 @@ from fake_stages import STAGES, JoinConfig, TextConfig, join, text
 from lmworks.core.errors import ArtifactError
 from lmworks.core.lineage import load_manifest
 from lmworks.pipeline.drawing import Node, curve, graph, nice_ticks
-from lmworks.pipeline.report import ReportConfig, comparison, report
+from lmworks.pipeline.report import ReportConfig, report, split
 from lmworks.pipeline.schema import recipe_schema
 
 
@@ -71,16 +71,20 @@ def test_report_of_nothing_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "report").exists()
 
 
-def test_comparison_keeps_numbers_that_two_evaluations_share() -> None:
-    shown = comparison({"base": {"bpb": 2.0, "only": 1.0, "task": "x"}, "int8": {"bpb": 2.1, "task": "x"}})
-    assert shown == {"names": ["base", "int8"], "rows": [("bpb", [2.0, 2.1])]}
-
-
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (1.87, 9.4), (-3e-5, 2e-5), (5.0, 5.0), (0.0, 0.0)])
 def test_ticks_are_round_and_span_the_values(low: float, high: float) -> None:
     ticks = nice_ticks(low, high)
     assert 2 <= len(ticks) <= 7
     assert ticks[0] <= low <= high <= ticks[-1] + 1e-12
+
+
+def test_nested_metrics_become_tables() -> None:
+    scalars, tables, samples = split(
+        {"loss": 1.5, "sizes": {"a": 1}, "scores": {"base": {"acc": 0.5}, "int8": {"acc": 0.4}}, "samples": ["text"]}
+    )
+    assert scalars == {"loss": 1.5, "sizes.a": 1}
+    assert tables == {"scores": [{"": "base", "acc": 0.5}, {"": "int8", "acc": 0.4}]}
+    assert samples == [{"": "text"}]
 
 
 def test_curve_is_thinned_and_survives_nan() -> None:

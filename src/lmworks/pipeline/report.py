@@ -90,7 +90,6 @@ def render(title: str, life: list[Ancestor], output: Path) -> str:
         title=title,
         chapters=chapters,
         graph=graph(_nodes(life)),
-        evaluations=comparison({c["name"]: c["metrics"] for c in chapters if c["kind"] == "evaluation"}),
         longest=max((m.duration_seconds for m in manifests), default=0.0),
         wall=sum(m.duration_seconds for m in manifests),
         cpu=sum(m.cpu_seconds for m in manifests),
@@ -155,15 +154,6 @@ def split(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, list[dic
 
     walk(values, "")
     return scalars, tables, samples
-
-
-def comparison(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Numbers of several evaluations side by side: those that at least two of them have."""
-    names = list(evaluations)
-    keys = dict.fromkeys(key for metrics in evaluations.values() for key, v in metrics.items() if _is_number(v))
-    rows = [(key, [evaluations[name].get(key) for name in names]) for key in keys]
-    shared = [(key, values) for key, values in rows if sum(_is_number(v) for v in values) > 1]
-    return {"names": names, "rows": shared}
 
 
 def _curves(file: Path) -> Iterator[dict[str, str]]:

@@ -1,0 +1,77 @@
+"""The terminal chat: it remembers, forgets on request, and survives a full context and Ctrl-C."""
+
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+
+import pytest
+
+from lmworks.cli.chat import converse
+from lmworks.core.errors import RequestTooLongError
+from lmworks.core.messages import Message
+from lmworks.core.sampling import SamplingParams
+
+
+class Echo:
+    """Answers with how many messages it saw; `stop` raises Ctrl-C in mid-answer; at most `room` messages fit."""
+
+    def __init__(self, room: int = 100) -> None:
+        self.seen: list[list[str]] = []
+        self.room = room
+        self.tokenizer = SimpleNamespace(encode_chat=self._encode)
+
+    def _encode(self, messages: list[Message], add_generation_prompt: bool) -> SimpleNamespace:
+        assert add_generation_prompt
+        return SimpleNamespace(token_ids=[m.content for m in messages])
+
+    async def generate(self, prompt: list[str], params: SamplingParams) -> AsyncIterator[SimpleNamespace]:
+        if len(prompt) > self.room:
+            raise RequestTooLongError("too long", "Shorten it")
+        self.seen.append(prompt)
+        yield SimpleNamespace(text=f"<{len(prompt)}", token_ids=(1,))
+        if prompt[-1] == "stop":
+            raise KeyboardInterrupt
+        yield SimpleNamespace(text=">", token_ids=(2,))
+
+
+def talk(monkeypatch: pytest.MonkeyPatch, llm: Echo, *lines: str, system: str | None = None) -> None:
+    waiting = iter(lines)
+
+    def read(prompt: str) -> str:
+        try:
+            return next(waiting)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", read)
+    opening = [Message(role="system", content=system)] if system else []
+    converse(llm, opening, SamplingParams())  # type: ignore[arg-type]
+
+
+def test_history_grows_and_resets(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    llm = Echo()
+    talk(monkeypatch, llm, "a", "", "b", "/reset", "c", system="be brief")
+    assert llm.seen == [["be brief", "a"], ["be brief", "a", "<2>", "b"], ["be brief", "c"]]
+    assert capsys.readouterr().out.split() == ["<2>", "<4>", "<2>"]
+
+
+def test_ctrl_c_stops_the_answer_not_the_talk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    llm = Echo()
+    talk(monkeypatch, llm, "stop", "b")
+    assert llm.seen[-1] == ["b"]
+    assert "[stopped]" in capsys.readouterr().err
+
+
+def test_full_context_forgets_the_oldest_turn(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    llm = Echo(room=4)
+    talk(monkeypatch, llm, "a", "b", "c", system="s")
+    assert llm.seen[-1] == ["s", "b", "<4>", "c"]
+    assert "forgetting the oldest turn" in capsys.readouterr().err
+
+
+def test_a_message_that_can_never_fit_is_dropped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    llm = Echo(room=0)
+    talk(monkeypatch, llm, "a", "b")
+    assert llm.seen == []
+    assert capsys.readouterr().err.count("too long. Shorten it.") == 2
