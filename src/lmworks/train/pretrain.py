@@ -9,19 +9,20 @@ import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
+import numpy as np
 from pydantic import Field
 
 from lmworks.core.code_version import code_version
 from lmworks.core.config import Config
 from lmworks.core.errors import DataError, MissingExtraError, TokenizerError
-from lmworks.core.lineage import Manifest, clock, content_hash, write_artifact
+from lmworks.core.lineage import Manifest, clock, content_hash, verify, write_artifact
 from lmworks.core.progress import say
 from lmworks.data.packing import PackedRows
 from lmworks.data.token_store import TokenStore
+from lmworks.models.accounting import flops_per_token
 from lmworks.models.build import build_model
+from lmworks.models.config import ModelConfig
 from lmworks.models.hub import save_pretrained
-from lmworks.models.transformer import Transformer
 from lmworks.objectives.causal_lm import causal_lm
 from lmworks.tokenization import load_tokenizer
 from lmworks.train.callbacks import Callback, StepEnd, every
@@ -55,7 +56,8 @@ def pretrain(config: PretrainConfig) -> Manifest:
     Started again after a stop or a crash, it goes on from the newest intact checkpoint.
 
     Raises:
-        TokenizerError: the tokens were made with another vocabulary.
+        ArtifactError: the tokens are missing or damaged.
+        TokenizerError: the tokens were made with another tokenizer.
         DataError: there is nothing to train on or to validate with.
         TrainingError: the loss is not finite, or the checkpoints there are of another run.
     """
@@ -63,11 +65,12 @@ def pretrain(config: PretrainConfig) -> Manifest:
     version = code_version(__name__)
     tokenizer = load_tokenizer(config.tokenizer)
     train, validation = TokenStore(config.tokens / "train"), TokenStore(config.tokens / "validation")
-    if train.vocab_size != tokenizer.vocab_size:
+    made_with = verify(config.tokens).notes.get("tokenizer_fingerprint")
+    if made_with != tokenizer.fingerprint:
         raise TokenizerError(
-            f"the tokens in {config.tokens} have a vocabulary of {train.vocab_size}, "
-            f"the tokenizer in {config.tokenizer} one of {tokenizer.vocab_size}",
-            "Tokenize the corpus again with this tokenizer",
+            f"the tokens in {config.tokens} were made with the tokenizer {made_with}, "
+            f"and the one in {config.tokenizer} is {tokenizer.fingerprint}",
+            "Tokenize the corpus again with this tokenizer, or name the one that was used",
         )
     model_config = config.model.to_model_config(
         vocab_size=tokenizer.vocab_size,
@@ -93,7 +96,7 @@ def pretrain(config: PretrainConfig) -> Manifest:
             "tokens": content_hash(config.tokens),
             "tokenizer": tokenizer.fingerprint,
         },
-        flops_per_token=_training_flops_per_token(model, config.train.sequence_length),
+        flops_per_token=_training_flops_per_token(model_config, train, config.train.sequence_length),
     ).fit()
     with write_artifact(
         config.output,
@@ -135,18 +138,11 @@ def _validation(config: PretrainConfig, store: TokenStore, tokenizer: Any) -> Ca
     return measure
 
 
-def _training_flops_per_token(model: Transformer, sequence_length: int) -> float:
-    """6 per weight used in a product, plus the attention scores (Kaplan et al., 2020, arXiv:2001.08361).
-
-    Counts causal attention over full rows; rows of shorter documents do less.
-    """
-    config = model.config
-    tables = [m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding)]
-    lookups = sum(t.numel() for t in tables if t is not model.lm_head.weight)
-    products = sum(p.numel() for p in model.parameters()) - lookups
-    attention = config.decoder.attention
-    width = attention.num_attention_heads * attention.head_dim
-    return 6.0 * products + 6.0 * config.decoder.num_hidden_layers * width * sequence_length
+def _training_flops_per_token(model: ModelConfig, store: TokenStore, sequence_length: int) -> float:
+    """Forward and backward, with the causal attention that documents of these lengths need and no more."""
+    lengths = np.minimum(store.lengths, sequence_length).astype(np.float64)
+    keys_per_query = float((lengths * lengths).sum() / lengths.sum() / 2)
+    return 3 * flops_per_token(model, keys_per_query)
 
 
 def _summary(result: TrainResult, parameters: int) -> dict[str, float]:
