@@ -4,6 +4,8 @@ import openai
 import pytest
 from scripted_engine import REPLY
 
+from lmworks.server.config import AppConfig
+
 ASK = [{"role": "user", "content": "Capital of France?"}]
 
 
@@ -139,3 +141,9 @@ def test_wrong_key_is_refused(start):
         client.models.list()
     with openai.OpenAI(base_url=f"{url}/v1", api_key="secret", max_retries=0) as client:
         assert client.models.list().data[0].id == "talker"
+
+
+def test_the_key_is_written_nowhere():
+    config = AppConfig(api_key="secret")
+    assert "secret" not in repr(config)
+    assert "secret" not in str(config.to_dict())

@@ -188,3 +188,12 @@ def test_a_key_is_asked_for_once(browser, start):
     send(page, "hi")
     answers(page).filter(has_text="Bonjour").wait_for()
     page.close()
+
+
+@needs_browser
+def test_the_bar_fits_a_phone(browser, url):
+    page = browser.new_page(viewport={"width": 340, "height": 640})
+    page.goto(url)
+    page.locator("#suggestions button").first.wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 340
+    page.close()

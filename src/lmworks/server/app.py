@@ -60,7 +60,7 @@ def create_app(models: Mapping[str, ServedModel], config: AppConfig) -> FastAPI:
         app.include_router(part)
     app.add_middleware(Failures)
     if config.api_key is not None:
-        app.add_middleware(ApiKey, key=config.api_key.get_secret_value())
+        app.add_middleware(ApiKey, key=config.api_key)
     if config.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Sequence
 
 from fastapi import APIRouter, Request, Response
@@ -38,13 +39,13 @@ router = APIRouter()
 @router.post("/v1/chat/completions")
 async def chat_completions(request: Request) -> Response:
     """Answer a conversation."""
-    state = state_of(request)
+    state, arrived = state_of(request), time.perf_counter()
     asked = parse_request(ChatCompletionRequest, await read_body(request))
     model = state.model(asked.model)
     params = asked.sampling_params()
     prompt = await asyncio.to_thread(encode, model, asked.to_messages())
     job = new_job("chatcmpl", model, [prompt], params, "messages")
-    recording = state.recording(job)
+    recording = state.recording(job, arrived)
     if asked.stream:
         return await stream_reply(request, chunks(job, recording, include_usage=asked.include_usage))
     return json_reply(await unless_disconnected(request, completion(job, recording)))

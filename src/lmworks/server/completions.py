@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Sequence
 
 from fastapi import APIRouter, Request, Response
@@ -28,14 +29,14 @@ router = APIRouter()
 @router.post("/v1/completions")
 async def completions(request: Request) -> Response:
     """Continue one or several prompts."""
-    state = state_of(request)
+    state, arrived = state_of(request), time.perf_counter()
     asked = parse_request(CompletionRequest, await read_body(request))
     model = state.model(asked.model)
     params = asked.sampling_params()
     prompts = await asyncio.to_thread(encode, model, asked.prompt)
     job = new_job("cmpl", model, prompts, params, "prompt")
     echoes = await asyncio.to_thread(echo, model, asked.prompt) if asked.echo else [""] * len(prompts)
-    recording = state.recording(job)
+    recording = state.recording(job, arrived)
     if asked.stream:
         return await stream_reply(request, chunks(job, recording, echoes, include_usage=asked.include_usage))
     return json_reply(await unless_disconnected(request, completion(job, recording, echoes)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 
 from lmworks.core.config import Config
 from lmworks.engine.config import EngineConfig
@@ -16,8 +16,8 @@ class AppConfig(Config):
 
     journal: Path | None = None
     """JSON-lines file that remembers which model gave which response; without it only the latest are traceable."""
-    api_key: SecretStr | None = None
-    """When set, every `/v1` request must carry it as a bearer token."""
+    api_key: Annotated[str | None, Field(min_length=1, repr=False, exclude=True)] = None
+    """When set, every `/v1` request must carry it as a bearer token; it is never written into an artifact."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
     """Largest request body."""
     cors_origins: tuple[str, ...] = ()

@@ -19,6 +19,7 @@ class Recording:
         model: who answers.
         num_choices: completions to come, over all prompts.
         prompt_tokens: over all prompts.
+        arrived: `time.perf_counter()` when the request came in, before it was read and encoded.
     """
 
     def __init__(
@@ -29,9 +30,10 @@ class Recording:
         response_id: str,
         num_choices: int,
         prompt_tokens: int,
+        arrived: float,
     ) -> None:
         self._metrics, self._journal, self._model, self._id = metrics, journal, model, response_id
-        self._arrival = time.perf_counter()
+        self._arrived = arrived
         self._last_token: dict[int, float] = {}
         self._finish_reasons: list[FinishReason | None] = [None] * num_choices
         self.created = int(time.time())
@@ -46,7 +48,7 @@ class Recording:
                 pause = (now - self._last_token[choice]) / len(delta.token_ids)
                 self._metrics.next_token(self._model.name, pause)
             elif not self._last_token:
-                self._metrics.first_token(self._model.name, now - self._arrival)
+                self._metrics.first_token(self._model.name, now - self._arrived)
             self._last_token[choice] = now
             self.completion_tokens += len(delta.token_ids)
         if delta.finish_reason is not None:
@@ -62,7 +64,7 @@ class Recording:
             self._metrics.rejected(self._model.name)
             return
         reasons: list[str] = [reason or "abort" for reason in self._finish_reasons]
-        seconds = time.perf_counter() - self._arrival
+        seconds = time.perf_counter() - self._arrived
         self._metrics.finished(self._model.name, self.prompt_tokens, self.completion_tokens, seconds)
         self._journal.append(
             JournalEntry(

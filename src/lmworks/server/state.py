@@ -41,9 +41,9 @@ class ServerState:
             raise ModelNotFoundError(f"The model {name!r} does not exist", f"Use one of: {', '.join(self.models)}")
         return self.models[name]
 
-    def recording(self, job: Job) -> Recording:
-        """Begin to record a job."""
-        return Recording(self.metrics, self.journal, job.model, job.id, job.num_choices, job.prompt_tokens)
+    def recording(self, job: Job, arrived: float) -> Recording:
+        """Begin to record a job whose request came in at `arrived` (`time.perf_counter()`)."""
+        return Recording(self.metrics, self.journal, job.model, job.id, job.num_choices, job.prompt_tokens, arrived)
 
     def on_event(self, event: Event) -> None:
         """Pass the engine's request figures on to the metrics."""

@@ -26,7 +26,12 @@ async function loadModels() {
   } catch (error) {
     at("greeting").textContent = error.status === 401 ? "This server asks for a key." : "No connection.";
     at("about").textContent = error.message;
-    if (error.status === 401) settings.askForKey((key) => { setKey(key); loadModels(); });
+    if (error.status !== 401) return;
+    settings.askForKey((key) => {
+      setKey(key);
+      settings.open(false);
+      loadModels();
+    });
     return;
   }
   picker.replaceChildren(...[...models.keys()].map((name) => new Option(name, name)));
@@ -39,7 +44,7 @@ async function loadModels() {
 
 function modelChosen() {
   localStorage.setItem("model", picker.value);
-  settings.showChatFields(chats());
+  settings.fit(chats());
   input.placeholder = chats() ? `Message ${picker.value}` : `A text for ${picker.value} to continue`;
   at("greeting").textContent = chats() ? "Ask something." : "Begin a text.";
   at("about").textContent =

@@ -1,6 +1,10 @@
 // The settings panel: sampling controls, kept in this browser. Knows the names of OpenAI's fields, no conversation.
 
-const DEFAULTS = { system: "", temperature: "0.7", top_p: "0.95", max_tokens: "", seed: "" };
+const DEFAULTS = { system: "", temperature: "0.2", top_p: "0.9", max_tokens: "", seed: "" };
+const CONTINUING = { ...DEFAULTS, temperature: "0.8", top_p: "0.95" }; // small models that continue text else repeat it
+let defaults = DEFAULTS;
+let changed = saved(); // what the reader has set, over either kind's defaults
+
 const form = document.getElementById("controls");
 const panel = document.getElementById("settings");
 const toggle = document.getElementById("toggle-settings");
@@ -20,9 +24,11 @@ export function systemPrompt() {
   return form.system.value.trim();
 }
 
-/** Hide what does not apply to a model without a chat template. */
-export function showChatFields(visible) {
-  for (const field of form.querySelectorAll("[data-chat]")) field.hidden = !visible;
+/** Fit the panel to a model that chats, or to one that continues text. */
+export function fit(chats) {
+  defaults = chats ? DEFAULTS : CONTINUING;
+  for (const field of form.querySelectorAll("[data-chat]")) field.hidden = !chats;
+  show();
 }
 
 /** Open or close the panel. */
@@ -39,19 +45,14 @@ export function askForKey(entered) {
   form.key.focus();
 }
 
-function show(values) {
-  for (const [name, value] of Object.entries({ ...DEFAULTS, ...values })) form[name].value = value;
+function show() {
+  for (const [name, value] of Object.entries({ ...defaults, ...changed })) form[name].value = value;
   refresh();
 }
 
 function refresh() {
   document.getElementById("temperature-value").value = Number(form.temperature.value).toFixed(2);
   document.getElementById("top-p-value").value = Number(form.top_p.value).toFixed(2);
-}
-
-function save() {
-  const values = Object.fromEntries(Object.keys(DEFAULTS).map((name) => [name, form[name].value]));
-  localStorage.setItem("settings", JSON.stringify(values));
 }
 
 function saved() {
@@ -62,8 +63,15 @@ function saved() {
   }
 }
 
-form.addEventListener("input", () => { refresh(); save(); });
+function keep(values) {
+  changed = values;
+  localStorage.setItem("settings", JSON.stringify(changed));
+}
+
+form.addEventListener("input", ({ target }) => {
+  refresh();
+  if (target.name in DEFAULTS) keep({ ...changed, [target.name]: target.value });
+});
 form.addEventListener("submit", (event) => event.preventDefault());
-document.getElementById("reset").addEventListener("click", () => { show(DEFAULTS); save(); });
+document.getElementById("reset").addEventListener("click", () => { keep({}); show(); });
 toggle.addEventListener("click", () => open(panel.hidden));
-show(saved());
