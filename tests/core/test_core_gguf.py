@@ -92,7 +92,7 @@ def tensor(kind, shape, offset=0):
         (header(values=1) + struct.pack("<Q1sI", 1, b"k", 99) + bytes(64), "unknown metadata type 99"),
         (header(values=1) + struct.pack("<Q1s", 1, b"\xff") + bytes(64), "invalid text"),
         (
-            header(values=1) + struct.pack("<Q1s", 1, b"k") + struct.pack("<IIQ", 9, 9, 1) * 9 + bytes(64),
+            header(values=1) + struct.pack("<Q1sI", 1, b"k", 9) + struct.pack("<IQ", 9, 1) * 9 + bytes(64),
             "metadata type 9",
         ),
     ],

@@ -45,7 +45,7 @@ def _fifth_bits(raw: Bytes) -> Bytes:
 
 
 def _f32(raw: Bytes) -> Floats:
-    return np.ascontiguousarray(raw).view(np.float32)
+    return raw.copy().view(np.float32)  # not a view: the bytes belong to a file
 
 
 def _f16(raw: Bytes) -> Floats:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 from functools import cache
 from typing import Literal
 
@@ -28,6 +29,8 @@ PATHS: tuple[Path, ...] = ("reference", "dequantize", "int8pack")
 FORCE_VARIABLE = "LMWORKS_QUANTIZED_MATMUL"
 INT8PACK_MAX_ROWS = 16
 """Beyond this many rows dequantizing once and calling the dense product is faster."""
+INT8PACK_COLUMNS = 16
+"""torch's kernel reads the input dimension in runs of this many and past the end of any other (torch 2.13)."""
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +52,8 @@ def quantized_matmul(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
         [..., out] in the type of `x`.
 
     Raises:
-        ConfigError: the environment variable forces an unknown path.
+        ConfigError: the environment variable forces an unknown path, or `int8pack` for a number of columns
+            that it would read beyond.
     """
     path = choose_path(x)
     if path == "reference":
@@ -67,11 +71,20 @@ def choose_path(x: Tensor) -> Path:
     """The path for these activations, unless the environment forces one."""
     forced = os.environ.get(FORCE_VARIABLE)
     if forced is not None:
+        if forced == "int8pack" and x.shape[-1] % INT8PACK_COLUMNS:
+            raise ConfigError(
+                f"{FORCE_VARIABLE} = 'int8pack' needs a multiple of {INT8PACK_COLUMNS} columns, not {x.shape[-1]}",
+                "Unset it or force another path",
+            )
         return _forced(forced)
     differentiable = x.requires_grad and torch.is_grad_enabled()
-    few = x.numel() <= INT8PACK_MAX_ROWS * x.shape[-1]
-    fast = x.dtype == torch.bfloat16 and x.device.type == "cpu" and few and x.numel() > 0 and not differentiable
+    few = 0 < x.numel() <= INT8PACK_MAX_ROWS * x.shape[-1] and x.shape[-1] % INT8PACK_COLUMNS == 0
+    fast = few and x.dtype == torch.bfloat16 and x.device.type == "cpu" and _MEASURED and not differentiable
     return _log("int8pack" if fast else "dequantize", x.dtype, x.device.type)
+
+
+_MEASURED = platform.machine() in ("x86_64", "AMD64")
+"""Only here is `int8pack` known to be faster."""
 
 
 @cache

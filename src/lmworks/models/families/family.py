@@ -86,6 +86,17 @@ class Fields:
             raise ConfigError(f"config.json lacks {key!r}, which a model of this family needs", "Add it")
         return default
 
+    def count(self, key: str, default: Any = _REQUIRED) -> Any:
+        """`take` for a value that is computed with before the model's configuration validates it.
+
+        Raises:
+            ConfigError: it is no positive integer.
+        """
+        value = self.take(key, default)
+        if value is not default and (not isinstance(value, int) or value <= 0):
+            raise ConfigError(f"config.json: {key} = {value!r} is not a positive integer", "Correct it")
+        return value
+
     def only(self, key: str, *allowed: Any, why: str) -> None:
         """Refuse any value of `key` but the allowed ones; absent and null are allowed."""
         value = self.take(key, None)

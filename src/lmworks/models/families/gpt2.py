@@ -45,7 +45,7 @@ def config_from_hf(hf: HFConfig) -> ModelConfig:
         raise ConfigError(
             f"config.json: activation_function = {activation!r} is unknown", f"Known: {', '.join(ACTIVATIONS)}"
         )
-    hidden_size, heads = fields.take("n_embd"), fields.take("n_head")
+    hidden_size, heads = fields.count("n_embd"), fields.count("n_head")
     if hidden_size % heads:
         raise ConfigError(
             f"config.json: n_embd {hidden_size} is not a multiple of n_head {heads}", "Change one of them"

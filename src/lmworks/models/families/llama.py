@@ -60,14 +60,14 @@ def config_from_hf(hf: HFConfig, variant: Variant) -> ModelConfig:
         ConfigError: a required field is missing, a value is impossible, or the model needs what is not supported.
     """
     fields = Fields(hf)
-    heads, context = fields.take("num_attention_heads"), fields.take("max_position_embeddings", 2048)
+    heads, context = fields.count("num_attention_heads"), fields.count("max_position_embeddings", 2048)
     attention_bias = bool(fields.take("attention_bias", False))
     if variant.qkv_bias is not None and "attention_bias" in hf and attention_bias != variant.qkv_bias:
         raise ConfigError(
             f"config.json: attention_bias = {attention_bias} contradicts model_type {variant.model_type!r}",
             "Correct the model_type or remove attention_bias",
         )
-    window = fields.take("sliding_window", None)
+    window = fields.count("sliding_window", None)
     if fields.take("use_sliding_window", variant.model_type == "mistral") and window is not None and window < context:
         raise ConfigError(
             f"config.json: sliding_window = {window} is active below max_position_embeddings = {context}, "
@@ -80,7 +80,7 @@ def config_from_hf(hf: HFConfig, variant: Variant) -> ModelConfig:
     activation = fields.take("hidden_act", "silu")
     if activation not in ACTIVATIONS:
         raise ConfigError(f"config.json: hidden_act = {activation!r} is unknown", f"Known: {', '.join(ACTIVATIONS)}")
-    hidden_size = fields.take("hidden_size")
+    hidden_size = fields.count("hidden_size")
     config = ModelConfig.parse(
         {
             "family": variant.model_type,
@@ -93,7 +93,7 @@ def config_from_hf(hf: HFConfig, variant: Variant) -> ModelConfig:
                 "attention": {
                     "num_attention_heads": heads,
                     "num_key_value_heads": fields.take("num_key_value_heads", heads),
-                    "head_dim": fields.take("head_dim", variant.head_dim or hidden_size // max(heads, 1)),
+                    "head_dim": fields.take("head_dim", variant.head_dim or hidden_size // heads),
                     "qkv_bias": attention_bias if variant.qkv_bias is None else variant.qkv_bias,
                     "o_bias": attention_bias if variant.qkv_bias is None else False,
                     "qk_norm": variant.qk_norm,
@@ -138,7 +138,7 @@ def _positions(fields: Fields) -> dict[str, Any]:
 
 def _scaling(values: dict[str, Any]) -> dict[str, Any] | None:
     kind = values.get("rope_type", values.get("type", "default"))
-    if float(values.get("partial_rotary_factor", 1.0)) != 1.0:
+    if values.get("partial_rotary_factor", 1) != 1:
         raise ConfigError("config.json: partial rotary embedding is not supported", "Use a model without it")
     if kind == "default":
         return None

@@ -6,6 +6,8 @@ Pickled checkpoints (`.bin`, `.pt`) are refused: reading one runs whatever code 
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,15 +94,15 @@ def weight_files(folder: Path) -> list[Path]:
     raise CheckpointError(f"{folder} holds no {WEIGHTS} and no {INDEX}", "Give the path of a complete model folder")
 
 
-def write_safetensors(state: Mapping[str, Tensor], folder: Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
-    """Write tensors as one file, or as shards with an index when they exceed `max_shard_bytes`.
+def write_safetensors(state: Mapping[str, Tensor], folder: Path) -> None:
+    """Write tensors as one file, or as shards with an index when they exceed `MAX_SHARD_BYTES`.
 
     Only the elements of each tensor are written, never the larger buffer it may be a view of.
     """
     shards: list[dict[str, Tensor]] = [{}]
     filled = 0
     for name, tensor in state.items():
-        if filled and filled + tensor.nbytes > max_shard_bytes:
+        if filled and filled + tensor.nbytes > MAX_SHARD_BYTES:
             shards.append({})
             filled = 0
         shards[-1][name] = tensor
@@ -111,12 +113,23 @@ def write_safetensors(state: Mapping[str, Tensor], folder: Path, *, max_shard_by
         file = WEIGHTS if single else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         index |= dict.fromkeys(shard, file)
         with disk_errors(folder / file):
-            save_file({n: _owned(t) for n, t in shard.items()}, folder / file, metadata={"format": "pt"})
+            _save({n: _owned(t) for n, t in shard.items()}, folder / file)
     if not single:
         total = {"total_size": sum(t.nbytes for t in state.values())}
         (folder / INDEX).write_text(
             json.dumps({"metadata": total, "weight_map": index}, indent=2) + "\n", encoding="utf-8"
         )
+
+
+def _save(state: dict[str, Tensor], file: Path) -> None:
+    try:
+        save_file(state, file, metadata={"format": "pt"})
+    except SafetensorError as error:  # it tells the system's error number in its text only
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        code = int(number.group(1))
+        raise OSError(code, os.strerror(code)) from error
 
 
 def _owned(tensor: Tensor) -> Tensor:
