@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Sequence
 
 from fastapi import APIRouter, Request, Response
 
-from lmworks import __version__
 from lmworks.core.errors import TokenizerError
 from lmworks.core.generation import TokenLogprob
 from lmworks.core.messages import Message
@@ -84,7 +83,7 @@ async def completion(job: Job, recording: Recording) -> ChatCompletion:
         model=job.model.name,
         choices=choices,
         usage=Usage.of(recording.prompt_tokens, recording.completion_tokens),
-        system_fingerprint=fingerprint(job.model),
+        system_fingerprint=job.model.fingerprint,
     )
 
 
@@ -96,7 +95,7 @@ async def chunks(job: Job, recording: Recording, *, include_usage: bool) -> Asyn
             id=job.id,
             created=recording.created,
             model=job.model.name,
-            system_fingerprint=fingerprint(job.model),
+            system_fingerprint=job.model.fingerprint,
             choices=choices,
             usage=usage,
         )
@@ -120,11 +119,6 @@ async def chunks(job: Job, recording: Recording, *, include_usage: bool) -> Asyn
     if include_usage:
         yield framed([], Usage.of(recording.prompt_tokens, recording.completion_tokens))
     yield DONE
-
-
-def fingerprint(model: ServedModel) -> str:
-    """`system_fingerprint`: what, beside the request, decides the answer."""
-    return f"lmworks-{__version__}-{model.content_hash[:8]}" if model.content_hash else f"lmworks-{__version__}"
 
 
 def _logprobs(job: Job, entries: Sequence[TokenLogprob]) -> ChatLogprobs | None:

@@ -15,7 +15,6 @@ from lmworks.protocol.logprobs import CompletionLogprobs, completion_logprobs
 from lmworks.protocol.sse import DONE, event
 from lmworks.protocol.usage import Usage
 from lmworks.protocol.wire import parse_request
-from lmworks.server.chat import fingerprint
 from lmworks.server.disconnect import unless_disconnected
 from lmworks.server.generation import Job, complete, new_job, run
 from lmworks.server.recording import Recording
@@ -97,7 +96,7 @@ def _body(job: Job, recording: Recording, choices: list[CompletionChoice], usage
         id=job.id,
         created=recording.created,
         model=job.model.name,
-        system_fingerprint=fingerprint(job.model),
+        system_fingerprint=job.model.fingerprint,
         choices=choices,
         usage=usage,
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from lmworks import __version__
 from lmworks.core.sampling import SamplingParams
 from lmworks.engine.outputs import Delta
 from lmworks.engine.stats import EngineStats
@@ -71,3 +72,8 @@ class ServedModel:
     def can_chat(self) -> bool:
         """Whether the tokenizer brings a chat template."""
         return self.llm.tokenizer.chat_template is not None
+
+    @property
+    def fingerprint(self) -> str:
+        """`system_fingerprint` on the wire: what, beside the request, decides the answer."""
+        return f"lmworks-{__version__}-{self.content_hash[:8]}" if self.content_hash else f"lmworks-{__version__}"
