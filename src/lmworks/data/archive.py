@@ -10,6 +10,7 @@ import gzip
 import io
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -21,6 +22,10 @@ MAX_BYTES = 1 << 30
 """Most bytes decompressed from one archive, unless the caller says otherwise."""
 
 
+DAMAGE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError)
+"""What the archive modules raise on damaged or unsupported input."""
+
+
 class Readable(Protocol):
     """Anything bytes can be read from."""
 
@@ -30,7 +35,7 @@ class Readable(Protocol):
 
 
 class BoundedReader(io.RawIOBase):
-    """A stream that raises `DataError` once more than `limit` bytes came out of it."""
+    """A stream that raises `DataError` where it is damaged and once more than `limit` bytes came out of it."""
 
     def __init__(self, stream: Readable, limit: int, name: str) -> None:
         self._stream, self._left, self._limit, self._name = stream, limit, limit, name
@@ -41,7 +46,10 @@ class BoundedReader(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's private buffer type
         """Fill `buffer` as far as the stream and the limit go."""
-        data = self._stream.read(len(buffer))
+        try:
+            data = self._stream.read(len(buffer))
+        except DAMAGE as error:
+            raise _damaged(self._name, error) from error
         self._left -= len(data)
         if self._left < 0:
             raise DataError(
@@ -67,8 +75,8 @@ def members(path: Path, pattern: str, max_bytes: int = MAX_BYTES) -> Iterator[tu
                 _check_name(path, name)
                 found = True
                 yield name, stream
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, gzip.BadGzipFile, NotImplementedError) as error:
-        raise DataError(f"{path} is a damaged archive: {error}", "Get it again from its source") from error
+    except DAMAGE as error:
+        raise _damaged(str(path), error) from error
     if not found:
         raise DataError(f"{path} has no member {pattern!r}", "It is not the archive that was expected")
 
@@ -95,7 +103,11 @@ def _tar(path: Path, max_bytes: int) -> Iterator[tuple[str, IO[bytes]]]:
             for info in archive:
                 stream = archive.extractfile(info) if info.isreg() else None
                 if stream is not None:
-                    yield info.name, stream
+                    yield info.name, io.BufferedReader(BoundedReader(stream, info.size, f"{path}:{info.name}"))
+
+
+def _damaged(name: str, error: BaseException) -> DataError:
+    return DataError(f"{name} is damaged: {error}", "Get it again from its source")
 
 
 def _check_name(path: Path, name: str) -> None:

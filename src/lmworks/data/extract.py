@@ -72,6 +72,7 @@ def _guess(data: bytes, error: UnicodeDecodeError) -> str:
 def html_text(data: bytes) -> str:
     """The main text of a page, without menus and footers; all of its text where no main part is found."""
     require("trafilatura", "data")
+    require("lxml_html_clean", "data")  # imported by a dependency of trafilatura that some installers leave out
     import trafilatura
 
     page = decode(data)

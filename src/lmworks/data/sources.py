@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -109,9 +108,9 @@ def _read_file(file: Path, place: str, fields: RowFields) -> Iterator[Document |
             yield Rejection(place, "unsupported", f"suffix {file.suffix!r}")
     except UnreadableError as error:
         yield Rejection(place, error.reason, error.detail)
-    except DataError as error:  # grew beyond the bound
-        yield Rejection(place, "too large", error.problem)
-    except (OSError, EOFError, zlib.error) as error:
+    except DataError as error:  # damaged, or grew beyond the bound
+        yield Rejection(place, "unreadable", error.problem)
+    except OSError as error:
         yield Rejection(place, "unreadable", str(error))
 
 
