@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lmworks.kernels.rms_norm import rms_norm
+
 
 class RMSNorm(nn.Module):
     """x / rms(x) · weight (Zhang & Sennrich, 2019, arXiv:1910.07467)."""
@@ -16,6 +18,4 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., E] -> [..., E]."""
-        wide = x.float()
-        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * normed.to(x.dtype)
+        return rms_norm(x, self.weight, self.eps)
