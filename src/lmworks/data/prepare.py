@@ -41,7 +41,7 @@ class PrepareConfig(Config):
     """Filter rules: `prose` for any language, `english`, `code`, or `none`."""
     min_words: Annotated[int | None, Field(ge=1)] = None
     """Fewest words of a document; None takes the preset's."""
-    max_characters: Annotated[int, Field(ge=1000)] = 50_000
+    max_characters: Annotated[int, Field(ge=1000)] = 20_000
     """Longer documents are cut into pieces of at most this many characters."""
     text_field: str = "text"
     """Field of .jsonl and .parquet rows that holds the text."""
