@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from lmworks.models.build import build_model
 from lmworks.models.config import (
     AttentionConfig,
@@ -26,9 +28,9 @@ LLAMA = ModelConfig(
         mlp=MLPConfig(intermediate_size=112),
     ),
     tie_word_embeddings=False,
-    initializer_range=0.2,
+    initializer_range=0.1,
 )
-"""Grouped heads, untied head, an odd vocabulary; weights large enough for sharp attention."""
+"""Grouped heads, untied head, an odd vocabulary; weights five times the usual, so that attention is not flat."""
 
 GPT2 = ModelConfig(
     family="gpt2",
@@ -42,7 +44,7 @@ GPT2 = ModelConfig(
         mlp=MLPConfig(intermediate_size=192, hidden_act="gelu_pytorch_tanh", gated=False, bias=True),
         norm=NormConfig(kind="layer"),
     ),
-    initializer_range=0.2,
+    initializer_range=0.1,
 )
 """Learned positions, biases everywhere, LayerNorm, tied head."""
 
@@ -52,3 +54,10 @@ TINY = {"llama": LLAMA, "gpt2": GPT2}
 def tiny_model(family: str, seed: int = 0) -> Transformer:
     """A random model of `family`, in evaluation mode."""
     return build_model(TINY[family], seed=seed).eval()
+
+
+def random_tokens(length: int, seed: int) -> list[int]:
+    """Token ids of a random document."""
+    generator = torch.Generator().manual_seed(seed)
+    ids: list[int] = torch.randint(0, LLAMA.vocab_size, (length,), generator=generator).tolist()
+    return ids
