@@ -29,7 +29,7 @@ class EngineConfig(Config):
     enable_prefix_caching: bool = True
     """Reuse the cache of a prompt's beginning that was computed before."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of weights and cache; auto keeps a given model's own type and otherwise takes the device's fastest."""
+    """Of weights and cache; auto keeps the type of a model in memory and takes the fastest for one from disk."""
     max_waiting: Positive = 256
     """Requests that may wait; one more is refused."""
     attention: Literal["batched", "reference"] = "batched"

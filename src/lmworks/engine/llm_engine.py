@@ -10,10 +10,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from time import monotonic
 
-import torch
 from torch import Tensor
 
-from lmworks.core.errors import CheckpointError, EngineError, RequestError, RequestTooLongError
+from lmworks.core.errors import EngineError, RequestError, RequestTooLongError
 from lmworks.core.generation import FinishReason, TokenLogprob
 from lmworks.core.sampling import SamplingParams
 from lmworks.core.telemetry import emit
@@ -27,6 +26,7 @@ from lmworks.engine.sampler import sample
 from lmworks.engine.scheduler import Scheduler
 from lmworks.engine.stats import EngineStats
 from lmworks.engine.stop import StopChecker
+from lmworks.engine.weights import update_weights
 from lmworks.models.transformer import Transformer
 from lmworks.tokenization import Tokenizer
 
@@ -148,23 +148,7 @@ class LLMEngine:
         Raises:
             CheckpointError: names or shapes differ. Nothing was changed then.
         """
-        own = self.model.state_dict()
-        given = {own[name].data_ptr() for name in state if name in own}  # tied names share their memory
-        unknown = sorted(set(state) - set(own))
-        missing = sorted(name for name, tensor in own.items() if tensor.data_ptr() not in given)
-        wrong = [
-            f"{name} {tuple(t.shape)}, not {tuple(own[name].shape)}"
-            for name, t in state.items()
-            if name in own and t.shape != own[name].shape
-        ]
-        if unknown or missing or wrong:
-            raise CheckpointError(
-                f"the weights do not fit the served model (unknown: {unknown}; missing: {missing}; shapes: {wrong})",
-                "Give the state dict of the same model",
-            )
-        with torch.no_grad():
-            for name, tensor in state.items():
-                own[name].copy_(tensor)
+        update_weights(self.model, state)
         self.scheduler.preempt_all()
         self.blocks.reset_prefix_cache()
 

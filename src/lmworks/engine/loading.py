@@ -8,11 +8,16 @@ from pathlib import Path
 import torch
 
 from lmworks.engine.config import EngineConfig
+from lmworks.engine.packed_linear import pack_linears, packs
 from lmworks.models.hub import load_pretrained
 from lmworks.models.transformer import Transformer
+from lmworks.nn.quantized import QuantizedLinear
 from lmworks.tokenization import Tokenizer, check_compatible, load_tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+MANY_PARAMETERS = 50_000_000
+"""From here on reading the weights is what decoding costs, and bfloat16 halves it; below, conversions cost more."""
 
 
 def load(
@@ -27,17 +32,25 @@ def load(
         TokenizerError: the tokenizer cannot be read or does not fit the weights.
     """
     dtype = DTYPES.get(config.dtype)
+    own = False
     if not isinstance(model, Transformer):
-        path = Path(model)
+        path, own = Path(model), True
         tokenizer = tokenizer if tokenizer is not None else load_tokenizer(path)
-        model = load_pretrained(path, dtype=dtype or fastest_dtype())
+        model = load_pretrained(path, dtype=dtype)
+        if dtype is None:
+            model = model.to(fastest_dtype(model))
     elif dtype is not None and model.dtype != dtype:
-        model = deepcopy(model).to(dtype)
+        model, own = deepcopy(model).to(dtype), True
     if tokenizer is not None:
         check_compatible(tokenizer, model.config.vocab_size)
+    if own and packs():
+        pack_linears(model)
     return model, tokenizer
 
 
-def fastest_dtype() -> torch.dtype:
-    """Of decoding on this machine."""
-    return torch.float32
+def fastest_dtype(model: Transformer) -> torch.dtype:
+    """What decodes fastest on this machine's CPU."""
+    large = sum(p.numel() for p in model.parameters()) >= MANY_PARAMETERS
+    # The product with int8 weights is fast in bfloat16 only.
+    quantized = any(isinstance(m, QuantizedLinear) for m in model.modules())
+    return torch.bfloat16 if (large or quantized) and packs() else torch.float32
