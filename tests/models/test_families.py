@@ -1,6 +1,8 @@
 """config.json both ways: every spelling is read, nothing is ignored in silence, what is written reads back."""
 
 import json
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -149,3 +151,9 @@ def test_a_family_refuses_what_it_cannot_express():
         family_named("llama").to_hf(layer)
     with pytest.raises(ConfigError, match="did you mean 'llama'"):
         family_named("lama")
+
+
+@pytest.mark.parametrize("module", ["families.llama", "hub.rules"])
+def test_no_module_must_be_imported_before_another(module):
+    command = [sys.executable, "-c", f"import lmworks.models.{module}"]
+    subprocess.run(command, check=True, capture_output=True)

@@ -9,7 +9,8 @@ from typing import Any
 
 from lmworks.core.errors import ConfigError
 from lmworks.models.config import LearnedPositions, ModelConfig
-from lmworks.models.families.family import Family, Fields, HFConfig, one_or_list, token_ids
+from lmworks.models.families.family import Family
+from lmworks.models.families.hf_config import Fields, HFConfig, one_or_list, token_ids
 from lmworks.models.families.llama import ACTIVATIONS
 from lmworks.models.hub.rules import Rule, Split, Transpose, rename, with_bias
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from lmworks.core.errors import ConfigError
 from lmworks.models.config import ModelConfig, RotaryPositions
-from lmworks.models.families.family import Family, Fields, HFConfig, one_or_list, token_ids
+from lmworks.models.families.family import Family
+from lmworks.models.families.hf_config import Fields, HFConfig, one_or_list, token_ids
 from lmworks.models.hub.rules import rename, with_bias
 
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_new": "gelu_pytorch_tanh",

@@ -19,7 +19,7 @@ from lmworks.core.lineage import MANIFEST, load_manifest, sha256
 from lmworks.models.build import build_model
 from lmworks.models.config import ModelConfig
 from lmworks.models.families import family_named, family_of
-from lmworks.models.families.family import one_or_list
+from lmworks.models.families.hf_config import one_or_list
 from lmworks.models.hub import quantization
 from lmworks.models.hub.gguf import GGUFSource, config_from_gguf, weight_rules
 from lmworks.models.hub.rules import expand, export_state
