@@ -6,6 +6,8 @@ SHELL := /bin/bash
 BIN := .venv/bin
 SMOKE ?=
 ARGS ?=
+# Tiny tensors gain nothing from threads, and on a busy machine lose much by waiting for them.
+TINY := $(filter-out 0 no false,$(SMOKE))
 export PYTHON
 
 .PHONY: run test test-slow prove check schema install clean help
@@ -16,7 +18,7 @@ help:  ## list the commands
 
 run:  ## from raw text to a chat page on http://127.0.0.1:8000 (SMOKE=1: tiny and self-stopping)
 	@scripts/install all
-	@$(BIN)/lmworks run recipes/life.yaml $(if $(filter-out 0 no false,$(SMOKE)),--smoke) $(ARGS)
+	@$(if $(TINY),OMP_NUM_THREADS=1) $(BIN)/lmworks run recipes/life.yaml $(if $(TINY),--smoke) $(ARGS)
 
 test:  ## format, lint, types, import rows, tests
 	@scripts/install test

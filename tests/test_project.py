@@ -177,9 +177,7 @@ print(needs)
 
 def test_project_speaks_of_itself_alone() -> None:
     """No machine's paths, no words of how the text came about, no stub left behind."""
-    foreign = re.compile(
-        r"/wor[k]/|/tm[p]/w/|\bsubagen[t]|\bTOD[O]\b|\bFIXM[E]\b|raise NotImplementedErro[r]"
-    )
+    foreign = re.compile(r"/wor[k]/|/tm[p]/w/|\bsubagen[t]|\bTOD[O]\b|\bFIXM[E]\b|raise NotImplementedErro[r]")
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     names = listed.stdout.split() if listed.returncode == 0 else []
     found = []
