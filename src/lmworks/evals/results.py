@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from lmworks.evals.scores import Comparison, Score
@@ -51,84 +52,116 @@ class Results:
         return asdict(self)
 
 
-Row = Sequence[str]
+@dataclass(frozen=True)
+class Grid:
+    """A table of text."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
 
 
-def tables(results: Results) -> Iterator[tuple[str, Row, Sequence[Row]]]:
-    """Title, column names and rows of each table that has any."""
-    measured = list(dict.fromkeys((s.task, s.metric) for s in results.scores))
-    best_first = sorted(
-        results.scores, key=lambda s: (measured.index((s.task, s.metric)), -s.value if s.higher_is_better else s.value)
-    )
-    scores = [
-        (s.task, s.metric + (" ↑" if s.higher_is_better else " ↓"), s.model, _number(s.value),
-         "" if s.low is None or s.high is None else f"{_number(s.low)} to {_number(s.high)}",
-         "" if s.clean_value is None else _number(s.clean_value), str(s.n))
-        for s in best_first
-    ]  # fmt: skip
-    yield "Scores", ("task", "metric", "model", "value", "95 % interval", "without overlap", "items"), scores
-    compared = [
-        (c.task, c.metric, f"{c.model} - {c.against}", f"{c.difference:+.4f}", f"{c.low:+.4f} to {c.high:+.4f}",
-         f"{c.p_value:.4f}")
-        for c in results.comparisons
-    ]  # fmt: skip
-    if compared:
-        yield (
-            "Differences on the same items",
+def grids(results: Results) -> list[Grid]:
+    """The tables that have rows: text compression, tasks by model, differences, overlap, what was not measured."""
+    found = [
+        _compression(results.scores),
+        _by_model(results.scores),
+        Grid(
+            DIFFERENCES,
             ("task", "metric", "models", "difference", "95 % interval", "p"),
-            compared,
-        )
-    overlaps = [(c.task, str(c.items), str(c.testable), str(c.overlapping)) for c in results.contamination]
-    if overlaps:
-        head = ("task", "items", "of 13 words or more", "sharing 13 words with the training text")
-        yield "Overlap with the training text", head, overlaps
-    skipped = [(s.task, s.model or "all", s.reason) for s in results.skipped]
-    if skipped:
-        yield "Not measured", ("task", "model", "reason"), skipped
+            tuple(
+                (c.task, c.metric, f"{c.model} - {c.against}", f"{c.difference:+.4f}", f"{c.low:+.4f} to {c.high:+.4f}",
+                 f"{c.p_value:.4f}")
+                for c in results.comparisons
+            ),
+        ),
+        Grid(
+            "Overlap with the training text",
+            ("task", "items", "with 13 words or more", "sharing 13 words in a row"),
+            tuple((c.task, str(c.items), str(c.testable), str(c.overlapping)) for c in results.contamination),
+        ),
+        Grid(
+            "Not measured",
+            ("task", "model", "reason"),
+            tuple((s.task, s.model or "all", s.reason) for s in results.skipped),
+        ),
+    ]  # fmt: skip
+    return [grid for grid in found if grid.rows]
+
+
+DIFFERENCES = "Differences on the same items"
+COMPRESSION = "bits_per_byte"
+"""The metric that has a table of its own, as it alone has baselines."""
+
+
+def _compression(scores: Sequence[Score]) -> Grid:
+    rows = tuple(
+        (s.model, f"{s.value:.4f}", _interval(s), "" if s.clean_value is None else f"{s.clean_value:.4f}", str(s.n))
+        for s in sorted((s for s in scores if s.metric == COMPRESSION), key=lambda s: s.value)
+    )
+    head = ("model", "bits per byte", "95 % interval", "without overlapping", "documents")
+    return Grid("Held-out text, best first", head, rows)
+
+
+def _by_model(scores: Sequence[Score]) -> Grid:
+    """A row per task and metric, a column per model."""
+    others = [s for s in scores if s.metric != COMPRESSION]
+    models = tuple(dict.fromkeys(s.model for s in others))
+    cells = {(s.task, s.metric, s.model): s for s in others}
+    rows = []
+    for task, metric in dict.fromkeys((s.task, s.metric) for s in others):
+        found = [cells.get((task, metric, model)) for model in models]
+        shown = ["" if s is None else f"{s.value:.3f} [{s.low:.2f}, {s.high:.2f}]" for s in found]
+        rows.append((task, metric, str(max(s.n for s in found if s is not None)), *shown))
+    return Grid("Tasks, with 95 % intervals; higher is better", ("task", "metric", "items", *models), tuple(rows))
+
+
+def _interval(score: Score) -> str:
+    if score.low is None or score.high is None:
+        return ""
+    return f"{score.low:.4f} to {score.high:.4f}"
 
 
 def to_markdown(results: Results) -> str:
-    """The tables as Markdown."""
+    """The tables and notes as Markdown."""
     parts = ["# Evaluation"]
-    for title, head, rows in tables(results):
-        lines = [head, ["---"] * len(head), *rows]
-        parts.append(f"## {title}\n\n" + "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines))
-    parts += [f"- {note}" for note in results.notes]
+    for grid in grids(results):
+        lines = (grid.head, ("---",) * len(grid.head), *grid.rows)
+        parts.append(f"## {grid.title}\n\n" + "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines))
+    parts.append("\n".join(f"- {note}" for note in results.notes))
     return "\n\n".join(parts) + "\n"
 
 
 def to_html(results: Results) -> str:
-    """The tables as one self-contained page."""
+    """The tables and notes as one self-contained page."""
     body = ["<h1>Evaluation</h1>"]
-    for title, head, rows in tables(results):
-        body.append(f"<h2>{html.escape(title)}</h2>\n<table>\n<thead>{_html_row(head, 'th')}</thead>")
-        body += [*(_html_row(row, "td") for row in rows), "</table>"]
+    for grid in grids(results):
+        body.append(f"<h2>{html.escape(grid.title)}</h2>\n<table>\n<thead>{_html_row(grid.head, 'th')}</thead>")
+        body += [*(_html_row(row, "td") for row in grid.rows), "</table>"]
     body.append("<ul>" + "".join(f"<li>{html.escape(note)}</li>" for note in results.notes) + "</ul>")
     return _PAGE.replace("BODY", "\n".join(body))
 
 
 def to_rich(results: Results) -> list[Table]:
-    """The tables for the terminal."""
+    """The tables for the terminal, all but the long one of differences."""
     shown = []
-    for title, head, rows in tables(results):
-        table = Table(title=title, title_justify="left")
-        for name in head:
-            table.add_column(name)
-        for row in rows:
-            table.add_row(*row)
+    for grid in grids(results):
+        if grid.title == DIFFERENCES:
+            continue
+        table = Table(title=grid.title, title_justify="left")
+        for name in grid.head:
+            table.add_column(escape(name))
+        for row in grid.rows:
+            table.add_row(*map(escape, row))
         shown.append(table)
     return shown
-
-
-def _number(value: float) -> str:
-    return f"{value:.4f}"
 
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _html_row(cells: Row, tag: str) -> str:
+def _html_row(cells: Sequence[str], tag: str) -> str:
     return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
 

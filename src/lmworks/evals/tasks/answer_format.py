@@ -34,7 +34,7 @@ TASK = Task(
     kind="generate_until",
     needs="held-out conversations: `conversations: FILE`, or a tuned model folder that holds held_out.jsonl",
     build=build,
-    limit=32,
+    limit=24,
     grade=grade,
-    sampling=SamplingParams(temperature=0.0, max_tokens=192),
+    sampling=SamplingParams(temperature=0.0, max_tokens=160),
 )

@@ -17,5 +17,5 @@ TASK = Task(
     kind="loglikelihood_rolling",
     needs="a corpus with a non-empty validation split",
     build=build,
-    limit=300,
+    limit=250,
 )

@@ -26,5 +26,5 @@ TASK = Task(
     kind="multiple_choice",
     needs="`questions: FOLDER` of the fetched source boolq-questions",
     build=build,
-    limit=100,
+    limit=80,
 )

@@ -12,7 +12,7 @@ from lmworks.evals.choosing import choose
 from lmworks.evals.task import Inputs, Question, Task
 
 CHOICES = 4
-CONTEXT = 240
+CONTEXT = 200
 """Characters of context at most, and the least a document must have beside its continuation."""
 CONTINUATION = 80
 """Characters of continuation, up to the end of a word."""
@@ -46,7 +46,7 @@ TASK = Task(
     name="cloze",
     about="Which of four continuations belongs to a held-out document's beginning? Chance is 25 %.",
     kind="multiple_choice",
-    needs="a corpus whose validation split has at least four documents of 330 characters",
+    needs="a corpus whose validation split has at least four documents of 300 characters",
     build=build,
-    limit=100,
+    limit=80,
 )
