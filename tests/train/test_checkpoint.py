@@ -14,7 +14,7 @@ from lmworks.core.errors import CheckpointError, TrainingError
 from lmworks.train.checkpoint import Checkpoints
 from lmworks.train.metrics import MetricsLog, read_metrics
 
-STEPS = 60
+STEPS = 40
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.slow)])

@@ -111,6 +111,33 @@ def test_bfloat16_updates_float32_weights_with_nearly_the_float32_gradient():
     assert (gradients[1] - gradients[0]).norm() / gradients[0].norm() < 2e-2
 
 
+def test_frozen_weights_are_shared_and_stay_as_they_are(tmp_path: Path):
+    model = tiny_model()
+    model.decoder.requires_grad_(False).to(torch.bfloat16)
+    frozen = [p.clone() for p in model.decoder.parameters()]
+    trainer = tiny_trainer(tmp_path, model=model, precision="bfloat16", steps=2)
+    assert trainer.working.model.decoder.norm.weight is model.decoder.norm.weight
+    trainer.fit()
+    assert all(torch.equal(p, before) for p, before in zip(model.decoder.parameters(), frozen, strict=True))
+    assert not torch.equal(model.embed_tokens.weight, tiny_model().embed_tokens.weight)
+    resumed = tiny_trainer(tmp_path, model=tiny_model(), precision="bfloat16", steps=2, keep_last=1)
+    with pytest.raises(TrainingError, match="parameters was"):
+        resumed.fit()
+
+
+def test_weights_that_are_not_float32_are_not_trained(tmp_path: Path):
+    with pytest.raises(TrainingError, match=r"embed_tokens\.weight' is torch\.bfloat16"):
+        tiny_trainer(tmp_path, model=tiny_model().to(torch.bfloat16))
+
+
+@pytest.mark.parametrize(
+    ("batch_tokens", "length", "rows"), [(16384, 512, 8), (5 * 512, 512, 5), (11 * 512, 512, 1), (8192, 8192, 1)]
+)
+def test_the_default_micro_batch_divides_the_update(batch_tokens: int, length: int, rows: int):
+    config = tiny_config(batch_tokens=batch_tokens, sequence_length=length, micro_batch_tokens=None)
+    assert config.rows_per_micro_batch == rows
+
+
 def test_clipping_bounds_the_global_norm():
     model = tiny_model()
     batch = tiny_rows(tiny_config()).rows(0, 2)

@@ -11,6 +11,7 @@ from lmworks.optim.optimizer import OptimizerConfig
 from lmworks.optim.schedules import ScheduleConfig
 
 Positive = Annotated[int, Field(gt=0)]
+DEFAULT_MICRO_BATCH_TOKENS = 4096
 
 
 class TrainConfig(Config):
@@ -21,7 +22,8 @@ class TrainConfig(Config):
     batch_tokens: Positive = 16_384
     """Tokens of one update, over all micro-batches."""
     micro_batch_tokens: Positive | None = None
-    """Tokens of one forward and backward pass; by default as many as one update. Less takes less memory."""
+    """Tokens of one forward and backward pass; by default at most 4,096, which suits a CPU's cache. Larger
+    ones suit a GPU and take more memory."""
     sequence_length: Positive = 512
     """Tokens of one row; no document is seen further back than this."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
@@ -64,7 +66,10 @@ class TrainConfig(Config):
     @property
     def rows_per_micro_batch(self) -> int:
         """Rows of one forward and backward pass."""
-        return (self.micro_batch_tokens or self.batch_tokens) // self.sequence_length
+        if self.micro_batch_tokens is not None:
+            return self.micro_batch_tokens // self.sequence_length
+        most = max(1, DEFAULT_MICRO_BATCH_TOKENS // self.sequence_length)
+        return max(rows for rows in range(1, most + 1) if self.rows_per_step % rows == 0)
 
     def identity(self) -> dict[str, Any]:
         """The fields that decide what weights come out; a checkpoint serves only a run that shares them."""

@@ -32,13 +32,23 @@ class WorkingCopy:
     Args:
         master: the model that is trained.
         precision: type of the forward and backward pass.
+
+    Raises:
+        TrainingError: a trainable weight is not float32; small updates would be rounded away.
     """
 
     def __init__(self, master: nn.Module, precision: torch.dtype) -> None:
+        for name, parameter in trainable(master):
+            if parameter.dtype != torch.float32:
+                raise TrainingError(
+                    f"the trainable weight {name!r} is {parameter.dtype}, and updates need float32",
+                    "Load the model in float32; `precision` alone decides the type of the forward pass",
+                )
         self.model = master
         self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
         if precision != torch.float32:
-            self.model = copy.deepcopy(master)
+            shared = {id(p): p for p in master.parameters() if not p.requires_grad and p.dtype == precision}
+            self.model = copy.deepcopy(master, dict(shared))
             for parameter in self.model.parameters():  # buffers keep their type: angles need float32
                 parameter.data = parameter.data.to(precision)
             own = dict(trainable(self.model))

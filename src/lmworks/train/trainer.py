@@ -45,7 +45,7 @@ class TrainResult:
 
     step: int
     loss: float
-    """Nats per target on the last batch."""
+    """Nats per target on the last batch; not a number when a finished run's record was removed."""
     metrics: dict[str, float]
     """The last record: loss, speed and what the callbacks measured."""
     metrics_file: Path
@@ -117,7 +117,7 @@ class Trainer:
                 if stop.signal and done < config.steps:
                     say(f"stopped by {stop.signal.name} after step {done}; run the same again to go on from {saved}")
                     raise SystemExit(stop.exit_code)
-        return TrainResult(done, record["loss"], record, log.path, saved)
+        return TrainResult(done, record.get("loss", float("nan")), record, log.path, saved)
 
     def _step(self, step: int) -> dict[str, float]:
         """Do update number `step`, counted from 0, and return its record."""
