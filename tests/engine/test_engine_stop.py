@@ -41,8 +41,10 @@ def test_text_held_back_in_vain_is_shown():
     assert ("".join(pieces), reason) == ("a\nUs", "stop")
 
 
-def test_first_of_several_stop_strings_wins():
+def test_stop_string_that_is_complete_first_wins():
     pieces, _ = run(TOKENIZER.encode("abcdef"), stop=["ef", "cd", "cde"])
+    assert "".join(pieces) == "ab"
+    pieces, _ = run(TOKENIZER.encode("abcdef"), stop=["abcde", "cd"])
     assert "".join(pieces) == "ab"
 
 
@@ -76,6 +78,8 @@ def test_shown_text_is_the_text_up_to_the_first_stop_string(text, stop, max_toke
     tokens = TOKENIZER.encode(text)
     pieces, reason = run([*tokens, IM_END], stop, max_tokens)
     whole = TOKENIZER.decode(tokens[:max_tokens])
-    at = min((i for s in stop if (i := whole.find(s)) >= 0), default=None)
+    # The first end of a stop string, and its earliest beginning there.
+    hits = [(e, b) for e in range(len(whole) + 1) for b in range(e) if whole[b:e] in stop]
+    at = min(hits)[1] if hits else None
     assert "".join(pieces) == whole[:at]
     assert reason == ("stop" if at is not None or len(tokens) < max_tokens else "length")

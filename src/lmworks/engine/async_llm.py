@@ -49,7 +49,7 @@ class AsyncLLM:
     """Serves one model to many concurrent requests.
 
     Args:
-        model: a model folder, a GGUF file, or a model in memory.
+        model: a model folder, a GGUF file, or a model in memory, which is put into evaluation mode.
         tokenizer: None takes the one beside the weights.
         config: limits.
 
@@ -66,6 +66,7 @@ class AsyncLLM:
         config: EngineConfig = EngineConfig(),  # noqa: B008 - a frozen value
     ) -> None:
         self._engine = LLMEngine(*load(model, tokenizer, config), config)
+        self._engine.model.eval()
         self._ids = count()
         self._commands: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._streams: dict[str, _Stream] = {}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -27,7 +28,8 @@ class LLM:
     """Generates and scores; a `core.generation.Generator` and `Scorer`.
 
     Args:
-        model: a model folder, a GGUF file, or a model in memory, whose weights are then shared.
+        model: a model folder, a GGUF file, or a model in memory, whose weights are then shared and which may be in
+            training between calls.
         tokenizer: None takes the one beside the weights; a model in memory without one works on token ids.
         config: limits.
 
@@ -89,7 +91,8 @@ class LLM:
                 f"{len(sampling_params)} sampling parameters were given for {len(ids)} prompts",
                 "Give one for all or one for each",
             )
-        deltas = self._run(ids, sampling_params)
+        with evaluation_mode(self.engine.model):
+            deltas = self._run(ids, sampling_params)
         return [
             RequestOutput(request_id, self._text(p) if text is None else text, p, _collect(parts, params.n))
             for (request_id, parts), text, p, params in zip(deltas.items(), texts, ids, sampling_params, strict=True)
@@ -116,7 +119,8 @@ class LLM:
     def loglikelihood_tokens(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[LogLikelihood]:
         """`loglikelihood` for token ids; both sides need at least one."""
         limits = self.engine.max_model_len, self.engine.config.max_num_batched_tokens
-        return loglikelihood(self.engine.model, pairs, *limits)
+        with evaluation_mode(self.engine.model):
+            return loglikelihood(self.engine.model, pairs, *limits)
 
     def update_weights(self, state: Mapping[str, Tensor]) -> None:
         """Copy new weights into the served model; see `LLMEngine.update_weights`."""
@@ -152,6 +156,17 @@ class LLM:
     def _text(self, prompt: Sequence[int]) -> str:
         tokenizer = self.engine.tokenizer
         return "" if tokenizer is None else tokenizer.decode(prompt, skip_special_tokens=False)
+
+
+@contextmanager
+def evaluation_mode(model: Transformer) -> Iterator[None]:
+    """Without dropout while the block runs: a model that is being trained may be asked in between."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def _collect(deltas: Sequence[Delta], n: int) -> tuple[CompletionOutput, ...]:

@@ -43,8 +43,10 @@ def load(
         model, own = deepcopy(model).to(dtype), True
     if tokenizer is not None:
         check_compatible(tokenizer, model.config.vocab_size)
-    if own and packs():
-        pack_linears(model)
+    if own:
+        model.eval()
+        if packs():
+            pack_linears(model)
     return model, tokenizer
 
 

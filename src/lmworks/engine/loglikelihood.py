@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 
 from lmworks.core.generation import LogLikelihood
-from lmworks.engine.model_runner import evaluation_mode
 from lmworks.models.transformer import Transformer
 from lmworks.nn.attention_context import PackedContext
 from lmworks.nn.batch import pack
@@ -37,7 +36,7 @@ def loglikelihood(
     windows that do not overlap in what they score; each sees at least one token before.
 
     Args:
-        model: any decoder.
+        model: any decoder, in evaluation mode.
         pairs: `(context, continuation)`, neither empty.
         max_model_len: tokens the model may see.
         batch_tokens: tokens in one forward pass at most, unless a single window is longer.
@@ -48,8 +47,7 @@ def loglikelihood(
     for group in _batches(windows, batch_tokens):
         scored = [[0.0] * (len(w.tokens) - w.num_scored - 1) + [1.0] * w.num_scored for w in group]
         batch = pack([(w.tokens[:-1], w.tokens[1:], s) for w, s in zip(group, scored, strict=True)]).to(model.device)
-        with evaluation_mode(model):
-            hidden = model(batch.input_ids, batch.positions, PackedContext(batch.cu_seqlens))
+        hidden = model(batch.input_ids, batch.positions, PackedContext(batch.cu_seqlens))
         places = batch.loss_weights.nonzero().flatten()
         values: list[float] = []
         hits: list[bool] = []

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ class ModelRunner:
     """Runs the model over the paged cache.
 
     Args:
-        model: any decoder.
+        model: any decoder, in evaluation mode when `run` is called.
         cache: its keys and values.
         method: of attention.
     """
@@ -51,25 +50,11 @@ class ModelRunner:
         attention = PagedAttention(
             placed, self.cache.layer_shape, self.num_heads, self.cache.layers[0].dtype, device, self.method
         )
-        with evaluation_mode(model):
-            hidden = model(
-                torch.tensor(tokens, device=device),
-                torch.tensor(positions, device=device),
-                PagedContext(self.cache, attention),
-            )
-            if len(ends) < len(tokens):
-                hidden = hidden[torch.tensor(ends, dtype=torch.int64, device=device)]
-            return model.logits(hidden).float()
-
-
-@contextmanager
-def evaluation_mode(model: Transformer) -> Iterator[None]:
-    """Without dropout while the block runs: a model that is being trained may be served in between."""
-    training = model.training
-    if training:
-        model.eval()
-    try:
-        yield
-    finally:
-        if training:
-            model.train()
+        hidden = model(
+            torch.tensor(tokens, device=device),
+            torch.tensor(positions, device=device),
+            PagedContext(self.cache, attention),
+        )
+        if len(ends) < len(tokens):
+            hidden = hidden[torch.tensor(ends, dtype=torch.int64, device=device)]
+        return model.logits(hidden).float()

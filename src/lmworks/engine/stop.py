@@ -60,8 +60,9 @@ class StopChecker:
         return self._held[:cut], cut is not None
 
     def _find_stop(self) -> int | None:
-        """Where the first stop string begins."""
-        return min((at for s in self._stop if (at := self._held.find(s)) >= 0), default=None)
+        """Where the stop string begins that is complete first, so that the cut of text into tokens does not matter."""
+        found = [(at + len(s), at) for s in self._stop if (at := self._held.find(s)) >= 0]
+        return min(found)[1] if found else None
 
     def _partial_stop(self) -> int:
         """Length of the longest end of the held text that begins a stop string."""
