@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -186,3 +187,25 @@ def test_project_speaks_of_itself_alone() -> None:
         if file.suffix in {".py", ".md", ".yaml", ".toml", ".html", ".js", ".css", ".jinja", ".txt"} and file.exists():
             found += [f"{name}: {m.group()}" for m in [foreign.search(file.read_text(encoding="utf-8"))] if m]
     assert found == []
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        (None, "found none."),
+        ('echo "3.9"; case "$*" in *exit*) exit 1;; esac', "python3 is Python 3.9"),
+        ('echo "3.12"; case "$*" in *venv*) exit 1;; esac', "apt-get install python3.12-venv"),
+        ("exit 127", "found none."),
+    ],
+)
+def test_missing_python_is_explained(tmp_path: Path, script: str | None, message: str) -> None:
+    if script is not None:
+        (tmp_path / "python3").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "python3").chmod(0o755)
+    said = subprocess.run(
+        [shutil.which("bash") or "bash", ROOT / "scripts/find-python"],
+        env={"PATH": str(tmp_path)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (said.returncode, said.stdout) == (2, "")
+    assert message in said.stderr
+    assert "make run PYTHON=" in said.stderr

@@ -27,7 +27,7 @@ def serve_once(stage: Stage, config: Config) -> None:
 
     if not isinstance(config, ServeConfig):
         raise ConfigError(f"a smoke run cannot stop the stage {stage.name!r} by itself", "Run without --smoke")
-    key = config.api_key.get_secret_value() if config.api_key else ""
+    key = config.api_key or ""
     with start_in_background(config.model_copy(update={"host": "127.0.0.1", "port": 0})) as server:
         models = [model["id"] for model in _call(f"{server.url}/v1/models", key)["data"]]
         if set(models) != set(config.models):
