@@ -4,9 +4,9 @@ Knows no module and no file format. Which path runs is decided per call from dty
 rows, logged once for each outcome, and can be forced with the environment variable
 `LMWORKS_QUANTIZED_MATMUL` (`reference`, `dequantize` or `int8pack`).
 
-On two AVX-512 cores with 576 to 2048 features, `int8pack` in bfloat16 takes about a third of the dense
-bfloat16 product's time for one row and loses to it beyond 16 rows; in float32 it is scalar code, 5 to 40
-times slower than the dense product, so it is never chosen there.
+On an AVX-512 core with 576 to 2048 features, `int8pack` in bfloat16 takes about a third of the dense
+bfloat16 product's time for one row, the same for eight, and less than dequantizing up to 16; in float32 it is
+scalar code, 5 to 40 times slower than the dense product, so it is never chosen there.
 """
 
 from __future__ import annotations

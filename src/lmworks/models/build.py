@@ -23,20 +23,25 @@ def build_model(config: ModelConfig, *, seed: int | None = None) -> Transformer:
         seed: makes the weights reproducible; None draws from torch's global generator. On the meta
             device (inside `torch.device("meta")`) no weights are drawn.
     """
-    learned = isinstance(config.positions, LearnedPositions)
-    model = Transformer(
-        config,
-        nn.Embedding(config.vocab_size, config.hidden_size),
-        nn.Embedding(config.max_position_embeddings, config.hidden_size) if learned else None,
-        Stack([_block(config, i) for i in range(config.decoder.num_hidden_layers)], _norm(config)),
-    )
-    if model.device.type != "meta":
-        initialize(model, seed)
+    device = torch.get_default_device()
+    with torch.device("meta"):  # torch's own initialization would be overwritten, and advance the global generator
+        learned = isinstance(config.positions, LearnedPositions)
+        model = Transformer(
+            config,
+            nn.Embedding(config.vocab_size, config.hidden_size),
+            nn.Embedding(config.max_position_embeddings, config.hidden_size) if learned else None,
+            Stack([_block(config, i) for i in range(config.decoder.num_hidden_layers)], _norm(config)),
+        )
+    if device.type != "meta":
+        initialize(model.to_empty(device=device), seed)
     return model
 
 
 def initialize(model: Transformer, seed: int | None = None) -> None:
-    """Normal weights; projections back into the residual stream are scaled by 1/√(2·layers) (GPT-2)."""
+    """Normal weights; projections back into the residual stream are scaled by 1/√(2·layers) (GPT-2).
+
+    Norms start at one, biases at zero.
+    """
     generator = None if seed is None else torch.Generator(model.device).manual_seed(seed)
     std = model.config.initializer_range
     residual_std = std / math.sqrt(2 * model.config.decoder.num_hidden_layers)
@@ -44,8 +49,8 @@ def initialize(model: Transformer, seed: int | None = None) -> None:
         if parameter.ndim >= 2:
             into_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
             nn.init.normal_(parameter, std=residual_std if into_residual else std, generator=generator)
-        elif name.endswith("bias"):
-            nn.init.zeros_(parameter)
+        else:
+            nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
 
 
 def _block(config: ModelConfig, layer: int) -> Block:

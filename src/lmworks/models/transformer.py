@@ -93,7 +93,10 @@ class Transformer(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move or cast the model, as `to` does; the rotary speeds stay float32, or far positions would blur."""
+        tied = getattr(self.lm_head, "weight", None) is self.embed_tokens.weight
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        if tied:  # leaving the meta device makes two parameters of one
+            self.tie_weights()
         speeds = self.rope_speeds()
         self.rope_frequencies = None if speeds is None else speeds.to(self.device)
         return self
