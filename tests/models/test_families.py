@@ -105,6 +105,8 @@ def test_written_rope_is_read_by_both_generations_of_readers():
         ({"layer_types": ["sliding_attention"]}, "layer_types"),
         ({"model_type": "qwen2", "attention_bias": False}, "contradicts model_type 'qwen2'"),
         ({"hidden_act": "quick_gelu"}, "quick_gelu"),
+        ({"hidden_act": []}, r"hidden_act = \[\] is unknown"),
+        ({"model_type": ["llama"]}, r"model_type \['llama'\] is not supported"),
         ({"model_type": "gemma3"}, "model_type 'gemma3' is not supported"),
         ({"model_type": None, "architectures": ["BertModel"]}, "no known architecture"),
         ({"vocab_size": None}, "lacks 'vocab_size'"),

@@ -144,7 +144,7 @@ def _bytes(*tensors: Tensor) -> int:
 
 
 def _summary(metrics: dict[str, float]) -> str:
-    size = f"{metrics['weight_bytes_before'] / 1e6:.1f} MB became {metrics['weight_bytes_after'] / 1e6:.1f} MB"
+    size = f"{metrics['weight_bytes_before'] / 1e3:,.0f} kB became {metrics['weight_bytes_after'] / 1e3:,.0f} kB"
     if "bits_per_byte_before" in metrics:
         bits = f"bits per byte {metrics['bits_per_byte_before']:.4f} became {metrics['bits_per_byte']:.4f}, "
     else:

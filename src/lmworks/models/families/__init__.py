@@ -46,7 +46,7 @@ def family_of(hf: Mapping[str, Any]) -> Family:
     """
     model_type, architectures = hf.get("model_type"), hf.get("architectures") or []
     if model_type is not None:
-        if model_type not in FAMILIES:
+        if not isinstance(model_type, str) or model_type not in FAMILIES:
             raise ConfigError(
                 f"config.json: model_type {model_type!r} is not supported{nearest(str(model_type), list(FAMILIES))}",
                 "Use a model of a supported family",

@@ -11,7 +11,6 @@ from lmworks.core.errors import ConfigError
 from lmworks.models.config import LearnedPositions, ModelConfig
 from lmworks.models.families.family import Family
 from lmworks.models.families.hf_config import Fields, HFConfig, one_or_list, token_ids
-from lmworks.models.families.llama import ACTIVATIONS
 from lmworks.models.hub.rules import Rule, Split, Transpose, rename, with_bias
 
 _QKV = tuple(f"decoder.layers.{{i}}.self_attn.{p}_proj" for p in "qkv")
@@ -41,11 +40,6 @@ def config_from_hf(hf: HFConfig) -> ModelConfig:
     fields.only("scale_attn_weights", True, why="scores are always divided by the square root of the head size")
     fields.only("scale_attn_by_inverse_layer_idx", False, why="scores do not depend on the layer")
     fields.only("add_cross_attention", False, why="there is no encoder")
-    activation = fields.take("activation_function", "gelu_new")
-    if activation not in ACTIVATIONS:
-        raise ConfigError(
-            f"config.json: activation_function = {activation!r} is unknown", f"Known: {', '.join(ACTIVATIONS)}"
-        )
     hidden_size, heads = fields.count("n_embd"), fields.count("n_head")
     if hidden_size % heads:
         raise ConfigError(
@@ -69,7 +63,7 @@ def config_from_hf(hf: HFConfig) -> ModelConfig:
                 },
                 "mlp": {
                     "intermediate_size": fields.take("n_inner", 4 * hidden_size),
-                    "hidden_act": ACTIVATIONS[activation],
+                    "hidden_act": fields.activation("activation_function", "gelu_new"),
                     "gated": False,
                     "bias": True,
                 },

@@ -23,6 +23,10 @@ INERT = frozenset({
 })  # fmt: skip
 """Keys of `config.json` that do not change what the model computes at inference, or are read elsewhere."""
 
+ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_new": "gelu_pytorch_tanh",
+               "gelu_pytorch_tanh": "gelu_pytorch_tanh", "relu": "relu"}  # fmt: skip
+"""Hugging Face's names of activations to ours."""
+
 _REQUIRED = object()
 
 
@@ -57,6 +61,17 @@ class Fields:
         if value is not default and (not isinstance(value, int) or value <= 0):
             raise ConfigError(f"config.json: {key} = {value!r} is not a positive integer", "Correct it")
         return value
+
+    def activation(self, key: str, default: str) -> str:
+        """Our name of the activation function.
+
+        Raises:
+            ConfigError: it is unknown.
+        """
+        name = self.take(key, default)
+        if not isinstance(name, str) or name not in ACTIVATIONS:
+            raise ConfigError(f"config.json: {key} = {name!r} is unknown", f"Known: {', '.join(ACTIVATIONS)}")
+        return ACTIVATIONS[name]
 
     def only(self, key: str, *allowed: Any, why: str) -> None:
         """Refuse any value of `key` but the allowed ones; absent and null are allowed."""

@@ -16,10 +16,6 @@ from lmworks.models.families.family import Family
 from lmworks.models.families.hf_config import Fields, HFConfig, one_or_list, token_ids
 from lmworks.models.hub.rules import rename, with_bias
 
-ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_new": "gelu_pytorch_tanh",
-               "gelu_pytorch_tanh": "gelu_pytorch_tanh", "relu": "relu"}  # fmt: skip
-"""Hugging Face's names of activations to ours."""
-
 WEIGHT_RULES = (
     rename("embed_tokens.weight", "model.embed_tokens.weight"),
     *(
@@ -62,7 +58,7 @@ def config_from_hf(hf: HFConfig, variant: Variant) -> ModelConfig:
     """
     fields = Fields(hf)
     heads, context = fields.count("num_attention_heads"), fields.count("max_position_embeddings", 2048)
-    attention_bias = bool(fields.take("attention_bias", False))
+    attention_bias = fields.take("attention_bias", False)
     if variant.qkv_bias is not None and "attention_bias" in hf and attention_bias != variant.qkv_bias:
         raise ConfigError(
             f"config.json: attention_bias = {attention_bias} contradicts model_type {variant.model_type!r}",
@@ -78,9 +74,6 @@ def config_from_hf(hf: HFConfig, variant: Variant) -> ModelConfig:
     if other := sorted(set(fields.take("layer_types", [])) - {"full_attention"}):
         raise ConfigError(f"config.json: layer_types {other} are not supported", "Use a model with full attention only")
     fields.only("partial_rotary_factor", 1, why="only some coordinates of a head would be rotated")
-    activation = fields.take("hidden_act", "silu")
-    if activation not in ACTIVATIONS:
-        raise ConfigError(f"config.json: hidden_act = {activation!r} is unknown", f"Known: {', '.join(ACTIVATIONS)}")
     hidden_size = fields.count("hidden_size")
     config = ModelConfig.parse(
         {
@@ -101,7 +94,7 @@ def config_from_hf(hf: HFConfig, variant: Variant) -> ModelConfig:
                 },
                 "mlp": {
                     "intermediate_size": fields.take("intermediate_size"),
-                    "hidden_act": ACTIVATIONS[activation],
+                    "hidden_act": fields.activation("hidden_act", "silu"),
                     "bias": fields.take("mlp_bias", False),
                 },
                 "norm": {"kind": "rms", "eps": fields.take("rms_norm_eps", 1e-6)},

@@ -186,7 +186,7 @@ def _empty(config: ModelConfig) -> Transformer:
 def _dtype(hf: Mapping[str, Any]) -> torch.dtype:
     """The stored type by either spelling; float32 when the configuration does not say."""
     name = hf.get("dtype") or hf.get("torch_dtype") or "float32"
-    if name not in DTYPES:
+    if not isinstance(name, str) or name not in DTYPES:
         raise CheckpointError(f"config.json: dtype {name!r} is not supported", f"Known: {', '.join(DTYPES)}")
     return DTYPES[name]
 
