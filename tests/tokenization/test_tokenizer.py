@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from lmworks.core.errors import TokenizerError
 from lmworks.tokenization import StreamingDetokenizer, check_compatible, load_tokenizer
+from lmworks.tokenization.definition import TokenizerDefinition
+from lmworks.tokenization.tokenizer import Tokenizer
 
 TEXTS = [
     "",
@@ -19,7 +21,7 @@ TEXTS = [
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_ids_equal_transformers_and_round_trip(tokenizer, oracle, text):
-    assert tokenizer.encode(text) == oracle.encode(text)
+    assert tokenizer.encode(text) == oracle.encode(text, add_special_tokens=False)
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
@@ -128,3 +130,33 @@ def test_a_tokenizer_that_does_not_fit_the_weights_is_refused(tokenizer):
         check_compatible(tokenizer, 399)
     with pytest.raises(TokenizerError, match="of 49152 embedding rows unused"):
         check_compatible(tokenizer, 49152)
+
+
+TEMPLATE = {
+    "type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "processor", "expected"),
+    [
+        ({"add_bos_token": True}, None, True),
+        ({"add_bos_token": False}, TEMPLATE, False),
+        ({}, TEMPLATE, True),
+        ({}, {"type": "Sequence", "processors": [{"type": "ByteLevel"}, TEMPLATE]}, True),
+        ({}, {"type": "ByteLevel"}, False),
+        ({}, None, False),
+        ({"bos_token": None}, None, False),
+    ],
+)
+def test_adds_bos_follows_the_config_then_the_post_processor(tokenizer, config, processor, expected):
+    definition = tokenizer.definition
+    roles = {k: v for k, v in definition.config.items() if k != "add_bos_token"}
+    changed = TokenizerDefinition({**definition.spec, "post_processor": processor}, {**roles, **config}, None)
+    assert Tokenizer(changed).adds_bos is expected
+
+
+def test_transformers_begins_a_prompt_as_training_does(tokenizer, oracle):
+    assert oracle.encode("Paris") == [tokenizer.bos_token_id, *tokenizer.encode("Paris")]
+    assert tokenizer.adds_bos

@@ -9,8 +9,8 @@ from lmworks.tokenization import Tokenizer
 def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
     """Tokens of a prompt to be continued.
 
-    A prompt begins a document, so `bos` stands in front as it does in training, unless the tokenizer's own
-    `add_bos_token` says no. An empty prompt is the beginning of a document alone.
+    Where the tokenizer begins texts with `bos`, as in training, so does the prompt. An empty prompt is the
+    beginning of a document alone.
 
     Raises:
         RequestError: the prompt is empty and the tokenizer has no beginning of a document.
@@ -18,9 +18,7 @@ def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
     ids = tokenizer.encode(text)
     if not ids:
         return [beginning(tokenizer)]
-    if tokenizer.bos_token_id is None or tokenizer.definition.config.get("add_bos_token") is False:
-        return ids
-    return [tokenizer.bos_token_id, *ids]
+    return [beginning(tokenizer), *ids] if tokenizer.adds_bos else ids
 
 
 def beginning(tokenizer: Tokenizer) -> int:

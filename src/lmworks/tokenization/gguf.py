@@ -73,7 +73,8 @@ def from_metadata(metadata: Mapping[str, Any], name: str) -> TokenizerDefinition
             raise TokenizerError(
                 f"{name}: {role} id {token_id} is outside the vocabulary of {len(tokens)}", "Use another file"
             )
-    config = {role: tokens[i] for role, i in ids.items() if i is not None}
+    config: dict[str, Any] = {role: tokens[i] for role, i in ids.items() if i is not None}
+    config["add_bos_token"] = metadata.get("tokenizer.ggml.add_bos_token", pre in _WHOLE_WORDS_FIRST)
     ends = (ids["eos_token"], metadata.get("tokenizer.ggml.eot_token_id"))
     return TokenizerDefinition(
         spec, config, metadata.get("tokenizer.chat_template"), tuple(dict.fromkeys(i for i in ends if i is not None))

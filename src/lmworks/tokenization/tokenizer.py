@@ -85,6 +85,19 @@ class Tokenizer:
         return max(self._ids.values()) + 1
 
     @cached_property
+    def adds_bos(self) -> bool:
+        """Whether a text begins with `bos`: what `add_bos_token` says, else what the post-processor does."""
+        said = self.definition.config.get("add_bos_token")
+        if said is not None or self.bos_token_id is None:
+            return bool(said)
+        processor = self.definition.spec.get("post_processor") or {}
+        for step in (processor, *processor.get("processors", ())):
+            first = next(iter(step.get("single", ())), {})
+            if self._ids.get(first.get("SpecialToken", {}).get("id")) == self.bos_token_id:
+                return True
+        return False
+
+    @cached_property
     def fingerprint(self) -> str:
         """Sixteen hex digits over the tokenizer and its chat template."""
         content = json.dumps([dict(self.definition.spec), self.chat_template], sort_keys=True, ensure_ascii=False)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tokenizers
 from pydantic import Field
@@ -117,7 +117,14 @@ def learn(config: TokenizerConfig) -> tuple[Tokenizer, int]:
     backend.train_from_iterator(texts(), trainer)
     if not total:
         raise DataError(f"{source} holds no text to learn a tokenizer from", "Prepare a corpus with documents in it")
-    roles = dict.fromkeys(("bos_token", "eos_token", "pad_token"), END_OF_TEXT)
+    # Documents begin with bos in training, so every reader of the folder has to put it there too.
+    backend.post_processor = tokenizers.processors.TemplateProcessing(
+        single=f"{END_OF_TEXT} $A",
+        pair=f"{END_OF_TEXT} $A {END_OF_TEXT} $B",
+        special_tokens=[(END_OF_TEXT, backend.token_to_id(END_OF_TEXT))],
+    )
+    roles: dict[str, Any] = dict.fromkeys(("bos_token", "eos_token", "pad_token"), END_OF_TEXT)
+    roles["add_bos_token"] = True
     return Tokenizer(TokenizerDefinition(json.loads(backend.to_str()), roles, CHATML)), total
 
 
