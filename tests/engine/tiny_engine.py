@@ -41,7 +41,7 @@ def byte_tokenizer() -> Tokenizer:
                     for i, t in enumerate(special)
                 ],
             },
-            config={"bos_token": special[0], "eos_token": special[0]},
+            config={"bos_token": special[0], "eos_token": special[0], "add_bos_token": True},
             chat_template=TEMPLATE,
             eos_token_ids=(IM_END,),
         )
