@@ -47,9 +47,10 @@ cli = click.version_option(lmworks.__version__, prog_name="lmworks")(cli)
 
 def main() -> NoReturn:
     """Entry point of the `lmworks` command."""
-    # Threads that wait must sleep: spinning ones starve each other as soon as another process runs (4 times slower
-    # training was seen). OpenMP reads this when torch is imported, which is after this line.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that wait may spin for some microseconds, then must sleep: endless spinning, OpenMP's default, made
+    # training four times slower as soon as another process ran. Read when torch is imported, which is after this line.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     try:
         ended = cli.main(standalone_mode=False)  # the status of a command that called `Exit`
         status = ended if isinstance(ended, int) else 0

@@ -70,13 +70,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 strict=True,
             )
             for i, (x, target, scale) in enumerate(chunks if kept.numel() else ()):
-                log_p = (x @ cast.mT).log_softmax(-1, dtype=torch.float32)
-                loss -= log_p.gather(1, target[:, None]).squeeze(1) @ scale
+                logits = x @ cast.mT
+                # One exponential per logit: the largest probability, never below 1/V, gives the normalizer back.
+                p = logits.softmax(-1, dtype=torch.float32)
+                log_sum = logits.amax(-1).float() - p.amax(-1).log()
+                loss += (log_sum - logits.gather(1, target[:, None]).squeeze(1).float()) @ scale
                 if d_rows is None and d_weight is None:
                     continue
-                d_logits = log_p.exp_()  # softmax minus one-hot, times the row's weight
-                d_logits[torch.arange(len(target), device=x.device), target] -= 1
-                d_logits = d_logits.mul_(scale[:, None]).to(x.dtype)
+                p[torch.arange(len(target), device=x.device), target] -= 1
+                d_logits = p.mul_(scale[:, None]).to(x.dtype)  # softmax minus one-hot, times the row's weight
                 if d_rows is not None:
                     torch.mm(d_logits, cast, out=d_rows[i * chunk_tokens : i * chunk_tokens + len(x)])
                 if d_weight is not None:
