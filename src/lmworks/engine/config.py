@@ -34,6 +34,8 @@ class EngineConfig(Config):
     """Requests that may wait; one more is refused."""
     attention: Literal["batched", "reference"] = "batched"
     """`reference` computes attention by the formula, sequence by sequence."""
+    decode_threads: Positive | None = None
+    """CPU threads of steps that compute few tokens; None takes half the cores."""
     seed: int = 0
     """Of requests that bring none."""
 

@@ -49,7 +49,7 @@ class LLMEngine:
         self.cache = KVCache(model.config, num_blocks, config.block_size, model.dtype, model.device)
         self.blocks = BlockManager(num_blocks, config.block_size, config.enable_prefix_caching)
         self.scheduler = Scheduler(config, self.blocks)
-        self.runner = ModelRunner(model, self.cache, config.attention)
+        self.runner = ModelRunner(model, self.cache, config.attention, config.decode_threads)
         ends = model.config.eos_token_ids + (tokenizer.eos_token_ids if tokenizer is not None else ())
         self._eos_token_ids = frozenset(ends)
         self._seeds = random.Random(config.seed)

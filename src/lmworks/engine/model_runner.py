@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -13,6 +15,9 @@ from lmworks.engine.scheduler import Chunk
 from lmworks.kernels.paged_attention import PagedAttention, PagedAttentionMethod, PagedSequence
 from lmworks.models.transformer import Transformer
 
+PARALLEL_TOKENS = 64
+"""Steps of this many tokens take all of torch's threads."""
+
 
 class ModelRunner:
     """Runs the model over the paged cache.
@@ -21,11 +26,20 @@ class ModelRunner:
         model: any decoder, in evaluation mode when `run` is called.
         cache: its keys and values.
         method: of attention.
+        decode_threads: for steps of few tokens on a CPU; None takes half the cores. Such a step is hundreds of
+            operations of microseconds: more threads wait for each other longer than they work.
     """
 
-    def __init__(self, model: Transformer, cache: KVCache, method: PagedAttentionMethod = "batched") -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        cache: KVCache,
+        method: PagedAttentionMethod = "batched",
+        decode_threads: int | None = None,
+    ) -> None:
         self.model, self.cache, self.method = model, cache, method
         self.num_heads = model.config.decoder.attention.num_attention_heads
+        self.decode_threads = decode_threads or max(1, (os.cpu_count() or 2) // 2)
 
     @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> Tensor:
@@ -50,11 +64,26 @@ class ModelRunner:
         attention = PagedAttention(
             placed, self.cache.layer_shape, self.num_heads, self.cache.layers[0].dtype, device, self.method
         )
-        hidden = model(
-            torch.tensor(tokens, device=device),
-            torch.tensor(positions, device=device),
-            PagedContext(self.cache, attention),
-        )
-        if len(ends) < len(tokens):
-            hidden = hidden[torch.tensor(ends, dtype=torch.int64, device=device)]
-        return model.logits(hidden).float()
+        with at_most_threads(self.decode_threads if len(tokens) < PARALLEL_TOKENS else torch.get_num_threads()):
+            hidden = model(
+                torch.tensor(tokens, device=device),
+                torch.tensor(positions, device=device),
+                PagedContext(self.cache, attention),
+            )
+            if len(ends) < len(tokens):
+                hidden = hidden[torch.tensor(ends, dtype=torch.int64, device=device)]
+            return model.logits(hidden).float()
+
+
+@contextmanager
+def at_most_threads(count: int) -> Iterator[None]:
+    """Let torch use no more than `count` threads on the CPU."""
+    before = torch.get_num_threads()
+    if count >= before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

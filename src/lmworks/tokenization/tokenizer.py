@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 
@@ -92,7 +93,7 @@ class Tokenizer:
             return bool(said)
         processor = self.definition.spec.get("post_processor") or {}
         for step in (processor, *processor.get("processors", ())):
-            first = next(iter(step.get("single", ())), {})
+            first: dict[str, Any] = next(iter(step.get("single", ())), {})
             if self._ids.get(first.get("SpecialToken", {}).get("id")) == self.bos_token_id:
                 return True
         return False

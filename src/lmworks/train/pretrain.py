@@ -120,8 +120,10 @@ def pretrain(config: PretrainConfig) -> Manifest:
 
 
 def _validation(config: PretrainConfig, store: TokenStore, tokenizer: Any) -> Callback:
-    """Measures bits per byte on the first validation documents."""
-    documents = [store[i] for i in range(min(len(store), config.validation_documents))]
+    """Measures bits per byte on some of the validation documents."""
+    # Spread over the whole split: neighbors come from one source.
+    count = min(len(store), config.validation_documents)
+    documents = [store[i * len(store) // count] for i in range(count)]
     # Byte-level tokens know their bytes, so the texts themselves are not needed.
     num_bytes = sum(len(tokenizer.token_bytes(int(token))) for ids in documents for token in ids[1:-1])
     if not num_bytes:

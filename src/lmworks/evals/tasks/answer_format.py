@@ -36,5 +36,5 @@ TASK = Task(
     build=build,
     limit=24,
     grade=grade,
-    sampling=SamplingParams(temperature=0.0, max_tokens=160),
+    sampling=SamplingParams(temperature=0.0, max_tokens=256),
 )
