@@ -104,7 +104,7 @@ def kill_at_random(folder: Path, kills: int, seed: int = 0) -> tuple[int, int]:
     while done < kills:
         process = context.Process(target=_slow_run, args=(folder,))
         process.start()
-        process.join(generator.uniform(0.1, 1.0))
+        process.join(generator.uniform(0.05, 0.6))
         if process.exitcode is None:
             process.kill()
             process.join()
