@@ -16,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmworks.core.errors import CheckpointError
-from lmworks.core.gguf_blocks import FORMATS, BlockFormat
+from lmworks.core.gguf_blocks import FORMATS, OTHER_TYPES, BlockFormat
 
 MAGIC = b"GGUF"
+ALIGNMENT = 32
+"""Of tensor data, unless `general.alignment` says otherwise."""
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
 _MAX_NESTING = 4
@@ -65,7 +67,8 @@ class GGUFFile:
         num_tensors, num_values = cursor.count(), cursor.count()
         self.metadata: dict[str, Any] = {}
         for _ in range(num_values):
-            key = cursor.string()
+            if (key := cursor.string()) in self.metadata:
+                raise CheckpointError(f"{self.path} is damaged: it holds the key {key!r} twice", "Download it again")
             self.metadata[key] = cursor.value(int(cursor.scalar("<I")))
         headers = [self._header(cursor) for _ in range(num_tensors)]
         self._tensors = self._place(headers, cursor.position)
@@ -106,7 +109,7 @@ class GGUFFile:
 
     def _place(self, headers: list[tuple[str, tuple[int, ...], int, int]], end: int) -> dict[str, TensorInfo]:
         """Check every tensor's type, shape and extent."""
-        alignment = self.metadata.get("general.alignment", 32)
+        alignment = self.metadata.get("general.alignment", ALIGNMENT)
         if not isinstance(alignment, int) or alignment <= 0:
             raise CheckpointError(
                 f"{self.path}: general.alignment is {alignment!r}, not a positive number", "Re-download it"
@@ -118,8 +121,9 @@ class GGUFFile:
             if form is None:
                 known = ", ".join(f.name for f in FORMATS.values())
                 raise CheckpointError(
-                    f"{self.path}: tensor {name!r} has GGML type {kind}; the types read are {known}",
-                    "Use a file quantized to one of these types",
+                    f"{self.path}: tensor {name!r} is of GGML type {OTHER_TYPES.get(kind, kind)}, which is not read; "
+                    f"read are {known}",
+                    "Use a file of one of these types, such as Q4_K_M or Q8_0, or the model's Hugging Face folder",
                 )
             weights = math.prod(shape)
             if not shape or shape[-1] % form.weights:
@@ -153,7 +157,9 @@ class _Cursor:
         return taken
 
     def scalar(self, code: str) -> Any:
-        return struct.unpack(code, self.take(struct.calcsize(code)))[0]
+        value = struct.unpack(code, self.take(struct.calcsize(code)))[0]
+        # Of all numbers that float32 cannot tell apart the shortest is meant: 1e-05, not 9.999999747378752e-06.
+        return float(str(np.float32(value))) if code == "<f" else value
 
     def count(self) -> int:
         """A number of things that follow; each takes at least a byte, so it is bounded by what is left."""

@@ -1,4 +1,4 @@
-"""From GGML's block formats to float32, in numpy. Knows no file layout and no model.
+"""From GGML's block formats to float32, and for the formats we write back again, in numpy. Knows no file and no model.
 
 A block is a run of 32 or 256 weights that share a scale (and, in the `_1` and `_K` formats, a minimum).
 Layouts follow the GGML reference, https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
@@ -27,6 +27,8 @@ class BlockFormat:
     """Bytes per block."""
     decode: Callable[[Bytes], Floats]
     """[blocks, size] bytes to [blocks, weights]."""
+    encode: Callable[[Floats], Bytes] | None = None
+    """The inverse, rounding to nearest; None for formats that are only read."""
 
 
 def _half(raw: Bytes) -> Floats:
@@ -93,6 +95,29 @@ def _k_decode(raw: Bytes, values: Bytes) -> Floats:
     return (scales[:, :, None] * values.astype(np.float32) - minima[:, :, None]).reshape(len(raw), 256)
 
 
+def _quarters(raw: Bytes) -> Bytes:
+    """[B, 64] bytes of four 2-bit numbers -> [B, 16, 16], a row for each scale of a 2- or 3-bit K block."""
+    shifts = np.array([0, 2, 4, 6], dtype=np.uint8)[None, None, :, None]
+    return ((raw.reshape(-1, 2, 1, 32) >> shifts) & np.uint8(3)).reshape(-1, 16, 16)
+
+
+def _q2_k(raw: Bytes) -> Floats:
+    scales = _half(raw[:, 80:82]) * (raw[:, :16] & 0x0F).astype(np.float32)
+    minima = _half(raw[:, 82:]) * (raw[:, :16] >> 4).astype(np.float32)
+    values = _quarters(raw[:, 16:80]).astype(np.float32)
+    return (scales[:, :, None] * values - minima[:, :, None]).reshape(len(raw), 256)
+
+
+def _q3_k(raw: Bytes) -> Floats:
+    packed = raw[:, 96:108]
+    high = (packed[:, None, 8:] >> np.array([0, 2, 4, 6], dtype=np.uint8)[None, :, None]) & 3
+    scales = (_nibbles(packed[:, :8]) | (high.reshape(-1, 16) << 4)).astype(np.float32) - 32
+    planes = np.arange(8, dtype=np.uint8)[None, :, None]
+    third = (raw[:, None, :32] >> planes).reshape(-1, 16, 16) & 1
+    values = (_quarters(raw[:, 32:96]) | (third << 2)).astype(np.float32) - 4
+    return ((_half(raw[:, 108:]) * scales)[:, :, None] * values).reshape(len(raw), 256)
+
+
 def _q4_k(raw: Bytes) -> Floats:
     return _k_decode(raw, _nibbles(raw[:, 16:].reshape(-1, 4, 32)).reshape(-1, 8, 32))
 
@@ -113,17 +138,52 @@ def _q6_k(raw: Bytes) -> Floats:
     return (scales[:, :, None] * values).reshape(len(raw), 256)
 
 
+def _to_f32(values: Floats) -> Bytes:
+    return np.ascontiguousarray(values).view(np.uint8)
+
+
+def _to_f16(values: Floats) -> Bytes:
+    with np.errstate(over="ignore"):  # what exceeds float16 becomes infinite
+        return values.astype(np.float16).view(np.uint8)
+
+
+def _to_bf16(values: Floats) -> Bytes:
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    # To nearest, ties to even; in a NaN the sum could run over, so only its quiet bit is set.
+    rounded = np.where(np.isnan(values), bits | 0x400000, bits + (0x7FFF + ((bits >> 16) & 1)))
+    return (rounded >> 16).astype(np.uint16).view(np.uint8)
+
+
+def _to_q8_0(values: Floats) -> Bytes:
+    scale = np.abs(values).max(axis=-1, keepdims=True) / np.float32(127)
+    with np.errstate(divide="ignore"):
+        inverse = np.where(scale == 0, 0, 1 / scale).astype(np.float32)
+    steps = values * inverse
+    whole = np.trunc(steps)
+    whole += np.where(np.abs(steps - whole) >= 0.5, np.sign(steps), 0)  # halves away from zero, as C's roundf
+    return np.concatenate([scale.astype(np.float16).view(np.uint8), whole.astype(np.int8).view(np.uint8)], axis=-1)
+
+
 FORMATS: dict[int, BlockFormat] = {
-    0: BlockFormat("F32", 1, 4, _f32),
-    1: BlockFormat("F16", 1, 2, _f16),
-    30: BlockFormat("BF16", 1, 2, _bf16),
-    8: BlockFormat("Q8_0", 32, 34, _q8_0),
+    0: BlockFormat("F32", 1, 4, _f32, _to_f32),
+    1: BlockFormat("F16", 1, 2, _f16, _to_f16),
+    30: BlockFormat("BF16", 1, 2, _bf16, _to_bf16),
+    8: BlockFormat("Q8_0", 32, 34, _q8_0, _to_q8_0),
     2: BlockFormat("Q4_0", 32, 18, _q4_0),
     3: BlockFormat("Q4_1", 32, 20, _q4_1),
     6: BlockFormat("Q5_0", 32, 22, _q5_0),
     7: BlockFormat("Q5_1", 32, 24, _q5_1),
+    10: BlockFormat("Q2_K", 256, 84, _q2_k),
+    11: BlockFormat("Q3_K", 256, 110, _q3_k),
     12: BlockFormat("Q4_K", 256, 144, _q4_k),
     13: BlockFormat("Q5_K", 256, 176, _q5_k),
     14: BlockFormat("Q6_K", 256, 210, _q6_k),
 }
 """GGML type number to its format."""
+
+OTHER_TYPES = {
+    4: "Q4_2", 5: "Q4_3", 9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL",
+    21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M",
+    34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
+}  # fmt: skip
+"""GGML types that are not read, by number, so that an error can name them."""
