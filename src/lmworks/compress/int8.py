@@ -23,7 +23,6 @@ from lmworks.core.progress import bar, say
 from lmworks.models.families import family_named
 from lmworks.models.hub import load_pretrained, save_pretrained
 from lmworks.models.hub.quantization import HEAD, ignored, linear_names
-from lmworks.models.hub.rules import expand
 from lmworks.models.hub.safetensors_io import weight_files
 from lmworks.models.hub.tensor_source import own_state
 from lmworks.models.transformer import Transformer
@@ -92,9 +91,7 @@ def quantizable(model: Transformer, ignore: Sequence[str] = ()) -> tuple[str, ..
     """
     if any(isinstance(m, QuantizedLinear) for m in model.modules()):
         raise ConfigError("the model is quantized already", "Give the model it was made from")
-    rules = expand(
-        family_named(model.config.family).weight_rules, own_state(model), model.config.decoder.num_hidden_layers
-    )
+    rules = family_named(model.config.family).rules(model.config, own_state(model))
     names = linear_names(model, rules)
     for entry in ignore:
         if entry != HEAD and not any(ignored(theirs, (entry,)) for theirs in names.values()):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lmworks.engine.kv_cache import KVCache
 from lmworks.kernels.paged_attention import PagedAttention, write_kv
+from lmworks.kernels.scores import Scores
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,8 @@ class PagedContext:
     attention: PagedAttention
     """Planned for the step's sequences."""
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> Tensor:
         """See `nn.attention_context.AttentionContext.attend`."""
         blocks = self.cache.layers[layer]
         write_kv(blocks, self.attention.rows, key, value)
-        return self.attention(query, blocks, scale=scale)
+        return self.attention(query, blocks, scale=scores.scale)

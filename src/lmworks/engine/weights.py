@@ -29,7 +29,7 @@ def update_weights(model: Transformer, state: Mapping[str, Tensor]) -> None:
     for name, module in model.named_modules():
         if isinstance(module, PackedLinear):
             places[f"{name}.weight"] = module.shape, module.pack
-    if model.config.tie_word_embeddings and "embed_tokens.weight" in state:
+    if model.tied and "embed_tokens.weight" in state:
         state = {**state, "lm_head.weight": state["embed_tokens.weight"]}
     unknown, missing = sorted(state.keys() - places.keys()), sorted(places.keys() - state.keys())
     wrong = [

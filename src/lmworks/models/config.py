@@ -11,103 +11,136 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from lmworks.core.config import Config
+from lmworks.models.slots import (
+    Attention,
+    AttentionConfig,
+    CausalLMHead,
+    EmbedConfig,
+    FeedForward,
+    Head,
+    LinformerConfig,
+    MLAConfig,
+    NormConfig,
+    Positions,
+    Positive,
+    ResidualConfig,
+    RotaryPositions,
+)
 
-Positive = Annotated[int, Field(gt=0)]
-
-
-class LearnedPositions(Config):
-    """A trained vector per position, added to the embeddings (GPT-2)."""
-
-    kind: Literal["learned"] = "learned"
-
-
-class RopeScaling(Config):
-    """Llama 3's frequency-dependent stretching of RoPE (Llama 3.1 model card)."""
-
-    rope_type: Literal["llama3"] = "llama3"
-    factor: float
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_position_embeddings: Positive = 8192
-
-
-class RotaryPositions(Config):
-    """Rotary position embedding, half-split layout (Su et al., 2021, arXiv:2104.09864)."""
-
-    kind: Literal["rope"] = "rope"
-    rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
-    rope_scaling: RopeScaling | None = None
+Placement = Literal["pre", "post", "sandwich", "reordered", "parallel", "parallel_shared"]
 
 
-Positions = Annotated[LearnedPositions | RotaryPositions, Field(discriminator="kind")]
+class LayerConfig(Config):
+    """What a layer named in the pattern has instead of its stack's; None keeps the stack's."""
 
-
-class AttentionConfig(Config):
-    """Multi-head attention with grouped keys and values (GQA, arXiv:2305.13245)."""
-
-    num_attention_heads: Positive
-    num_key_value_heads: Positive
-    head_dim: Positive
-    qkv_bias: bool = False
-    o_bias: bool = False
-    qk_norm: bool = False
-    """RMS-normalize each query and key head before the rotation (Qwen3)."""
-
-    @model_validator(mode="after")
-    def _divides(self) -> Self:
-        if self.num_attention_heads % self.num_key_value_heads:
-            raise ValueError(
-                f"num_attention_heads {self.num_attention_heads} is not a multiple of "
-                f"num_key_value_heads {self.num_key_value_heads}"
-            )
-        return self
-
-
-class MLPConfig(Config):
-    """Position-wise feed-forward net; gated means `down(act(gate(x)) * up(x))` (arXiv:2002.05202)."""
-
-    intermediate_size: Positive
-    hidden_act: Literal["silu", "gelu", "gelu_pytorch_tanh", "relu"] = "silu"
-    gated: bool = True
-    bias: bool = False
-
-
-class NormConfig(Config):
-    """RMSNorm (arXiv:1910.07467) or LayerNorm."""
-
-    kind: Literal["rms", "layer"] = "rms"
-    eps: Annotated[float, Field(gt=0)] = 1e-5
+    attention: Attention | None = None
+    mlp: FeedForward | None = None
+    positions: Positions | None = None
 
 
 class StackConfig(Config):
-    """A column of identical pre-norm blocks and the norm after the last."""
+    """A column of blocks and the norm after the last."""
 
     num_hidden_layers: Positive
-    attention: AttentionConfig
-    mlp: MLPConfig
+    attention: Attention
+    mlp: FeedForward
+    cross_attention: AttentionConfig | None = None
+    """To the encoder's output, between attention and feed-forward net."""
+    causal: bool = True
     norm: NormConfig = NormConfig()
+    placement: Placement = "pre"
+    """Of the norms: before a branch (pre), after its sum (post, arXiv:1706.03762), around it (sandwich), on its
+    output (reordered, OLMo-2), or before two branches that run side by side (parallel), with one norm for both
+    (parallel_shared, GPT-J)."""
+    final_norm: bool = True
+    residual: ResidualConfig = ResidualConfig()
+    pattern: str = ""
+    """One letter a layer, tiled over the layers; letters without an entry in `layers` are the stack as it stands."""
+    layers: dict[Annotated[str, Field(pattern="^[A-Za-z]$")], LayerConfig] = {}
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if unused := sorted(set(self.layers) - set(self.pattern)):
+            raise ValueError(f"layers {unused} do not occur in the pattern {self.pattern!r}")
+        return self
+
+    def layer(self, index: int) -> LayerConfig:
+        """Layer `index`; `positions` is None where they are the model's."""
+        letter = self.pattern[index % len(self.pattern)] if self.pattern else ""
+        chosen = self.layers.get(letter, LayerConfig())
+        return LayerConfig(
+            attention=chosen.attention or self.attention, mlp=chosen.mlp or self.mlp, positions=chosen.positions
+        )
+
+    def kinds(self) -> tuple[tuple[LayerConfig, int], ...]:
+        """Every different layer and how often it occurs."""
+        letters = [self.pattern[i % len(self.pattern)] if self.pattern else "" for i in range(self.num_hidden_layers)]
+        return tuple((self.layer(letters.index(letter)), letters.count(letter)) for letter in dict.fromkeys(letters))
 
 
 class ModelConfig(Config):
-    """A decoder-only Transformer."""
+    """A Transformer: decoder, encoder, or both."""
 
     family: str = "llama"
     """Row of `models.families.FAMILIES`: how this model is written as a Hugging Face folder."""
     vocab_size: Positive
     hidden_size: Positive
     max_position_embeddings: Positive
+    embed: EmbedConfig = EmbedConfig()
     positions: Positions = RotaryPositions()
-    decoder: StackConfig
+    encoder: StackConfig | None = None
+    decoder: StackConfig | None = None
+    head: Head = CausalLMHead()
     tie_word_embeddings: bool = True
     initializer_range: Annotated[float, Field(gt=0)] = 0.02
+    initialization: Literal["depth_scaled", "normal", "t_fixup"] = "depth_scaled"
+    """Of projections back into the residual stream: std/√(2·layers) (GPT-2), the same as all, or T-Fixup's
+    (Huang et al., 2020), which needs no warm-up and no norm."""
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
+    decoder_start_token_id: int | None = None
+    """What a decoder with an encoder begins with."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if isinstance(self.positions, RotaryPositions) and self.decoder.attention.head_dim % 2:
-            raise ValueError(f"head_dim {self.decoder.attention.head_dim} must be even for rotary positions")
-        for name, ids in (("bos_token_id", (self.bos_token_id,)), ("eos_token_ids", self.eos_token_ids)):
-            if any(i is not None and not 0 <= i < self.vocab_size for i in ids):
-                raise ValueError(f"{name} {ids} is outside the vocabulary of {self.vocab_size}")
+        if not self.stacks:
+            raise ValueError("a model needs an encoder, a decoder or both")
+        if self.decoder and (self.decoder.cross_attention is None) != (self.encoder is None):
+            raise ValueError("a decoder has cross_attention exactly when there is an encoder")
+        for stack in self.stacks:
+            for layer, _ in stack.kinds():
+                self._check_layer(layer, causal=stack.causal)
+        ids = {
+            "bos_token_id": (self.bos_token_id,),
+            "eos_token_ids": self.eos_token_ids,
+            "decoder_start_token_id": (self.decoder_start_token_id,),
+        }
+        for name, values in ids.items():
+            if any(i is not None and not 0 <= i < self.vocab_size for i in values):
+                raise ValueError(f"{name} {values} is outside the vocabulary of {self.vocab_size}")
         return self
+
+    def _check_layer(self, layer: LayerConfig, *, causal: bool) -> None:
+        attention, positions = layer.attention, layer.positions or self.positions
+        assert attention is not None, "a resolved layer has an attention"
+        if isinstance(positions, RotaryPositions) and rotary_dim(attention, positions) % 2:
+            raise ValueError(f"the {rotary_dim(attention, positions)} coordinates to rotate must be even in number")
+        if causal and isinstance(attention, LinformerConfig):
+            raise ValueError("linformer attention cannot be causal: it mixes keys along the length")
+
+    @property
+    def stacks(self) -> tuple[StackConfig, ...]:
+        """Encoder, then decoder, where there are."""
+        return tuple(s for s in (self.encoder, self.decoder) if s is not None)
+
+    @property
+    def output_stack(self) -> StackConfig:
+        """The stack whose hidden states the head reads."""
+        return self.stacks[-1]
+
+
+def rotary_dim(attention: Attention, positions: RotaryPositions) -> int:
+    """Coordinates of each head that turn."""
+    if isinstance(attention, MLAConfig):
+        return attention.qk_rope_head_dim
+    return int(attention.head_dim * positions.partial_rotary_factor)

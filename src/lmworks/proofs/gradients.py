@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lmworks.kernels.attention import varlen_attention
+from lmworks.kernels.scores import Scores
 from lmworks.models.transformer import Transformer
 from lmworks.nn.attention_context import PackedContext
 from lmworks.nn.batch import Batch, next_token_document, pack
@@ -67,6 +68,6 @@ def _batch(documents: list[list[int]]) -> Batch:
 class _LeakyContext(PackedContext):
     """The mistake a packed batch invites: one causal mask over all documents."""
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> Tensor:
         bounds = self.cu_seqlens[[0, -1]]
-        return varlen_attention(query, key, value, bounds, scale=scale, causal=True)
+        return varlen_attention(query, key, value, bounds, scores)

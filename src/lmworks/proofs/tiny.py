@@ -5,15 +5,8 @@ from __future__ import annotations
 import torch
 
 from lmworks.models.build import build_model
-from lmworks.models.config import (
-    AttentionConfig,
-    LearnedPositions,
-    MLPConfig,
-    ModelConfig,
-    NormConfig,
-    RotaryPositions,
-    StackConfig,
-)
+from lmworks.models.config import ModelConfig, StackConfig
+from lmworks.models.slots import AttentionConfig, LearnedPositions, MLPConfig, NormConfig, RotaryPositions
 from lmworks.models.transformer import Transformer
 
 LLAMA = ModelConfig(

@@ -10,15 +10,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from lmworks.core.config import Config
-from lmworks.models.config import (
-    AttentionConfig,
-    LearnedPositions,
-    MLPConfig,
-    ModelConfig,
-    NormConfig,
-    RotaryPositions,
-    StackConfig,
-)
+from lmworks.models.config import ModelConfig, StackConfig
+from lmworks.models.slots import AttentionConfig, LearnedPositions, MLPConfig, NormConfig, RotaryPositions
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -86,7 +79,7 @@ class ModelPreset(Config):
                     head_dim=self.hidden_size // self.heads,
                     qkv_bias=gpt2,
                     o_bias=gpt2,
-                    qk_norm=self.preset == "qwen3",
+                    qk_norm="per_head" if self.preset == "qwen3" else "none",
                 ),
                 mlp=MLPConfig(
                     intermediate_size=self.intermediate_size or inner,

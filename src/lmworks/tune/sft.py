@@ -26,6 +26,7 @@ from lmworks.core.progress import say
 from lmworks.data.conversations import ConversationRows, load_conversations
 from lmworks.models.families import family_named
 from lmworks.models.hub import load_pretrained, save_pretrained
+from lmworks.models.hub.tensor_source import own_state
 from lmworks.models.transformer import Transformer
 from lmworks.nn.quantized import QuantizedLinear
 from lmworks.objectives.causal_lm import causal_lm
@@ -219,12 +220,10 @@ def chat_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
 def adapter_names(model: Transformer) -> Mapping[str, str]:
     """Our names of linear layers to the Hugging Face model's, for those that are linear layers there too."""
     names: dict[str, str] = {}
-    for rule in family_named(model.config.family).weight_rules:
+    for rule in family_named(model.config.family).rules(model.config, own_state(model)):
         if rule.operations or len(rule.ours) > 1 or not rule.ours[0].endswith(".weight"):
             continue  # fused or transposed on disk
-        for i in range(model.config.decoder.num_hidden_layers):
-            ours, theirs = (n.replace("{i}", str(i)).removesuffix(".weight") for n in (rule.ours[0], rule.theirs[0]))
-            names[ours] = theirs
+        names[rule.ours[0].removesuffix(".weight")] = rule.theirs[0].removesuffix(".weight")
     return names
 
 

@@ -53,7 +53,7 @@ def family_of(hf: Mapping[str, Any]) -> Family:
             )
         return family_named(model_type)
     for name in FAMILIES:
-        if family_named(name).architecture in architectures:
+        if any(a in family_named(name).architectures for a in architectures):
             return family_named(name)
     raise ConfigError(
         f"config.json has no model_type and no known architecture ({architectures})", 'Add "model_type" to it'

@@ -2,31 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from lmworks.core.errors import ConfigError
 from lmworks.models.config import ModelConfig
-from lmworks.models.families.hf_config import HFConfig
-from lmworks.models.hub.rules import Rule
+from lmworks.models.families.architectures import read_head, write_head
+from lmworks.models.families.entries import Draft, Entry
+from lmworks.models.families.hf_config import Fields, HFConfig
+from lmworks.models.hub.rules import Rule, expand
+
+WeightRules = tuple[Rule, ...] | Callable[[ModelConfig], tuple[Rule, ...]]
 
 
 @dataclass(frozen=True)
 class Family:
-    """One row: names, presets, `config.json` both ways, weight rules."""
+    """One row: names, `config.json` both ways, weight rules, presets."""
 
     name: str
-    architecture: str
-    """The class name that `config.json` lists in `architectures`."""
-    config_from_hf: Callable[[HFConfig], ModelConfig]
-    config_to_hf: Callable[[ModelConfig], dict[str, Any]]
-    weight_rules: tuple[Rule, ...]
-    prefix: str
+    """Hugging Face's `model_type`."""
+    architectures: Mapping[str, Mapping[str, Any]]
+    """Class names that `config.json` may list, each with the head it stands for; the first is the default."""
+    entries: tuple[Entry, ...]
+    """`config.json`, in reading order."""
+    weight_rules: WeightRules
+    """Of all tensors the family may have; a function where they depend on sizes."""
+    prefix: str = ""
     """Begins every tensor name but the head's; files written from the bare model lack it."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Tensors of theirs that repeat another: alias to owner. They may be stored and must be equal then."""
+    tied: tuple[str, ...] = ("lm_head.weight",)
+    """Names of theirs that repeat the embedding where the two are tied."""
     ignored_tensors: tuple[str, ...] = ()
-    """Regular expressions of tensors in old files that hold no weights, without the prefix."""
-    presets: Mapping[str, ModelConfig] = field(default_factory=dict)
+    """Regular expressions of tensors in files that hold no weights we use, without the prefix."""
+    hf_presets: Mapping[str, HFConfig] = field(default_factory=dict)
+    """Published models by name: the sizes in their `config.json`."""
+
+    @cached_property
+    def presets(self) -> Mapping[str, ModelConfig]:
+        """Published models by name."""
+        return {name: self.config_from_hf(values) for name, values in self.hf_presets.items()}
+
+    def config_from_hf(self, hf: HFConfig) -> ModelConfig:
+        """Read a `config.json`.
+
+        Raises:
+            ConfigError: a required field is missing, a value is impossible, or the model needs what is not supported.
+        """
+        fields = Fields(hf)
+        draft: Draft = {"family": self.name}
+        for entry in self.entries:
+            entry.read(fields, draft)
+        draft["head"] = read_head(self, fields, draft)
+        config = ModelConfig.parse(draft)
+        fields.done()
+        return config
 
     def to_hf(self, config: ModelConfig) -> dict[str, Any]:
         """`config.json` of a model, checked by reading it back.
@@ -34,7 +66,16 @@ class Family:
         Raises:
             ConfigError: the family's format cannot express this model.
         """
-        written = self.config_to_hf(config)
+        draft = config.to_dict()
+        written: dict[str, Any] = {"model_type": self.name}
+        try:
+            for entry in self.entries:
+                entry.write(draft, written)
+        except (KeyError, TypeError, IndexError, AttributeError, StopIteration) as error:
+            raise ConfigError(
+                f"the family {self.name!r} cannot express this model: {error!r}", "Choose another family"
+            ) from None
+        written |= write_head(self, draft)
         again = self.config_from_hf(written)
         if again != config:
             wanted, got = config.to_dict(), again.to_dict()
@@ -45,3 +86,8 @@ class Family:
                 "Choose another family or change these fields",
             )
         return written
+
+    def rules(self, config: ModelConfig, names: Collection[str]) -> tuple[Rule, ...]:
+        """The weight rules that concern our tensors `names`, one for every layer."""
+        rules = self.weight_rules(config) if callable(self.weight_rules) else self.weight_rules
+        return expand(rules, names, max(stack.num_hidden_layers for stack in config.stacks))

@@ -24,10 +24,11 @@ INERT = frozenset({
 """Keys of `config.json` that do not change what the model computes at inference, or are read elsewhere."""
 
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_new": "gelu_pytorch_tanh",
-               "gelu_pytorch_tanh": "gelu_pytorch_tanh", "relu": "relu"}  # fmt: skip
+               "gelu_pytorch_tanh": "gelu_pytorch_tanh", "gelu_fast": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu",
+               "relu": "relu", "relu2": "relu2"}  # fmt: skip
 """Hugging Face's names of activations to ours."""
 
-_REQUIRED = object()
+REQUIRED: Any = object()
 
 
 class Fields:
@@ -37,7 +38,7 @@ class Fields:
         self.values = values
         self._seen = set(INERT)
 
-    def take(self, key: str, default: Any = _REQUIRED) -> Any:
+    def take(self, key: str, default: Any = REQUIRED) -> Any:
         """The value of `key`; `default` when it is absent or null.
 
         Raises:
@@ -47,11 +48,11 @@ class Fields:
         value = self.values.get(key)
         if value is not None:
             return value
-        if default is _REQUIRED:
+        if default is REQUIRED:
             raise ConfigError(f"config.json lacks {key!r}, which a model of this family needs", "Add it")
         return default
 
-    def count(self, key: str, default: Any = _REQUIRED) -> Any:
+    def count(self, key: str, default: Any = REQUIRED) -> Any:
         """`take` for a value that is computed with before the model's configuration validates it.
 
         Raises:

@@ -55,7 +55,7 @@ def load_pretrained(
     row, config = family_of(hf), read_config(path)
     source = SafetensorsSource(path)
     model = _empty(config)
-    rules = expand(row.weight_rules, own_state(model), config.decoder.num_hidden_layers)
+    rules = row.rules(config, own_state(model))
     if (ignore := quantization.read_ignore(hf)) is not None:
         names = quantization.linear_names(model, rules)
         packed = [ours for ours, theirs in names.items() if not quantization.ignored(theirs, ignore)]
@@ -66,7 +66,10 @@ def load_pretrained(
             )
         quantization.replace_linears(model, packed)
         rules = quantization.pack_rules(rules, packed)
-    fill(model, rules, source, prefix=row.prefix, ignored=row.ignored_tensors, dtype=dtype or _dtype(hf), device=device)
+    fill(
+        model, rules, source, prefix=row.prefix, ignored=row.ignored_tensors, tied=row.tied, aliases=row.aliases,
+        dtype=dtype or _dtype(hf), device=device,
+    )  # fmt: skip
     return model
 
 
@@ -88,7 +91,7 @@ def save_pretrained(model: Transformer, folder: Path | str, *, dtype: torch.dtyp
     packed = [n for n, m in model.named_modules() if isinstance(m, QuantizedLinear)]
     state = own_state(model)
     plain = [n for n in state if n.removesuffix(".weight_scale") not in packed]
-    rules = expand(row.weight_rules, plain, config.decoder.num_hidden_layers)
+    rules = row.rules(config, plain)
     if packed:
         names = quantization.linear_names(model, rules)
         ignore = sorted({theirs for ours, theirs in names.items() if ours not in packed} | {quantization.HEAD})
@@ -172,9 +175,9 @@ def _model_path(path: Path | str) -> Path:
 def _load_gguf(file: GGUFFile, dtype: torch.dtype, device: torch.device | str) -> Transformer:
     config = config_from_gguf(file)
     model = _empty(config)
-    rules = weight_rules(config.decoder.attention.head_dim)
-    expanded = expand(rules, own_state(model), config.decoder.num_hidden_layers)
-    fill(model, expanded, GGUFSource(file), dtype=dtype, device=device)
+    rules = weight_rules(config)
+    expanded = expand(rules, own_state(model), config.output_stack.num_hidden_layers)
+    fill(model, expanded, GGUFSource(file), dtype=dtype, device=device, tied=("output.weight",))
     return model
 
 

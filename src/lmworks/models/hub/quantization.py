@@ -101,7 +101,7 @@ def linear_names(model: Transformer, rules: Sequence[Rule]) -> dict[str, str]:
     for name, module in model.named_modules():
         if not isinstance(module, nn.Linear | QuantizedLinear):
             continue
-        if name == HEAD and model.config.tie_word_embeddings:
+        if name == HEAD and model.tied:
             continue
         rule = stored.get(f"{name}.weight")
         if rule is None or len(rule.ours) > 1 or rule.operations:

@@ -19,7 +19,7 @@ from lmworks.models.hub.rules import Rule, Shape, export_state, without_prefix
 from lmworks.models.transformer import Transformer
 
 TIED = ("lm_head.weight", "embed_tokens.weight")
-"""Alias and owner when `tie_word_embeddings` is set."""
+"""Our names of alias and owner when `tie_word_embeddings` is set."""
 MAX_NAMES = 8
 """How many names an error lists of each kind."""
 
@@ -39,6 +39,26 @@ class TensorSource(Protocol):
         ...
 
 
+class Deduplicated:
+    """A source in which an alias stands for its owner where only the alias was stored."""
+
+    def __init__(self, source: TensorSource, aliases: Mapping[str, str]) -> None:
+        self.name, self._source = source.name, source
+        stored = source.shapes()
+        self._stored_as = {owner: alias for alias, owner in aliases.items() if alias in stored and owner not in stored}
+
+    def shapes(self) -> Mapping[str, Shape]:
+        """See `TensorSource`."""
+        shown = dict(self._source.shapes())
+        for owner, alias in self._stored_as.items():
+            shown[owner] = shown.pop(alias)
+        return shown
+
+    def tensor(self, name: str) -> Tensor:
+        """See `TensorSource`."""
+        return self._source.tensor(self._stored_as.get(name, name))
+
+
 @dataclass(frozen=True)
 class LoadReport:
     """How a file's tensors differ from what the configuration asks for. Names are the file's."""
@@ -48,7 +68,7 @@ class LoadReport:
     mismatched: tuple[tuple[str, Shape, Shape], ...] = ()
     """Name, shape in the file, shape by the configuration."""
     tied: tuple[str, ...] = ()
-    """Stored although the configuration ties them to the embedding."""
+    """Stored although they repeat another."""
 
     def raise_for_problems(self, name: str) -> None:
         """Raise unless everything fits.
@@ -75,25 +95,25 @@ class LoadReport:
 
 
 def compare(
-    source: TensorSource, expected: Mapping[str, Shape], *, tied: bool, ignored: Sequence[str] = ()
+    source: TensorSource, expected: Mapping[str, Shape], *, aliases: Mapping[str, str], ignored: Sequence[str] = ()
 ) -> LoadReport:
-    """Compare a source's names and shapes with the expected ones."""
+    """Compare a source's names and shapes with the expected ones; `aliases` may be stored beside their owners."""
     found = {n: s for n, s in source.shapes().items() if not any(re.fullmatch(p, n) for p in ignored)}
-    aliases = (TIED[0],) if tied and TIED[0] in found else ()
+    tied = tuple(sorted(set(aliases) & set(found)))
     return LoadReport(
         missing=tuple(sorted(set(expected) - set(found))),
-        unexpected=tuple(sorted(set(found) - set(expected) - set(aliases))),
+        unexpected=tuple(sorted(set(found) - set(expected) - set(tied))),
         mismatched=tuple(
             (n, tuple(found[n]), tuple(s)) for n, s in expected.items() if n in found and tuple(found[n]) != tuple(s)
         ),
-        tied=aliases,
+        tied=tied,
     )
 
 
 def own_state(model: Transformer) -> dict[str, Tensor]:
     """The model's tensors without the alias of a tied head."""
     state = model.state_dict()
-    if model.config.tie_word_embeddings:
+    if model.tied:
         del state[TIED[0]]
     return state
 
@@ -101,6 +121,7 @@ def own_state(model: Transformer) -> dict[str, Tensor]:
 def fill(
     model: Transformer, rules: Sequence[Rule], source: TensorSource, *, dtype: torch.dtype,
     device: torch.device | str, prefix: str = "", ignored: Sequence[str] = (),
+    tied: Sequence[str] = (TIED[0],), aliases: Mapping[str, str] | None = None,
 ) -> LoadReport:  # fmt: skip
     """Give a model built on the meta device its weights.
 
@@ -112,31 +133,39 @@ def fill(
         device: where they go.
         prefix: of the names in the file, which may also lack it throughout.
         ignored: regular expressions of names, less the prefix, that are no weights.
+        tied: names in the file that repeat the embedding where the configuration ties the head to it.
+        aliases: further names in the file that repeat another, alias to owner; each may stand for the other.
 
     Raises:
         CheckpointError: names or shapes do not fit, or memory would not suffice; nothing has been read then.
     """
-    found = source.shapes()
-    if not any(n.startswith(prefix) for n in found):
+    if not any(n.startswith(prefix) for n in source.shapes()):
         rules = without_prefix(rules, prefix)
+        aliases = {a.removeprefix(prefix): o.removeprefix(prefix) for a, o in (aliases or {}).items()}
     state = own_state(model)
+    repeated = dict(aliases or {})
+    if model.tied:
+        owner = next(rule.theirs[0] for rule in rules if rule.ours == (TIED[1],))
+        repeated |= dict.fromkeys(tied, owner)
+    source = Deduplicated(source, repeated)
     expected = {n: tuple(t.shape) for n, t in export_state(rules, state).items()}
     patterns = [f"({re.escape(prefix)})?{p}" for p in ignored]
-    report = compare(source, expected, tied=model.config.tie_word_embeddings, ignored=patterns)
+    report = compare(source, expected, aliases=repeated, ignored=patterns)
     report.raise_for_problems(source.name)
     check_memory(state, dtype, device, source.name)
+    for alias in report.tied:
+        if not torch.equal(source.tensor(alias), source.tensor(repeated[alias])):
+            raise CheckpointError(
+                f"{source.name} holds a {alias} that differs from {repeated[alias]}, but config.json ties the two",
+                'Set "tie_word_embeddings": false in config.json',
+            )
     loaded: dict[str, Tensor] = {}
     for rule in rules:
         shapes = [tuple(state[n].shape) for n in rule.ours]
         for name, tensor in rule.load([source.tensor(n) for n in rule.theirs], shapes).items():
             target = dtype if tensor.is_floating_point() else tensor.dtype
             loaded[name] = tensor.to(device=device, dtype=target, memory_format=torch.contiguous_format)
-    if report.tied and not torch.equal(source.tensor(TIED[0]).to(device, dtype), loaded[TIED[1]]):
-        raise CheckpointError(
-            f"{source.name} holds a {TIED[0]} that differs from the embedding, but config.json ties the two",
-            'Set "tie_word_embeddings": false in config.json',
-        )
-    if model.config.tie_word_embeddings:
+    if model.tied:
         loaded[TIED[0]] = loaded[TIED[1]]
     model.load_state_dict(loaded, strict=True, assign=True)
     model.tie_weights()

@@ -1,0 +1,414 @@
+"""What fills the slots of a stack: position codes, mixers, feed-forward nets, norms, residual paths, heads.
+
+Values only, each a union member told apart by `kind`; leaf names are Hugging Face's. Knows no module and no family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from lmworks.core.config import Config
+
+Positive = Annotated[int, Field(gt=0)]
+Size = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Activation = Literal["silu", "gelu", "gelu_pytorch_tanh", "quick_gelu", "relu", "relu2"]
+
+
+def _kind_or(default: str) -> Callable[[Any], str]:
+    """Tells the members of a union apart by `kind`, which the commonest may leave out."""
+    return lambda value: value.get("kind", default) if isinstance(value, dict) else getattr(value, "kind", default)
+
+
+class NoPositions(Config):
+    """Order is known from the causal mask alone (NoPE, arXiv:2305.19466)."""
+
+    kind: Literal["none"] = "none"
+
+
+class LearnedPositions(Config):
+    """A trained vector per position, added to the embeddings (GPT-2, BERT)."""
+
+    kind: Literal["learned"] = "learned"
+    offset: Size = 0
+    """Rows of the table before position 0: RoBERTa and BART keep two for padding."""
+
+
+class SinusoidalPositions(Config):
+    """Fixed sines and cosines added to the embeddings (Vaswani et al., 2017, arXiv:1706.03762)."""
+
+    kind: Literal["sinusoidal"] = "sinusoidal"
+    interleaved: bool = True
+    """Sine and cosine alternate, as in the paper; else all sines come first."""
+
+
+class AlibiPositions(Config):
+    """Scores fall linearly with distance, at a fixed slope per head (ALiBi, arXiv:2108.12409)."""
+
+    kind: Literal["alibi"] = "alibi"
+
+
+class RelativeBiasPositions(Config):
+    """A trained score per head and bucket of distance, shared by all layers of a stack (T5, arXiv:1910.10683)."""
+
+    kind: Literal["relative_bias"] = "relative_bias"
+    relative_attention_num_buckets: Positive = 32
+    relative_attention_max_distance: Positive = 128
+
+
+class LinearScaling(Config):
+    """Positions divided by a factor (position interpolation, arXiv:2306.15595)."""
+
+    rope_type: Literal["linear"] = "linear"
+    factor: PositiveFloat
+
+
+class DynamicScaling(Config):
+    """A base that grows with the document once it exceeds the trained context (dynamic NTK)."""
+
+    rope_type: Literal["dynamic"] = "dynamic"
+    factor: PositiveFloat
+    original_max_position_embeddings: Positive
+
+
+class YarnScaling(Config):
+    """Fast coordinates kept, slow ones interpolated, scores sharpened (YaRN, arXiv:2309.00071)."""
+
+    rope_type: Literal["yarn"] = "yarn"
+    factor: PositiveFloat
+    original_max_position_embeddings: Positive
+    beta_fast: PositiveFloat = 32.0
+    beta_slow: PositiveFloat = 1.0
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    attention_factor: PositiveFloat | None = None
+    """Multiplies cosines and sines; None derives it from `factor`, `mscale` and `mscale_all_dim`."""
+    truncate: bool = True
+    """Round the first and last interpolated coordinate outwards."""
+
+
+class Llama3Scaling(Config):
+    """Llama 3's frequency-dependent stretching (Llama 3.1 model card)."""
+
+    rope_type: Literal["llama3"] = "llama3"
+    factor: PositiveFloat
+    low_freq_factor: PositiveFloat = 1.0
+    high_freq_factor: PositiveFloat = 4.0
+    original_max_position_embeddings: Positive = 8192
+
+
+class LongRopeScaling(Config):
+    """A searched divisor per coordinate, one set below and one above the trained context (arXiv:2402.13753)."""
+
+    rope_type: Literal["longrope"] = "longrope"
+    short_factor: tuple[PositiveFloat, ...]
+    long_factor: tuple[PositiveFloat, ...]
+    original_max_position_embeddings: Positive
+    attention_factor: PositiveFloat | None = None
+    """Multiplies cosines and sines; None derives it from the ratio of the contexts."""
+
+
+RopeScaling = Annotated[
+    LinearScaling | DynamicScaling | YarnScaling | Llama3Scaling | LongRopeScaling, Field(discriminator="rope_type")
+]
+
+
+class RotaryPositions(Config):
+    """Rotary position embedding (Su et al., 2021, arXiv:2104.09864)."""
+
+    kind: Literal["rope"] = "rope"
+    rope_theta: PositiveFloat = 10_000.0
+    partial_rotary_factor: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of each head's coordinates that turn, the first ones."""
+    interleaved: bool = False
+    """Pairs are neighbors (GPT-J, GLM); else coordinate i is paired with i + D/2 (GPT-NeoX, Llama)."""
+    rope_scaling: RopeScaling | None = None
+
+
+Positions = Annotated[
+    NoPositions | LearnedPositions | SinusoidalPositions | AlibiPositions | RelativeBiasPositions | RotaryPositions,
+    Field(discriminator="kind"),
+]
+
+
+class SparsityConfig(Config):
+    """A window, global and random blocks (Longformer, arXiv:2004.05150; BigBird, arXiv:2007.14062)."""
+
+    block_size: Positive = 64
+    window_blocks: Positive = 3
+    """Blocks that a block sees around itself, itself included."""
+    num_global_blocks: Size = 1
+    """First blocks, which see all and are seen by all."""
+    num_random_blocks: Size = 0
+    seed: Size = 0
+
+
+class AttentionConfig(Config):
+    """Softmax attention with grouped keys and values (MHA, MQA, GQA: arXiv:2305.13245)."""
+
+    kind: Literal["softmax"] = "softmax"
+    num_attention_heads: Positive
+    num_key_value_heads: Positive
+    head_dim: Positive
+    qkv_bias: bool = False
+    o_bias: bool = False
+    qk_norm: Literal["none", "per_head", "full"] = "none"
+    """Normalize queries and keys before the rotation: each head (Qwen3) or the whole projection (OLMo-2)."""
+    scale: PositiveFloat | None = None
+    """Multiplies the scores; None is head_dim^-0.5."""
+    sliding_window: Positive | None = None
+    """Only the last so many tokens are seen, the token itself included."""
+    attn_logit_softcapping: PositiveFloat | None = None
+    """Scores become cap·tanh(score/cap) (Gemma 2, arXiv:2408.00118)."""
+    sinks: bool = False
+    """A trained score per head that takes weight and gives no value (gpt-oss)."""
+    sparsity: SparsityConfig | None = None
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_attention_heads {self.num_attention_heads} is not a multiple of "
+                f"num_key_value_heads {self.num_key_value_heads}"
+            )
+        return self
+
+
+class MLAConfig(Config):
+    """Multi-head latent attention: keys and values from one cached latent (DeepSeek-V2, arXiv:2405.04434)."""
+
+    kind: Literal["mla"] = "mla"
+    num_attention_heads: Positive
+    q_lora_rank: Positive | None = None
+    """None projects queries directly."""
+    kv_lora_rank: Positive
+    qk_nope_head_dim: Positive
+    qk_rope_head_dim: Positive
+    v_head_dim: Positive
+    attention_bias: bool = False
+    scale: PositiveFloat | None = None
+    """Multiplies the scores; None is (qk_nope_head_dim + qk_rope_head_dim)^-0.5."""
+
+
+class XLAttentionConfig(Config):
+    """Transformer-XL's relative attention, as XLNet uses it with two streams (arXiv:1906.08237)."""
+
+    kind: Literal["xl"] = "xl"
+    num_attention_heads: Positive
+    head_dim: Positive
+
+
+class LSHAttentionConfig(Config):
+    """Attention among tokens of one hash bucket; queries and keys share a projection (Reformer, arXiv:2001.04451)."""
+
+    kind: Literal["lsh"] = "lsh"
+    num_attention_heads: Positive
+    head_dim: Positive
+    num_buckets: Positive = 16
+    num_hashes: Positive = 2
+    chunk_length: Positive = 64
+    seed: Size = 0
+
+
+class LinearAttentionConfig(Config):
+    """Attention by a feature map, linear in length (arXiv:2006.16236; Performer, arXiv:2009.14794)."""
+
+    kind: Literal["linear"] = "linear"
+    num_attention_heads: Positive
+    head_dim: Positive
+    feature_map: Literal["elu", "relu", "favor"] = "elu"
+    num_features: Positive = 256
+    """Random features of FAVOR+."""
+    seed: Size = 0
+
+
+class LinformerConfig(Config):
+    """Keys and values projected along the length to a fixed number; not causal (arXiv:2006.04768)."""
+
+    kind: Literal["linformer"] = "linformer"
+    num_attention_heads: Positive
+    head_dim: Positive
+    projected_length: Positive = 256
+
+
+Attention = Annotated[
+    Annotated[AttentionConfig, Tag("softmax")]
+    | Annotated[MLAConfig, Tag("mla")]
+    | Annotated[XLAttentionConfig, Tag("xl")]
+    | Annotated[LSHAttentionConfig, Tag("lsh")]
+    | Annotated[LinearAttentionConfig, Tag("linear")]
+    | Annotated[LinformerConfig, Tag("linformer")],
+    Discriminator(_kind_or("softmax")),
+]
+
+
+class MLPConfig(Config):
+    """Position-wise feed-forward net; gated means `down(act(gate(x)) * up(x))` (arXiv:2002.05202)."""
+
+    kind: Literal["dense"] = "dense"
+    intermediate_size: Positive
+    hidden_act: Activation = "silu"
+    gated: bool = True
+    bias: bool = False
+
+
+class MoEConfig(Config):
+    """A mixture of experts (Switch, arXiv:2101.03961; Mixtral, arXiv:2401.04088; DeepSeek-V3, arXiv:2412.19437)."""
+
+    kind: Literal["moe"] = "moe"
+    num_experts: Positive
+    num_experts_per_tok: Positive
+    moe_intermediate_size: Positive
+    hidden_act: Activation = "silu"
+    gated: bool = True
+    bias: bool = False
+    scoring_func: Literal["softmax", "sigmoid"] = "softmax"
+    norm_topk_prob: bool = True
+    """The weights of the chosen experts sum to one."""
+    routed_scaling_factor: PositiveFloat = 1.0
+    n_group: Positive = 1
+    topk_group: Positive = 1
+    """Experts are chosen from the best so many of `n_group` groups."""
+    group_score: Literal["max", "top2_sum"] = "max"
+    correction_bias: bool = False
+    """A score per expert that steers the choice and not the weight, moved by the balance (arXiv:2408.15664)."""
+    shared_intermediate_size: Size = 0
+    """Of the expert that every token takes; 0 has none."""
+    shared_expert_gate: bool = False
+    router_aux_loss_coef: Annotated[float, Field(ge=0)] = 0.0
+    router_z_loss_coef: Annotated[float, Field(ge=0)] = 0.0
+    expert_capacity: Positive | None = None
+    """Tokens of a document that an expert takes at most (Switch); None drops none."""
+
+    @model_validator(mode="after")
+    def _chooses(self) -> Self:
+        if self.num_experts % self.n_group or self.topk_group > self.n_group:
+            raise ValueError(
+                f"n_group {self.n_group} must divide num_experts {self.num_experts} and be at least "
+                f"topk_group {self.topk_group}"
+            )
+        available = self.num_experts // self.n_group * self.topk_group
+        if self.num_experts_per_tok > available:
+            raise ValueError(f"num_experts_per_tok {self.num_experts_per_tok} exceeds the {available} experts eligible")
+        return self
+
+
+FeedForward = Annotated[
+    Annotated[MLPConfig, Tag("dense")] | Annotated[MoEConfig, Tag("moe")], Discriminator(_kind_or("dense"))
+]
+
+
+class NormConfig(Config):
+    """RMSNorm (arXiv:1910.07467), LayerNorm, or BatchNorm over all tokens, for comparison."""
+
+    kind: Literal["rms", "layer", "batch"] = "rms"
+    eps: PositiveFloat = 1e-5
+    bias: bool = True
+    """Of LayerNorm."""
+    affine: bool = True
+    """Whether there are weights at all."""
+    unit_offset: bool = False
+    """The weight is stored less one (Gemma)."""
+
+
+class ResidualConfig(Config):
+    """What happens to a branch before it is added."""
+
+    multiplier: float = 1.0
+    """A constant factor (Granite)."""
+    gate: Literal["none", "rezero", "layerscale"] = "none"
+    """A trained factor: one number from zero (ReZero, arXiv:2003.04887) or a vector (LayerScale, arXiv:2103.17239)."""
+    layerscale_init: PositiveFloat = 1e-4
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    layerdrop: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability of leaving a whole layer out while training (LayerDrop, arXiv:1909.11556)."""
+
+
+class EmbedConfig(Config):
+    """From token ids to the first hidden states."""
+
+    multiplier: float = 1.0
+    embedding_size: Positive | None = None
+    """Of the token table, where it is projected to the hidden size (ALBERT, ELECTRA)."""
+    type_vocab_size: Size = 0
+    """Segments told apart by a vector of their own (BERT)."""
+    norm: NormConfig | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class CausalLMHead(Config):
+    """The next token's logits."""
+
+    kind: Literal["causal_lm"] = "causal_lm"
+    bias: bool = False
+    logit_multiplier: float = 1.0
+    final_logit_softcapping: PositiveFloat | None = None
+
+
+class MaskedLMHead(Config):
+    """A masked token's logits, through a dense layer and a norm (BERT, arXiv:1810.04805)."""
+
+    kind: Literal["masked_lm"] = "masked_lm"
+    hidden_act: Activation = "gelu"
+    next_sentence: bool = False
+    """Also judge from the first token whether two segments follow each other (NSP; SOP, arXiv:1909.11942)."""
+
+
+Pooling = Literal["cls", "mean", "last"]
+
+
+class SequenceClassificationHead(Config):
+    """One vector of logits per document."""
+
+    kind: Literal["sequence_classification"] = "sequence_classification"
+    num_labels: Positive
+    pooling: Pooling = "last"
+    dense_act: Literal["none", "tanh", "relu"] = "none"
+    """A dense layer with this activation before the last one."""
+    bias: bool = False
+
+
+class TokenClassificationHead(Config):
+    """Logits per token: tagging."""
+
+    kind: Literal["token_classification"] = "token_classification"
+    num_labels: Positive
+    bias: bool = True
+
+
+class QuestionAnsweringHead(Config):
+    """Start and end logits of an extracted answer."""
+
+    kind: Literal["question_answering"] = "question_answering"
+
+
+class RewardHead(Config):
+    """One number per document: how good it is (arXiv:2203.02155)."""
+
+    kind: Literal["reward"] = "reward"
+    bias: bool = False
+
+
+class EmbeddingHead(Config):
+    """One vector per document, for similarity (arXiv:1908.10084)."""
+
+    kind: Literal["embedding"] = "embedding"
+    pooling: Pooling = "mean"
+    normalize: bool = False
+    pooler: bool = False
+    """The stored model has BERT's dense layer over the first token, which the vector does not use."""
+
+
+Head = Annotated[
+    CausalLMHead
+    | MaskedLMHead
+    | SequenceClassificationHead
+    | TokenClassificationHead
+    | QuestionAnsweringHead
+    | RewardHead
+    | EmbeddingHead,
+    Field(discriminator="kind"),
+]

@@ -1,0 +1,142 @@
+"""How order enters: vectors added to embeddings, rotations of queries and keys, biases of scores.
+
+Additive codes are modules from positions to vectors. The others give a `PositionSignal`, once per forward pass and
+kind, which every attention layer applies. Knows no configuration.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lmworks.kernels.scores import ScoreBias
+from lmworks.nn.rope import Rotation, rotation
+
+
+@dataclass(frozen=True)
+class PositionSignal:
+    """What positions do inside attention."""
+
+    rotation: Rotation | None = None
+    bias: ScoreBias | None = None
+
+
+NO_SIGNAL = PositionSignal()
+
+
+class LearnedPositionEmbedding(nn.Embedding):
+    """A trained vector per position; row `offset` belongs to position 0."""
+
+    def __init__(self, positions: int, hidden_size: int, offset: int = 0) -> None:
+        super().__init__(positions + offset, hidden_size)
+        self.offset = offset
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """[N] -> [N, E]."""
+        return super().forward(positions + self.offset)
+
+
+class SinusoidalPositionEmbedding(nn.Module):
+    """Sines and cosines of geometrically growing wavelengths (arXiv:1706.03762)."""
+
+    def __init__(self, hidden_size: int, *, interleaved: bool) -> None:
+        super().__init__()
+        self.hidden_size, self.interleaved = hidden_size, interleaved
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """[N] -> [N, E] float32."""
+        half = torch.arange(0, self.hidden_size, 2, device=positions.device, dtype=torch.float32)
+        angles = positions.float()[:, None] * torch.exp(half * (-math.log(10_000.0) / self.hidden_size))
+        if self.interleaved:
+            return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)
+        return torch.cat([angles.sin(), angles.cos()], -1)
+
+
+class RotaryEmbedding(nn.Module):
+    """Turns queries and keys (`nn/rope.py`). Speeds stay float32 whatever the model, or far positions would blur.
+
+    Args:
+        speeds: [R/2], or a function of document lengths.
+        interleaved: pairs are neighbors.
+        factor: multiplies cosines and sines: a number, or below and above a document length.
+    """
+
+    def __init__(
+        self, speeds: Tensor | Callable[[Tensor], Tensor], *, interleaved: bool = False, factor: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.interleaved, self.factor = interleaved, factor
+        self._speeds = speeds  # not a buffer: a buffer would be cast with the model and lost on the meta device
+
+    @property
+    def length_dependent(self) -> bool:
+        """Whether a token's angles depend on the length of its document, so that cached keys may not be shared."""
+        return not isinstance(self._speeds, Tensor)
+
+    def signal(self, positions: Tensor, lengths: Callable[[], Tensor], dtype: torch.dtype) -> PositionSignal:
+        """The signal of packed positions [N]."""
+        if isinstance(self._speeds, Tensor):
+            self._speeds = self._speeds.to(positions.device)
+            speeds = self._speeds
+        else:
+            speeds = self._speeds(lengths())
+        return PositionSignal(rotation(positions, speeds, dtype, interleaved=self.interleaved, factor=self.factor))
+
+
+class AlibiBias(nn.Module):
+    """Scores fall by slope · distance (arXiv:2108.12409).
+
+    For other than 2^n heads the odd slopes of the next power follow.
+    """
+
+    def __init__(self, num_heads: int) -> None:
+        super().__init__()
+        power = 2 ** math.floor(math.log2(num_heads))
+        slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
+        slopes += [2 ** (-4 * (2 * i + 1) / power) for i in range(num_heads - power)]
+        self._slopes = torch.tensor(slopes)
+
+    length_dependent = False
+
+    def signal(self, positions: Tensor, lengths: Callable[[], Tensor], dtype: torch.dtype) -> PositionSignal:
+        """The signal of any packed positions."""
+        slopes = self._slopes.to(positions.device)[:, None, None]
+        return PositionSignal(bias=lambda query, key: -slopes * (query[:, None] - key[None, :]).abs())
+
+
+class RelativePositionBias(nn.Module):
+    """A trained score per head and bucket of distance: exact when near, logarithmic up to a maximum (T5).
+
+    Args:
+        num_heads: H.
+        num_buckets: for both directions together.
+        max_distance: all beyond share a bucket.
+        bidirectional: keys after the query have buckets of their own.
+    """
+
+    length_dependent = False
+
+    def __init__(self, num_heads: int, num_buckets: int, max_distance: int, *, bidirectional: bool) -> None:
+        super().__init__()
+        self.num_buckets, self.max_distance, self.bidirectional = num_buckets, max_distance, bidirectional
+        self.weight = nn.Parameter(torch.empty(num_buckets, num_heads))
+
+    def buckets(self, distance: Tensor) -> Tensor:
+        """The bucket of each distance, key position less query position."""
+        count = self.num_buckets // 2 if self.bidirectional else self.num_buckets
+        bucket = torch.where(distance > 0, count, 0) if self.bidirectional else torch.zeros_like(distance)
+        away = distance.abs() if self.bidirectional else (-distance).clamp(min=0)
+        exact = count // 2
+        octaves = torch.log(away.clamp(min=1).float() / exact) / math.log(self.max_distance / exact)
+        far = (exact + (octaves * (count - exact)).long()).clamp(max=count - 1)
+        return bucket + torch.where(away < exact, away, far)
+
+    def signal(self, positions: Tensor, lengths: Callable[[], Tensor], dtype: torch.dtype) -> PositionSignal:
+        """The signal of any packed positions."""
+        return PositionSignal(
+            bias=lambda query, key: self.weight[self.buckets(key[None, :] - query[:, None])].permute(2, 0, 1)
+        )
