@@ -80,10 +80,8 @@ class BlockLayout:
     """Which blocks of keys each block of queries reads, and which tokens inside them."""
 
     blocks: DocumentBlocks
-    query_block: Tensor
-    """[P] ascending."""
-    key_block: Tensor
-    """[P] a block of the same document, each pair once."""
+    pairs: Tensor
+    """[2, P] a block of queries and one of keys in the same document, each pair once, sorted."""
     causal: bool
     window: int | None = None
     """Tokens seen on either side inside the listed blocks; None: all of them."""
@@ -103,8 +101,8 @@ class BlockLayout:
     def mask(self) -> Tensor:
         """[N, N] the same as one dense mask, for the reference."""
         count, size = self.blocks.tokens.shape
-        listed = torch.zeros(count, count, dtype=torch.bool, device=self.query_block.device)
-        listed[self.query_block, self.key_block] = True
+        listed = torch.zeros(count, count, dtype=torch.bool, device=self.pairs.device)
+        listed[self.pairs[0], self.pairs[1]] = True
         block = self.blocks.places // size
         token = torch.arange(len(block), device=block.device)
         return listed[block[:, None], block] & self.sees(token[:, None], token)
@@ -131,7 +129,7 @@ def longformer_layout(
     pairs = [_near(blocks, -(-window // block_size))]
     if is_global is not None:
         pairs += _crosses(blocks, (is_global[blocks.tokens] & blocks.real).any(1).nonzero().squeeze(1))
-    return BlockLayout(blocks, *_in_order(pairs, causal), causal, window, is_global)
+    return BlockLayout(blocks, _in_order(pairs, causal), causal, window, is_global)
 
 
 def bigbird_layout(
@@ -167,11 +165,12 @@ def bigbird_layout(
     for start, count in zip(first, counts, strict=True):
         everywhere = tuple(sorted({g % count for g in global_blocks if -count <= g < count}))
         chosen += [start + g for g in everywhere]
-        local = _random_pairs(count, num_random_blocks, window_blocks, everywhere, causal, seed)
-        drawn.append(local.to(device) + start)
+        drawn.append(
+            start + _random_pairs(count, num_random_blocks, window_blocks, everywhere, causal, seed).to(device)
+        )
     pairs = [_near(blocks, window_blocks), *drawn]
     pairs += _crosses(blocks, torch.tensor(chosen, dtype=torch.int64, device=device))
-    return BlockLayout(blocks, *_in_order(pairs, causal), causal)
+    return BlockLayout(blocks, _in_order(pairs, causal), causal)
 
 
 def block_sparse_attention_reference(
@@ -197,12 +196,12 @@ def block_sparse_attention(query: Tensor, key: Tensor, value: Tensor, layout: Bl
         [N, H, D].
     """
     blocks, groups = layout.blocks, query.shape[1] // key.shape[1]
-    counts = torch.bincount(layout.query_block, minlength=len(blocks.tokens))
+    counts = torch.bincount(layout.pairs[0], minlength=len(blocks.tokens))
     begin = counts.cumsum(0) - counts
     outputs, rows = [], []
     for count in torch.unique(counts).tolist():
         row = (counts == count).nonzero().squeeze(1)
-        listed = layout.key_block[begin[row][:, None] + torch.arange(count, device=row.device)]
+        listed = layout.pairs[1][begin[row][:, None] + torch.arange(count, device=row.device)]
         q_tokens, k_tokens = blocks.tokens[row], blocks.tokens[listed].flatten(1)
         allowed = layout.sees(q_tokens[:, :, None], k_tokens[:, None, :]) & blocks.real[listed].flatten(1)[:, None, :]
         # [rows, S, K·groups, D] -> [rows, K, groups·S, D]: heads of a group are further queries of their kv head.
@@ -211,24 +210,21 @@ def block_sparse_attention(query: Tensor, key: Tensor, value: Tensor, layout: Bl
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed.repeat(1, groups, 1)[:, None], scale=scale)
         outputs.append(out.view(*out.shape[:2], groups, -1, out.shape[3]).permute(0, 3, 1, 2, 4).flatten(2, 3))
         rows.append(row)
-    return blocks.join(torch.cat(outputs)[torch.cat(rows).argsort()])
+    return blocks.join(torch.cat(outputs).index_select(0, torch.cat(rows).argsort()))
 
 
 def _in_order(pairs: list[Tensor], causal: bool) -> Tensor:
     """[2, P] each pair once, by query and key."""
-    query, key = torch.cat(pairs, 1)
-    kept = torch.stack((query, key), 1)[key <= query] if causal else torch.stack((query, key), 1)
-    return torch.unique(kept, dim=0).T
+    both = torch.cat(pairs, 1)
+    return torch.unique(both[:, both[1] <= both[0]] if causal else both, dim=1)
 
 
 def _near(blocks: DocumentBlocks, reach: int) -> Tensor:
     """[2, pairs] of blocks of one document at most `reach` apart."""
-    count = len(blocks.document)
-    reach = min(reach, int(blocks.counts.max()))
+    count, reach = len(blocks.document), min(reach, int(blocks.counts.max()))
     query = torch.arange(count, device=blocks.document.device)[:, None].expand(-1, 2 * reach + 1)
     key = query + torch.arange(-reach, reach + 1, device=query.device)
-    inside = (key >= 0) & (key < count)
-    inside &= blocks.document[key.clamp(0, count - 1)] == blocks.document[query]
+    inside = (key >= 0) & (key < count) & (blocks.document[key.clamp(0, count - 1)] == blocks.document[query])
     return torch.stack((query[inside], key[inside]))
 
 

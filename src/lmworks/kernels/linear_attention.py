@@ -42,7 +42,9 @@ def orthogonal_projection(num_features: int, head_dim: int, *, seed: int = 0) ->
         raise ConfigError(f"num_features={num_features} approximates nothing", "Give at least 1; head_dim is usual")
     generator = torch.Generator().manual_seed(seed)
     squares = -(-num_features // head_dim)
-    directions = torch.linalg.qr(torch.randn(squares, head_dim, head_dim, generator=generator))[0].flatten(0, 1)
+    q, r = torch.linalg.qr(torch.randn(squares, head_dim, head_dim, generator=generator))
+    # Without the signs of r, directions are not uniform and the estimate is biased, whatever the number of features.
+    directions = (q * r.diagonal(dim1=-2, dim2=-1).sign()[:, None, :]).flatten(0, 1)
     lengths = torch.randn(num_features, head_dim, generator=generator).norm(dim=-1, keepdim=True)
     return directions[:num_features] * lengths
 
@@ -51,7 +53,8 @@ def favor_features(x: Tensor, projection: Tensor, *, scale: float, is_query: boo
     """Performer's positive random features: φ(q)·φ(k) estimates exp(scale · q·k) (FAVOR+, arXiv:2009.14794).
 
     Queries are divided by their largest feature, which leaves the attention as it is. Keys are not: a maximum over
-    keys would look at the future, and exp(w·x − ‖x‖²/2) cannot exceed exp(‖w‖²/2), far inside float32.
+    keys would look at the future, and exp(w·x − ‖x‖²/2) cannot exceed exp(‖w‖²/2), far inside float32; below,
+    keys with scale · ‖k‖² beyond about 100 vanish.
 
     Args:
         x: [..., D] queries or keys.
