@@ -1,0 +1,7 @@
+"""Models of this group."""
+
+from __future__ import annotations
+
+from lmworks.proofs.cases.case import Case
+
+CASES: tuple[Case, ...] = ()
