@@ -1,12 +1,15 @@
-"""Models in GGUF files, LLaMA architecture, decoded to floating point. Reading only.
+"""Models in GGUF files: llama.cpp's spelling of a family's `config.json` and tensor names, as tables.
 
-llama.cpp turns adjacent pairs of coordinates where we turn halves, so its converter interleaves the rows of
-the query and key projections; the rules here undo that. The container itself is read by `core.gguf`.
+The family itself does the rest, in both directions: `config_from_metadata` and `weight_rules` here, `hub.gguf_export`
+there. The container is `core.gguf`'s business, the tokenizer inside `tokenization.gguf`'s.
 """
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +18,69 @@ from torch import Tensor
 
 from lmworks.core.errors import ConfigError
 from lmworks.core.gguf import GGUFFile
-from lmworks.models.config import ModelConfig, RopeScaling
-from lmworks.models.hub.rules import PairsToHalves, Rule, Shape, rename, with_bias
+from lmworks.models.config import ModelConfig
+from lmworks.models.families import family_named
+from lmworks.models.hub.rules import Operation, PairsToHalves, Rule, Shape
+from lmworks.models.slots import AttentionConfig
 from lmworks.nn.rope import inverse_frequencies, llama3_scaled
 
 ROPE_FACTORS = "rope_freqs.weight"
-_BLOCK = "decoder.layers.{i}."
+END_IDS = ("eos", "eot", "eom")
+"""Tokens that end a generation, as `tokenizer.ggml.{}_token_id`."""
+SCALINGS: dict[str, dict[str, str]] = {
+    "none": {},
+    "linear": {"factor": "factor"},
+    "yarn": {"factor": "factor", "original_context_length": "original_max_position_embeddings"},
+}
+"""`rope.scaling.type`: keys below `rope.scaling` and the fields of Hugging Face's scaling of that name."""
+_DEFAULTED = {"attention.head_count_kv", "attention.key_length", "rope.freq_base"}
+_CHECKED = {"attention.value_length", "expert_count", "expert_used_count", "rope.dimension_count", "vocab_size"}
+
+_LLAMA_KEYS = {
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "block_count": "num_hidden_layers",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "rope.freq_base": "rope_theta",
+}
+_NAMES = {
+    "embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output",
+    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+    **{f"self_attn.{p}_proj": f"attn_{p}" for p in ("q", "k", "v", "qkv")}, "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+}  # fmt: skip
+"""Modules in Hugging Face's files, without prefix and layer, and in GGUF files."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One `general.architecture` of llama.cpp."""
+
+    name: str
+    families: tuple[str, ...]
+    """Those written as it; it is read as the first."""
+    keys: Mapping[str, str] = field(default_factory=lambda: _LLAMA_KEYS)
+    """Metadata below the architecture's name, and keys of `config.json`: all of them positive numbers."""
+    names: Mapping[str, str] = field(default_factory=lambda: _NAMES)
+    rope_pairs: bool = False
+    """It turns adjacent pairs of coordinates, we halves: the rows of queries and keys are interleaved."""
+    operations: Mapping[str, Operation] = field(default_factory=dict)
+    """What else leads from its tensors to Hugging Face's, by module."""
+
+
+ARCHITECTURES = {
+    row.name: row
+    for row in (
+        Architecture("llama", ("llama", "mistral"), rope_pairs=True),
+        Architecture("qwen2", ("qwen2",)),
+        Architecture("qwen3", ("qwen3",)),
+    )
+}
 
 
 class GGUFSource:
@@ -44,103 +104,149 @@ def read_gguf(path: Path | str) -> GGUFFile:
 
 
 def config_from_gguf(file: GGUFFile) -> ModelConfig:
-    """The model's configuration from the file's metadata.
+    """The model's configuration.
 
     Raises:
-        ConfigError: another architecture than LLaMA, a missing value, or a feature that is not supported.
+        ConfigError: an architecture that is not read, a missing or impossible value, or an unsupported feature.
     """
-    architecture = file.metadata.get("general.architecture")
-    if architecture != "llama":
+    factors = torch.from_numpy(file.tensor(ROPE_FACTORS)) if ROPE_FACTORS in file.tensor_names else None
+    shapes = {n: file.shape(n) for n in file.tensor_names}
+    return config_from_metadata(file.metadata, shapes, factors, str(file.path))
+
+
+def config_from_metadata(
+    metadata: Mapping[str, Any], shapes: Mapping[str, Shape], factors: Tensor | None, name: str
+) -> ModelConfig:
+    """The configuration that metadata and the tensors beside it describe.
+
+    Args:
+        metadata: the file's key-value pairs.
+        shapes: of the file's tensors; which ones there are tells biases and a tied head.
+        factors: divisors of the angular speeds, the tensor `rope_freqs.weight`.
+        name: how errors call the file.
+
+    Raises:
+        ConfigError: see `config_from_gguf`.
+    """
+    row = ARCHITECTURES.get(str(metadata.get("general.architecture")))
+    if row is None:
         raise ConfigError(
-            f"{file.path}: general.architecture is {architecture!r}; only 'llama' is read from GGUF",
+            f"{name}: general.architecture is {metadata.get('general.architecture')!r}; "
+            f"read from GGUF are {', '.join(ARCHITECTURES)}",
             "Use the model's Hugging Face folder",
         )
-    heads, hidden_size = _need(file, "attention.head_count"), _need(file, "embedding_length")
-    head_dim = file.metadata.get("llama.attention.key_length", hidden_size // max(heads, 1))
-    rotated = file.metadata.get("llama.rope.dimension_count", head_dim)
-    scaling = file.metadata.get("llama.rope.scaling.type", "none")
-    experts = file.metadata.get("llama.expert_count", 0)
-    for name, value, allowed in (
-        ("rope.dimension_count", rotated, head_dim),
-        ("attention.value_length", file.metadata.get("llama.attention.value_length", head_dim), head_dim),
-        ("rope.scaling.type", scaling, "none"),
-        ("expert_count", experts, 0),
-    ):
-        if value != allowed:
-            raise ConfigError(
-                f"{file.path}: llama.{name} = {value!r} is not supported, only {allowed!r}", "Use another model"
-            )
-    theta = file.metadata.get("llama.rope.freq_base", 10_000.0)
-    ids = (file.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot"))
-    return ModelConfig.parse(
-        {
-            "family": "llama",
-            "vocab_size": file.shape("token_embd.weight")[0],
-            "hidden_size": hidden_size,
-            "max_position_embeddings": _need(file, "context_length"),
-            "positions": {"kind": "rope", "rope_theta": theta, "rope_scaling": _scaling(file, head_dim, theta)},
-            "decoder": {
-                "num_hidden_layers": _need(file, "block_count"),
-                "attention": {
-                    "num_attention_heads": heads,
-                    "num_key_value_heads": file.metadata.get("llama.attention.head_count_kv", heads),
-                    "head_dim": head_dim,
-                    "qkv_bias": "blk.0.attn_q.bias" in file.tensor_names,
-                    "o_bias": "blk.0.attn_output.bias" in file.tensor_names,
-                },
-                "mlp": {
-                    "intermediate_size": _need(file, "feed_forward_length"),
-                    "bias": "blk.0.ffn_up.bias" in file.tensor_names,
-                },
-                "norm": {"kind": "rms", "eps": _need(file, "attention.layer_norm_rms_epsilon")},
-            },
-            "tie_word_embeddings": "output.weight" not in file.tensor_names,
-            "bos_token_id": file.metadata.get("tokenizer.ggml.bos_token_id"),
-            "eos_token_ids": tuple(dict.fromkeys(i for i in ids if i is not None)),
+    values = {k.removeprefix(f"{row.name}."): v for k, v in metadata.items() if k.startswith(f"{row.name}.")}
+    ends = (metadata.get(f"tokenizer.ggml.{end}_token_id") for end in END_IDS)
+    try:
+        hf = {
+            **_hf_config(row, values, shapes, factors),
+            "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
+            "eos_token_id": list(dict.fromkeys(i for i in ends if isinstance(i, int))) or None,
         }
-    )
+        config = family_named(row.families[0]).config_from_hf(hf)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error.problem}", error.remedy) from None
+    if unread := [k for k in values if k not in row.keys and k not in _CHECKED and not k.startswith("rope.scaling.")]:
+        warnings.warn(f"{name}: {', '.join(f'{row.name}.{k}' for k in unread)} have no effect here", stacklevel=3)
+    return config
 
 
-def weight_rules(head_dim: int) -> tuple[Rule, ...]:
-    """The LLaMA architecture's tensors in GGUF."""
-    turned = PairsToHalves(head_dim)
-    return (
-        rename("embed_tokens.weight", "token_embd.weight"),
-        *with_bias(f"{_BLOCK}self_attn.q_proj", "blk.{i}.attn_q", turned),
-        *with_bias(f"{_BLOCK}self_attn.k_proj", "blk.{i}.attn_k", turned),
-        *with_bias(f"{_BLOCK}self_attn.v_proj", "blk.{i}.attn_v"),
-        *with_bias(f"{_BLOCK}self_attn.o_proj", "blk.{i}.attn_output"),
-        *with_bias(f"{_BLOCK}mlp.gate_proj", "blk.{i}.ffn_gate"),
-        *with_bias(f"{_BLOCK}mlp.up_proj", "blk.{i}.ffn_up"),
-        *with_bias(f"{_BLOCK}mlp.down_proj", "blk.{i}.ffn_down"),
-        rename(f"{_BLOCK}input_layernorm.weight", "blk.{i}.attn_norm.weight"),
-        rename(f"{_BLOCK}post_attention_layernorm.weight", "blk.{i}.ffn_norm.weight"),
-        rename("decoder.norm.weight", "output_norm.weight"),
-        rename("lm_head.weight", "output.weight"),
-    )
+def _hf_config(
+    row: Architecture, values: Mapping[str, Any], shapes: Mapping[str, Shape], factors: Tensor | None
+) -> dict[str, Any]:
+    """`config.json` from the values below the architecture's name, checked before anything is sized by them."""
+    for key in row.keys:
+        value = values.get(key)
+        if value is None and key not in _DEFAULTED:
+            raise ConfigError(f"the metadata {row.name}.{key} is missing", "Use a complete GGUF file")
+        if value is not None and (isinstance(value, (bool, str, list)) or not value > 0):
+            raise ConfigError(f"{row.name}.{key} is not one positive number", "Use the model's Hugging Face folder")
+    heads, hidden_size = values["attention.head_count"], values["embedding_length"]
+    head_dim = values.get("attention.key_length", hidden_size // heads)
+    rotated = values.get("rope.dimension_count", head_dim)
+    for key, allowed in (
+        ("rope.dimension_count", (head_dim,) if row.rope_pairs else (rotated,)),
+        ("rope.scaling.type", tuple(SCALINGS)),
+        ("attention.value_length", (head_dim,)),
+        ("expert_count", (0,)),
+    ):
+        if (value := values.get(key, allowed[0])) not in allowed:
+            shown = " or ".join(map(repr, allowed))
+            raise ConfigError(f"{row.name}.{key} = {value!r} is not supported, only {shown}", "Use another model")
+    blocks = {found[1] for tensor in shapes if (found := re.match(r"blk\.(\d+)\.", tensor))}
+    queries = shapes.get("blk.0.attn_q.weight", shapes.get("blk.0.attn_qkv.weight", (0,)))
+    if len(blocks) != values["block_count"] or queries[0] < heads * head_dim:
+        raise ConfigError(
+            f"{values['block_count']} blocks with {heads} heads of {head_dim} coordinates are announced, and there are "
+            f"tensors of {len(blocks)} blocks with queries of shape {list(queries)}",
+            "Use a complete GGUF file",
+        )
+    theta = values.get("rope.freq_base", 10_000.0)
+    own = {
+        "head_dim": head_dim,
+        "rope_theta": theta,
+        "rope_scaling": _scaling(values, factors, rotated, theta),
+        "partial_rotary_factor": None if rotated == head_dim else rotated / head_dim,
+        "attention_bias": "blk.0.attn_output.bias" in shapes or None,
+        "mlp_bias": "blk.0.ffn_up.bias" in shapes or None,
+    }
+    read = {theirs: values[key] for key, theirs in row.keys.items() if key in values}
+    return {
+        "vocab_size": shapes.get("token_embd.weight", (0,))[0],
+        "tie_word_embeddings": "output.weight" not in shapes,
+        **{key: value for key, value in own.items() if value is not None and "rope.freq_base" in row.keys},
+        **read,
+    }
 
 
-def _need(file: GGUFFile, key: str) -> Any:
-    value = file.metadata.get(f"llama.{key}")
-    if value is None:
-        raise ConfigError(f"{file.path} lacks the metadata llama.{key}", "Use a complete GGUF file")
-    return value
+def weight_rules(config: ModelConfig) -> tuple[Rule, ...]:
+    """The tensors in GGUF files of a configuration's family."""
+    row, family = architecture_of(config), family_named(config.family)
+    assert config.decoder is not None
+    attention = config.decoder.attention
+    assert isinstance(attention, AttentionConfig)
+    pairs = dict.fromkeys(("self_attn.q_proj", "self_attn.k_proj"), PairsToHalves(attention.head_dim))
+    operations = {**(pairs if row.rope_pairs else {}), **row.operations}
+    rules = family.weight_rules(config) if callable(family.weight_rules) else family.weight_rules
+    translated = []
+    for rule in rules:
+        parts = [re.fullmatch(r"(\w+\.\{i\}\.)?(.+)\.(\w+)", name.removeprefix(family.prefix)) for name in rule.theirs]
+        if all(part and part[2] in row.names for part in parts):
+            theirs = tuple(f"{'blk.{i}.' if p[1] else ''}{row.names[p[2]]}.{p[3]}" for p in parts if p)
+            undone = [operations[p[2]] for p in parts if p and p[2] in operations]
+            translated.append(replace(rule, theirs=theirs, operations=(*undone, *rule.operations)))
+    return tuple(translated)
 
 
-def _scaling(file: GGUFFile, head_dim: int, theta: float) -> dict[str, Any] | None:
-    """Llama 3's scaling from the per-frequency divisors it is stored as; its other constants are public."""
-    if ROPE_FACTORS not in file.tensor_names:
-        return None
-    factors = torch.from_numpy(file.tensor(ROPE_FACTORS))
-    scaling = RopeScaling(factor=float(factors.max()))
+def architecture_of(config: ModelConfig) -> Architecture:
+    """The row that a model's family is written as.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for row in ARCHITECTURES.values():
+        if config.family in row.families:
+            return row
+    known = ", ".join(family for row in ARCHITECTURES.values() for family in row.families)
+    raise ConfigError(f"the family {config.family!r} is not written as GGUF; {known} are", "Keep the model's folder")
+
+
+def llama3_factors(head_dim: int, theta: float, scaling: Mapping[str, Any]) -> Tensor:
+    """What Llama 3's scaling divides each angular speed by, [D/2]."""
     speeds = inverse_frequencies(head_dim, theta)
-    expected = speeds / llama3_scaled(
-        speeds,
-        scaling.factor,
-        scaling.low_freq_factor,
-        scaling.high_freq_factor,
-        scaling.original_max_position_embeddings,
-    )
-    if factors.shape != expected.shape or not torch.allclose(factors, expected, rtol=1e-3):
-        raise ConfigError(f"{file.path}: its {ROPE_FACTORS} are not Llama 3's scaling", "Use the Hugging Face folder")
-    return scaling.to_dict()
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    return speeds / llama3_scaled(speeds, scaling["factor"], low, high, scaling["original_max_position_embeddings"])
+
+
+def _scaling(values: Mapping[str, Any], factors: Tensor | None, head_dim: int, theta: float) -> dict[str, Any] | None:
+    """Named scaling, or Llama 3's from the divisors it is stored as: its other constants are public."""
+    kind = values.get("rope.scaling.type", "none")
+    if factors is not None:
+        scaling = {"rope_type": "llama3", "factor": float(factors.max()), "low_freq_factor": 1.0,
+                   "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}  # fmt: skip
+        expected = llama3_factors(head_dim, theta, scaling)
+        if kind != "none" or factors.shape != expected.shape or not torch.allclose(factors, expected, rtol=1e-3):
+            raise ConfigError(f"its {ROPE_FACTORS} are not Llama 3's scaling", "Use the model's Hugging Face folder")
+        return scaling
+    read = {ours: values.get(f"rope.scaling.{key}") for key, ours in SCALINGS[kind].items()}
+    return {"rope_type": kind, **read} if read else None
