@@ -59,3 +59,14 @@ def test_flops_are_counted_for_used_groups_only():
     with FlopCounterMode(display=False) as counter:
         grouped_matmul(x, weight, group_sizes).backward(grad)
     assert counter.get_total_flops() == 3 * 2 * 6 * 8 * 5
+
+
+@pytest.mark.gpu
+def test_on_cuda_torchs_kernel_is_chosen_and_equals_the_loop():
+    x, weight, group_sizes, grad = (t.detach().cuda() for t in case([3, 0, 130, 1], 64, 32, torch.bfloat16))
+    inputs = x.requires_grad_(), weight.requires_grad_()
+    assert choose_method(*inputs) == "torch"
+    found, expected = grouped_matmul(*inputs, group_sizes), grouped_matmul_reference(*inputs, group_sizes)
+    torch.testing.assert_close(found, expected, rtol=2**-7, atol=2**-5)
+    wanted = torch.autograd.grad(expected, inputs, grad)
+    torch.testing.assert_close(torch.autograd.grad(found, inputs, grad), wanted, rtol=2**-7, atol=2**-4)

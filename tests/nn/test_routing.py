@@ -209,8 +209,10 @@ def test_nothing_is_recorded_unless_asked():
     assert router.statistics is None
     router.record = True
     chosen, weights = router(torch.randn(3, WIDTH))
-    assert torch.equal(router.statistics.load, torch.bincount(chosen.flatten(), minlength=EXPERTS))
+    assert torch.equal(router.statistics.chosen, chosen)
     assert torch.equal(router.statistics.weights, weights)
+    one = RoutingStatistics(torch.zeros(2, 4), torch.tensor([[2], [2]]), torch.ones(2, 1))
+    assert one.load.tolist() == [0, 0, 2, 0]
 
 
 def test_balance_of_even_and_of_collapsed_loads():

@@ -1,7 +1,7 @@
 """A feed-forward net of many experts of which each token takes a few (Shazeer et al., 2017, arXiv:1701.06538).
 
-No token is dropped for want of room or padded to make it: tokens are sorted by expert and each projection is one
-grouped product (MegaBlocks, arXiv:2211.15841). Knows no way to choose experts (`nn/routing.py` does) and no loss.
+Groups are as long as they are, nothing is padded: tokens are sorted by expert and each projection is one grouped
+product (MegaBlocks, arXiv:2211.15841). Knows no way to choose experts (`nn/routing.py` does) and no loss.
 
 Legend: `N` tokens, `X` experts, `k` experts per token, `E` model dim, `I` an expert's inner dim.
 """

@@ -109,7 +109,7 @@ class Router(nn.Module):
                 takes all tokens for one document.
 
         Returns:
-            Experts [N, k] int64, in no particular order, and their weights [N, k] float32.
+            Experts [N, k] int64, first choice first, and their weights [N, k] float32.
         """
         logits = F.linear(x.float(), self.weight.float(), None if self.bias is None else self.bias.float())
         scores = logits.softmax(-1) if self.scoring_func == "softmax" else logits.sigmoid()
