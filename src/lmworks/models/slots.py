@@ -134,18 +134,6 @@ Positions = Annotated[
 ]
 
 
-class SparsityConfig(Config):
-    """A window, global and random blocks (Longformer, arXiv:2004.05150; BigBird, arXiv:2007.14062)."""
-
-    block_size: Positive = 64
-    window_blocks: Positive = 3
-    """Blocks that a block sees around itself, itself included."""
-    num_global_blocks: Size = 1
-    """First blocks, which see all and are seen by all."""
-    num_random_blocks: Size = 0
-    seed: Size = 0
-
-
 class AttentionConfig(Config):
     """Softmax attention with grouped keys and values (MHA, MQA, GQA: arXiv:2305.13245)."""
 
@@ -165,7 +153,6 @@ class AttentionConfig(Config):
     """Scores become cap·tanh(score/cap) (Gemma 2, arXiv:2408.00118)."""
     sinks: bool = False
     """A trained score per head that takes weight and gives no value (gpt-oss)."""
-    sparsity: SparsityConfig | None = None
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -199,6 +186,23 @@ class XLAttentionConfig(Config):
     kind: Literal["xl"] = "xl"
     num_attention_heads: Positive
     head_dim: Positive
+
+
+class BlockSparseAttentionConfig(Config):
+    """A window and global tokens (Longformer, arXiv:2004.05150); also random blocks (BigBird, arXiv:2007.14062)."""
+
+    kind: Literal["block_sparse"] = "block_sparse"
+    num_attention_heads: Positive
+    head_dim: Positive
+    layout: Literal["longformer", "bigbird"] = "longformer"
+    window: Size = 256
+    """Tokens that Longformer sees on either side."""
+    num_global_tokens: Size = 1
+    """Longformer's: the first so many tokens see all and are seen by all."""
+    block_size: Positive = 64
+    """BigBird's grain: it sees neighboring blocks, the first and the last."""
+    num_random_blocks: Size = 3
+    seed: Size = 0
 
 
 class LSHAttentionConfig(Config):
@@ -238,6 +242,7 @@ Attention = Annotated[
     Annotated[AttentionConfig, Tag("softmax")]
     | Annotated[MLAConfig, Tag("mla")]
     | Annotated[XLAttentionConfig, Tag("xl")]
+    | Annotated[BlockSparseAttentionConfig, Tag("block_sparse")]
     | Annotated[LSHAttentionConfig, Tag("lsh")]
     | Annotated[LinearAttentionConfig, Tag("linear")]
     | Annotated[LinformerConfig, Tag("linformer")],

@@ -26,7 +26,8 @@ from lmworks.models.hub.safetensors_io import SafetensorsSource
 from lmworks.models.transformer import Transformer
 from lmworks.nn.attention_context import PackedContext
 from lmworks.proofs import reference
-from lmworks.proofs.cases import Case, all_cases
+from lmworks.proofs.cases import all_cases
+from lmworks.proofs.cases.case import Case
 from lmworks.proofs.row import Row
 
 LOGIT_BOUND, GRADIENT_BOUND = 1e-5, 1e-4
@@ -98,7 +99,7 @@ def measure(case: Case, seed: int = 0) -> dict[str, float]:
                 values["greedy"] = float(_differing(ours, documents, answers))
         reference.gradients_as_weights(theirs, _loss(reference.outputs(theirs, documents, types), seed))
         theirs.save_pretrained(gradients)
-        _loss(our_outputs(ours, documents, types), seed).backward()
+        torch.autograd.backward(_loss(our_outputs(ours, documents, types), seed))
         values["gradients"] = _gradient_gap(ours, load_pretrained(gradients))
     return {check: values[check] for check in CHECKS if check in values}
 

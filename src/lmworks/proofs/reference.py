@@ -93,7 +93,7 @@ def greedy(model: Any, document: Document, new_tokens: int) -> tuple[int, ...]:
 
 def gradients_as_weights(model: Any, loss: Tensor) -> None:
     """Back-propagate, then put every gradient in its parameter's place, so that saving the model saves gradients."""
-    loss.backward()
+    torch.autograd.backward(loss)
     for parameter in model.parameters():
         gradient = parameter.grad
         parameter.data = torch.zeros_like(parameter) if gradient is None else gradient.detach().clone()

@@ -1,0 +1,116 @@
+"""From the positions' slot to modules: vectors added to embeddings, and the codes that act inside attention."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from lmworks.models.config import ModelConfig, StackConfig, rotary_dim
+from lmworks.models.slots import (
+    AlibiPositions,
+    Attention,
+    DynamicScaling,
+    LearnedPositions,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    Positions,
+    RelativeBiasPositions,
+    RotaryPositions,
+    SinusoidalPositions,
+    YarnScaling,
+)
+from lmworks.nn import rope
+from lmworks.nn.positions import (
+    AlibiBias,
+    LearnedPositionEmbedding,
+    RelativePositionBias,
+    RotaryEmbedding,
+    SinusoidalPositionEmbedding,
+)
+
+
+def build_position_embedding(config: ModelConfig) -> nn.Module | None:
+    """What is added to token embeddings; None for other kinds of positions."""
+    positions = config.positions
+    if isinstance(positions, LearnedPositions):
+        return LearnedPositionEmbedding(config.max_position_embeddings, config.hidden_size, positions.offset)
+    if isinstance(positions, SinusoidalPositions):
+        return SinusoidalPositionEmbedding(config.hidden_size, interleaved=positions.interleaved)
+    return None
+
+
+def _rotary(config: ModelConfig, stack: StackConfig, positions: Positions, attention: Attention) -> nn.Module:
+    assert isinstance(positions, RotaryPositions), "the table of position codes matches kinds to builders"
+    size, theta, scaling = rotary_dim(attention, positions), positions.rope_theta, positions.rope_scaling
+    plain = rope.inverse_frequencies(size, theta)
+    speeds: torch.Tensor | rope.SpeedsOfLength
+    factor = 1.0
+    match scaling:
+        case None:
+            speeds = plain
+        case LinearScaling():
+            speeds = plain / scaling.factor
+        case DynamicScaling():
+            speeds = rope.dynamic_speeds(size, theta, scaling.factor, scaling.original_max_position_embeddings)
+        case Llama3Scaling():
+            speeds = rope.llama3_scaled(
+                plain, scaling.factor, scaling.low_freq_factor, scaling.high_freq_factor,
+                scaling.original_max_position_embeddings,
+            )  # fmt: skip
+        case YarnScaling():
+            speeds = rope.yarn_scaled(
+                plain, theta, scaling.factor, scaling.beta_fast, scaling.beta_slow,
+                scaling.original_max_position_embeddings, truncate=scaling.truncate,
+            )  # fmt: skip
+            factor = yarn_attention_factor(scaling)
+        case LongRopeScaling():
+            original = scaling.original_max_position_embeddings
+            speeds = rope.longrope_speeds(plain, scaling.short_factor, scaling.long_factor, original)
+            factor = longrope_attention_factor(scaling, config.max_position_embeddings)
+    return RotaryEmbedding(speeds, interleaved=positions.interleaved, factor=factor)
+
+
+def yarn_attention_factor(scaling: YarnScaling) -> float:
+    """What YaRN multiplies cosines and sines with."""
+    if scaling.attention_factor is not None:
+        return scaling.attention_factor
+    if scaling.mscale and scaling.mscale_all_dim:
+        return rope.yarn_mscale(scaling.factor, scaling.mscale) / rope.yarn_mscale(
+            scaling.factor, scaling.mscale_all_dim
+        )
+    return rope.yarn_mscale(scaling.factor)
+
+
+def longrope_attention_factor(scaling: LongRopeScaling, context: int) -> float:
+    """What LongRoPE multiplies cosines and sines with."""
+    if scaling.attention_factor is not None:
+        return scaling.attention_factor
+    original = scaling.original_max_position_embeddings
+    stretched = context / original
+    return 1.0 if stretched <= 1 else math.sqrt(1 + math.log(stretched) / math.log(original))
+
+
+def _alibi(config: ModelConfig, stack: StackConfig, positions: Positions, attention: Attention) -> nn.Module:
+    assert isinstance(positions, AlibiPositions), "the table of position codes matches kinds to builders"
+    return AlibiBias(attention.num_attention_heads)
+
+
+def _relative_bias(config: ModelConfig, stack: StackConfig, positions: Positions, attention: Attention) -> nn.Module:
+    assert isinstance(positions, RelativeBiasPositions), "the table of position codes matches kinds to builders"
+    with torch.device("meta"):  # the only position code with weights
+        return RelativePositionBias(
+            attention.num_attention_heads, positions.relative_attention_num_buckets,
+            positions.relative_attention_max_distance, bidirectional=not stack.causal,
+        )  # fmt: skip
+
+
+POSITION_CODES: dict[str, Callable[[ModelConfig, StackConfig, Positions, Attention], nn.Module]] = {
+    "rope": _rotary,
+    "alibi": _alibi,
+    "relative_bias": _relative_bias,
+}
+"""Builders of position codes that act inside attention, by `kind`."""
