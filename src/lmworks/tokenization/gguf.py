@@ -12,9 +12,11 @@ from lmworks.tokenization.definition import TokenizerDefinition
 from lmworks.tokenization.folder import ROLES
 from lmworks.tokenization.pretokenizers import BYTE_LEVEL, pre_tokenizer
 
-_CONTROL, _USER_DEFINED = 3, 4
-_ID_KEYS = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-_WHOLE_WORDS_FIRST = {"llama-bpe", "llama3"}
+CONTROL, USER_DEFINED = 3, 4
+ID_KEYS = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+END_KEYS = ("eos", "eot", "eom")
+"""Tokens that end a document, a turn or a message."""
+WHOLE_WORDS_FIRST = {"llama-bpe", "llama3"}
 """Vocabularies that hold words which no sequence of merges reaches."""
 
 
@@ -49,7 +51,7 @@ def from_metadata(metadata: Mapping[str, Any], name: str) -> TokenizerDefinition
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [_added(i, tokens[i], t) for i, t in enumerate(types) if t in (_CONTROL, _USER_DEFINED)],
+        "added_tokens": [_added(i, tokens[i], t) for i, t in enumerate(types) if t in (CONTROL, USER_DEFINED)],
         "normalizer": {"type": "NFC"} if pre == "qwen2" else None,
         "pre_tokenizer": pre_tokenizer(pre),
         "post_processor": None,
@@ -62,20 +64,20 @@ def from_metadata(metadata: Mapping[str, Any], name: str) -> TokenizerDefinition
             "end_of_word_suffix": None,
             "fuse_unk": False,
             "byte_fallback": False,
-            "ignore_merges": pre in _WHOLE_WORDS_FIRST,
+            "ignore_merges": pre in WHOLE_WORDS_FIRST,
             "vocab": {token: i for i, token in enumerate(tokens)},
             "merges": [merge.split(" ") for merge in merges],
         },
     }
-    ids = {role: metadata.get(f"tokenizer.ggml.{_ID_KEYS[role]}_token_id") for role in ROLES}
+    ids = {role: metadata.get(f"tokenizer.ggml.{ID_KEYS[role]}_token_id") for role in ROLES}
     for role, token_id in ids.items():
         if token_id is not None and not 0 <= token_id < len(tokens):
             raise TokenizerError(
                 f"{name}: {role} id {token_id} is outside the vocabulary of {len(tokens)}", "Use another file"
             )
     config: dict[str, Any] = {role: tokens[i] for role, i in ids.items() if i is not None}
-    config["add_bos_token"] = metadata.get("tokenizer.ggml.add_bos_token", pre in _WHOLE_WORDS_FIRST)
-    ends = (ids["eos_token"], metadata.get("tokenizer.ggml.eot_token_id"))
+    config["add_bos_token"] = metadata.get("tokenizer.ggml.add_bos_token", pre in WHOLE_WORDS_FIRST)
+    ends = (metadata.get(f"tokenizer.ggml.{key}_token_id") for key in END_KEYS)
     return TokenizerDefinition(
         spec, config, metadata.get("tokenizer.chat_template"), tuple(dict.fromkeys(i for i in ends if i is not None))
     )
@@ -90,4 +92,4 @@ def _strings(metadata: Mapping[str, Any], key: str, name: str) -> list[str]:
 
 def _added(token_id: int, content: str, token_type: int) -> dict[str, Any]:
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    return {"id": token_id, "content": content, **flags, "special": token_type == _CONTROL}
+    return {"id": token_id, "content": content, **flags, "special": token_type == CONTROL}

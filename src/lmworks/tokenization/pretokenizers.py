@@ -51,7 +51,10 @@ _BY_NAME: dict[str, dict[str, Any]] = {
     "command-r": _DIGITS_APART,
     "llama-bpe": by_pattern(gpt4_pattern(3)),
     "llama3": by_pattern(gpt4_pattern(3)),
+    "smaug-bpe": by_pattern(gpt4_pattern(3)),
+    "dbrx": by_pattern(gpt4_pattern(3)),
     "qwen2": by_pattern(gpt4_pattern(1)),
+    "stablelm2": by_pattern(gpt4_pattern(1)),
 }
 
 
