@@ -14,11 +14,13 @@ from lmworks.models.heads import build_head
 from lmworks.models.initialization import initialize
 from lmworks.models.mixers import MIXERS, attention_of, norm_of
 from lmworks.models.position_codes import POSITION_CODES, build_position_embedding
-from lmworks.models.slots import Attention, FeedForward, MLPConfig, Positions
+from lmworks.models.slots import Attention, FeedForward, MLPConfig, MoEConfig, Positions
 from lmworks.models.stack import Stack
 from lmworks.models.transformer import Transformer
 from lmworks.nn.mlp import MLP
+from lmworks.nn.moe import MixtureOfExperts
 from lmworks.nn.residual import Residual
+from lmworks.nn.routing import Router
 
 
 def build_model(config: ModelConfig, *, seed: int | None = None) -> Transformer:
@@ -118,5 +120,21 @@ def _mlp(config: ModelConfig, mlp: FeedForward) -> nn.Module:
     return MLP(config.hidden_size, mlp.intermediate_size, mlp.hidden_act, gated=mlp.gated, bias=mlp.bias)
 
 
-FEED_FORWARD: dict[str, Callable[[ModelConfig, FeedForward], nn.Module]] = {"dense": _mlp}
+def _moe(config: ModelConfig, mlp: FeedForward) -> nn.Module:
+    assert isinstance(mlp, MoEConfig), "the table of feed-forward nets matches kinds to builders"
+    size, shared = config.hidden_size, mlp.shared_intermediate_size
+    router = Router(
+        size, mlp.num_experts, mlp.num_experts_per_tok, scoring_func=mlp.scoring_func,
+        norm_topk_prob=mlp.norm_topk_prob, routed_scaling_factor=mlp.routed_scaling_factor, n_group=mlp.n_group,
+        topk_group=mlp.topk_group, group_score=mlp.group_score, correction_bias=mlp.correction_bias,
+        expert_capacity=mlp.expert_capacity,
+    )  # fmt: skip
+    return MixtureOfExperts(
+        router, size, mlp.moe_intermediate_size, mlp.hidden_act, gated=mlp.gated, bias=mlp.bias,
+        shared_experts=MLP(size, shared, mlp.hidden_act, gated=mlp.gated, bias=mlp.bias) if shared else None,
+        shared_expert_gate=mlp.shared_expert_gate,
+    )  # fmt: skip
+
+
+FEED_FORWARD: dict[str, Callable[[ModelConfig, FeedForward], nn.Module]] = {"dense": _mlp, "moe": _moe}
 """Builders of feed-forward nets, by `kind`."""

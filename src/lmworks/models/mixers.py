@@ -17,10 +17,13 @@ from lmworks.models.slots import (
     LinearAttentionConfig,
     LinformerConfig,
     LSHAttentionConfig,
+    MLAConfig,
     NormConfig,
+    YarnScaling,
 )
-from lmworks.nn import mixers
+from lmworks.nn import mixers, rope
 from lmworks.nn.attention import Attention
+from lmworks.nn.mla import MultiheadLatentAttention
 from lmworks.nn.norms import build_norm
 
 
@@ -46,6 +49,22 @@ def attention_of(
         scale=attention.scale, softcap=attention.attn_logit_softcapping, qkv_bias=attention.qkv_bias,
         o_bias=attention.o_bias, sinks=attention.sinks, qk_norms=qk_norms, norm_heads=attention.qk_norm != "full",
         cross=cross,
+    )  # fmt: skip
+
+
+def _mla(config: ModelConfig, stack: StackConfig, attention: AttentionSlot, index: int) -> nn.Module:
+    assert isinstance(attention, MLAConfig), "the table of mixers matches kinds to builders"
+    layer = stack.layer(index)
+    scale = attention.scale or (attention.qk_nope_head_dim + attention.qk_rope_head_dim) ** -0.5
+    scaling = getattr(layer.positions or config.positions, "rope_scaling", None)
+    if isinstance(scaling, YarnScaling) and scaling.mscale_all_dim:
+        # Queries and keys are sharpened in all coordinates, not only in those that turn.
+        scale *= rope.yarn_mscale(scaling.factor, scaling.mscale_all_dim) ** 2
+    return MultiheadLatentAttention(
+        index, config.hidden_size, attention.num_attention_heads, q_lora_rank=attention.q_lora_rank,
+        kv_lora_rank=attention.kv_lora_rank, qk_nope_head_dim=attention.qk_nope_head_dim,
+        qk_rope_head_dim=attention.qk_rope_head_dim, v_head_dim=attention.v_head_dim,
+        mask=self_attention_mask(causal=stack.causal), scale=scale, bias=attention.attention_bias,
     )  # fmt: skip
 
 
@@ -83,6 +102,7 @@ def _mixed(config: ModelConfig, stack: StackConfig, attention: AttentionSlot, in
 
 MIXERS: dict[str, Callable[[ModelConfig, StackConfig, AttentionSlot, int], nn.Module]] = {
     "softmax": attention_of,
+    "mla": _mla,
     "block_sparse": _mixed,
     "lsh": _mixed,
     "linear": _mixed,

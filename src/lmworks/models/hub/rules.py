@@ -6,8 +6,9 @@ backwards it exports. Knows no file format and no family.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -30,29 +31,56 @@ class Operation(Protocol):
 
 @dataclass(frozen=True)
 class Transpose:
-    """Swap rows and columns: `Conv1D` keeps [in, out]. Vectors pass unchanged."""
+    """Swap rows and columns of every matrix: `Conv1D` keeps [in, out]. Vectors pass unchanged."""
 
     def load(self, tensors: list[Tensor], shapes: Sequence[Shape]) -> list[Tensor]:
         """See `Operation`."""
-        return [t.t() for t in tensors]
+        return [t.mT if t.ndim > 1 else t for t in tensors]
 
     def export(self, tensors: list[Tensor]) -> list[Tensor]:
         """See `Operation`."""
-        return [t.t() for t in tensors]
+        return [t.mT if t.ndim > 1 else t for t in tensors]
 
 
 @dataclass(frozen=True)
 class Split:
-    """One fused tensor of theirs is several of ours, laid end to end along the output dimension."""
+    """One fused tensor of theirs is several of ours, laid end to end along a dimension.
+
+    With `groups` the fusion is repeated: so many times the share of each (GPT-NeoX: query, key and value per head).
+    """
+
+    dim: int = 0
+    groups: int = 1
 
     def load(self, tensors: list[Tensor], shapes: Sequence[Shape]) -> list[Tensor]:
         """See `Operation`."""
         (fused,) = tensors
-        return list(torch.split(fused, [shape[0] for shape in shapes]))
+        sizes = [shape[self.dim] // self.groups for shape in shapes]
+        parts = fused.unflatten(self.dim, (self.groups, -1)).split(sizes, self.dim + 1)
+        return [part.flatten(self.dim, self.dim + 1) for part in parts]
 
     def export(self, tensors: list[Tensor]) -> list[Tensor]:
         """See `Operation`."""
-        return [torch.cat(tensors)]
+        parts = [t.unflatten(self.dim, (self.groups, -1)) for t in tensors]
+        return [torch.cat(parts, self.dim + 1).flatten(self.dim, self.dim + 1)]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Many tensors of theirs are one of ours, along a new first dimension: the experts of a layer.
+
+    With `parts` they are so many of ours, and theirs alternate: part 0 and 1 of expert 0, part 0 and 1 of expert 1.
+    """
+
+    parts: int = 1
+
+    def load(self, tensors: list[Tensor], shapes: Sequence[Shape]) -> list[Tensor]:
+        """See `Operation`."""
+        return [torch.stack(tensors[part :: self.parts]) for part in range(self.parts)]
+
+    def export(self, tensors: list[Tensor]) -> list[Tensor]:
+        """See `Operation`."""
+        return [t for row in zip(*tensors, strict=True) for t in row]
 
 
 @dataclass(frozen=True)
@@ -78,6 +106,8 @@ class Rule:
     theirs: tuple[str, ...]
     operations: tuple[Operation, ...] = ()
     """From theirs to ours, in order."""
+    also: tuple[Rule, ...] = ()
+    """The same tensors of ours as other files hold them: read where this rule's are absent, never written."""
 
     def load(self, tensors: Sequence[Tensor], shapes: Sequence[Shape]) -> dict[str, Tensor]:
         """Our tensors by name, from theirs in the order of `theirs`."""
@@ -92,6 +122,15 @@ class Rule:
         for operation in reversed(self.operations):
             current = operation.export(current)
         return dict(zip(self.theirs, current, strict=True))
+
+    def as_stored(self, names: Collection[str]) -> Rule:
+        """This rule, or the one of `also` whose tensors are all in a file."""
+        return next((r for r in (self, *self.also) if all(t in names for t in r.theirs)), self)
+
+    def renamed(self, rename: Callable[[str], str]) -> Rule:
+        """The rule with every name, ours and theirs, replaced."""
+        ours, theirs = (tuple(rename(n) for n in names) for names in (self.ours, self.theirs))
+        return replace(self, ours=ours, theirs=theirs, also=tuple(r.renamed(rename) for r in self.also))
 
 
 def rename(ours: str, theirs: str, *operations: Operation) -> Rule:
@@ -112,7 +151,7 @@ def expand(rules: Iterable[Rule], names: Iterable[str], num_layers: int) -> tupl
     concrete: list[Rule] = []
     for rule in rules:
         layers = range(num_layers) if "{i}" in rule.ours[0] else range(1)
-        filled = (_in_layer(rule, i) for i in layers)
+        filled = (rule.renamed(partial(_in_layer, layer=i)) for i in layers)
         concrete += [r for r in filled if wanted.issuperset(r.ours)]
     covered = [name for rule in concrete for name in rule.ours]
     assert len(covered) == len(set(covered)), "two weight rules name one tensor"
@@ -122,7 +161,12 @@ def expand(rules: Iterable[Rule], names: Iterable[str], num_layers: int) -> tupl
 
 def without_prefix(rules: Iterable[Rule], prefix: str) -> tuple[Rule, ...]:
     """The rules as they read for files written from the bare model, whose names lack `prefix`."""
-    return tuple(replace(r, theirs=tuple(t.removeprefix(prefix) for t in r.theirs)) for r in rules)
+
+    def bare(rule: Rule) -> Rule:
+        theirs = tuple(t.removeprefix(prefix) for t in rule.theirs)
+        return replace(rule, theirs=theirs, also=tuple(bare(r) for r in rule.also))
+
+    return tuple(bare(rule) for rule in rules)
 
 
 def export_state(rules: Iterable[Rule], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -133,6 +177,5 @@ def export_state(rules: Iterable[Rule], state: Mapping[str, Tensor]) -> dict[str
     return exported
 
 
-def _in_layer(rule: Rule, layer: int) -> Rule:
-    ours, theirs = (tuple(n.replace("{i}", str(layer)) for n in names) for names in (rule.ours, rule.theirs))
-    return replace(rule, ours=ours, theirs=theirs)
+def _in_layer(name: str, layer: int) -> str:
+    return name.replace("{i}", str(layer))

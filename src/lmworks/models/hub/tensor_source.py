@@ -148,6 +148,8 @@ def fill(
         owner = next(rule.theirs[0] for rule in rules if rule.ours == (TIED[1],))
         repeated |= dict.fromkeys(tied, owner)
     source = Deduplicated(source, repeated)
+    stored = source.shapes()
+    rules = [rule.as_stored(stored) for rule in rules]
     expected = {n: tuple(t.shape) for n, t in export_state(rules, state).items()}
     patterns = [f"({re.escape(prefix)})?{p}" for p in ignored]
     report = compare(source, expected, aliases=repeated, ignored=patterns)
