@@ -30,6 +30,20 @@ def test_loss_and_gradients_equal_the_formula_for_any_chunking(n: int, chunk: in
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("biased", [True, False])
+def test_bias_and_soft_cap_equal_the_formula(biased: bool, softcap: float | None):
+    grads = []
+    for function in (linear_cross_entropy, linear_cross_entropy_reference):
+        x, w, targets, weights = case(23)
+        bias = torch.randn(37, generator=torch.Generator().manual_seed(1)).requires_grad_() if biased else None
+        loss = function(x, w, targets, weights, bias=bias, softcap=softcap)
+        loss.backward()
+        grads.append([loss.detach(), x.grad, w.grad, *([bias.grad] if bias is not None else [])])
+    for mine, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
 def test_rows_of_weight_zero_are_not_read():
     x, w, targets, weights = case(9)
     weights[4] = 0.0

@@ -16,30 +16,44 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
-def linear_cross_entropy_reference(hidden: Tensor, weight: Tensor, targets: Tensor, loss_weights: Tensor) -> Tensor:
+def linear_cross_entropy_reference(
+    hidden: Tensor, weight: Tensor, targets: Tensor, loss_weights: Tensor, *, bias: Tensor | None = None,
+    softcap: float | None = None,
+) -> Tensor:  # fmt: skip
     """The formula with all logits at once; the oracle. Shapes as in `linear_cross_entropy`."""
-    logits = F.linear(hidden, weight).float()
+    logits = F.linear(hidden, weight, bias).float()
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
     return (F.cross_entropy(logits, targets, reduction="none") * loss_weights).sum()
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, loss_weights: Tensor, *, chunk_tokens: int = 512
-) -> Tensor:
-    """Σ loss_weights · -log softmax(hidden weightᵀ)[targets], in nats.
+    hidden: Tensor, weight: Tensor, targets: Tensor, loss_weights: Tensor, *, bias: Tensor | None = None,
+    softcap: float | None = None, chunk_tokens: int = 512,
+) -> Tensor:  # fmt: skip
+    """Σ loss_weights · -log softmax(cap(hidden weightᵀ + bias))[targets], in nats.
 
     Args:
         hidden: [N, E] activations; products are taken in this type, sums in float32.
         weight: [V, E] head, of any floating type.
         targets: [N] int64 ids below V, also where the weight is 0.
         loss_weights: [N] float32; rows of weight 0 cost nothing and get no gradient. Not differentiated.
+        bias: [V] of the head.
+        softcap: bound of the logits, cap(x) = softcap · tanh(x / softcap) (Gemma 2).
         chunk_tokens: rows whose logits exist at one time.
 
     Returns:
-        Scalar float32. Its gradient flows to `hidden` and `weight`.
+        Scalar float32. Its gradient flows to `hidden`, `weight` and `bias`.
     """
     # Inside the Function torch records nothing, so it must be told here whether gradients are wanted.
-    grads = torch.is_grad_enabled() and hidden.requires_grad, torch.is_grad_enabled() and weight.requires_grad
-    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, loss_weights, chunk_tokens, grads)  # type: ignore[no-untyped-call]
+    wanted = torch.is_grad_enabled()
+    grads = (
+        wanted and hidden.requires_grad,
+        wanted and (weight.requires_grad or (bias is not None and bias.requires_grad)),
+    )
+    loss: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, bias, targets, loss_weights, softcap, chunk_tokens, grads
+    )
     return loss
 
 
@@ -51,8 +65,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
+        bias: Tensor | None,
         targets: Tensor,
         loss_weights: Tensor,
+        softcap: float | None,
         chunk_tokens: int,
         grads: tuple[bool, bool],
     ) -> Tensor:
@@ -63,6 +79,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
             d_rows = torch.empty_like(rows) if grads[0] else None
             d_weight = torch.zeros_like(weight, dtype=torch.float32) if grads[1] else None
+            d_bias = torch.zeros_like(bias, dtype=torch.float32) if grads[1] and bias is not None else None
             chunks = zip(
                 torch.split(rows, chunk_tokens),
                 torch.split(targets.index_select(0, kept), chunk_tokens),
@@ -70,7 +87,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 strict=True,
             )
             for i, (x, target, scale) in enumerate(chunks if kept.numel() else ()):
-                logits = x @ cast.mT
+                logits = F.linear(x, cast, None if bias is None else bias.to(x.dtype))
+                if softcap is not None:
+                    logits = softcap * torch.tanh(logits / softcap)
                 # One exponential per logit: the largest probability, never below 1/V, gives the normalizer back.
                 p = logits.softmax(-1, dtype=torch.float32)
                 log_sum = logits.amax(-1).float() - p.amax(-1).log()
@@ -78,22 +97,28 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 if d_rows is None and d_weight is None:
                     continue
                 p[torch.arange(len(target), device=x.device), target] -= 1
+                if softcap is not None:
+                    p.mul_(1 - (logits.float() / softcap).square())
                 d_logits = p.mul_(scale[:, None]).to(x.dtype)  # softmax minus one-hot, times the row's weight
                 if d_rows is not None:
                     torch.mm(d_logits, cast, out=d_rows[i * chunk_tokens : i * chunk_tokens + len(x)])
                 if d_weight is not None:
                     d_weight += d_logits.mT @ x
-        ctx.save_for_backward(kept, d_rows, d_weight)
+                if d_bias is not None:
+                    d_bias += d_logits.sum(0, dtype=torch.float32)
+        ctx.save_for_backward(kept, d_rows, d_weight, d_bias)
         ctx.shape, ctx.weight_dtype = hidden.shape, weight.dtype
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        kept, d_rows, d_weight = ctx.saved_tensors
+        kept, d_rows, d_weight, d_bias = ctx.saved_tensors
         d_hidden = None
         if d_rows is not None:
             d_hidden = d_rows.new_zeros(ctx.shape).index_copy_(0, kept, d_rows * grad.to(d_rows.dtype))
         if d_weight is not None:
             d_weight = (d_weight * grad).to(ctx.weight_dtype)
-        return d_hidden, d_weight, None, None, None, None
+        if d_bias is not None:
+            d_bias = (d_bias * grad).to(ctx.weight_dtype)
+        return d_hidden, d_weight, d_bias, None, None, None, None, None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor, nn
 
 from lmworks.nn.attention_context import AttentionContext
+from lmworks.nn.moe import MixtureOfExperts
 from lmworks.nn.positions import PositionSignal
 from lmworks.nn.residual import Residual
 
@@ -64,7 +66,8 @@ class Block(nn.Module):
                 x, lambda h: cross(h, signal, context, memory), self.cross_attention_layernorm, None,
                 self.cross_attn_residual,
             )  # fmt: skip
-        return self._branch(x, self.mlp, self.post_attention_layernorm, self.mlp_output_layernorm, self.mlp_residual)
+        feed = partial(self.mlp, cu_seqlens=context.cu_seqlens) if isinstance(self.mlp, MixtureOfExperts) else self.mlp
+        return self._branch(x, feed, self.post_attention_layernorm, self.mlp_output_layernorm, self.mlp_residual)
 
     def _branch(
         self, x: Tensor, branch: Callable[[Tensor], Tensor], norm: nn.Module | None, output_norm: nn.Module | None,

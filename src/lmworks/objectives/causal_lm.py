@@ -12,12 +12,17 @@ from lmworks.nn.batch import Batch
 from lmworks.objectives.loss import Loss
 
 
-class Weighted(Protocol):
-    """Something with a weight matrix, such as `nn.Linear`."""
+class Head(Protocol):
+    """Something linear, such as `nn.Linear`."""
 
     @property
     def weight(self) -> Tensor:
         """[V, E]."""
+        ...
+
+    @property
+    def bias(self) -> Tensor | None:
+        """[V]."""
         ...
 
 
@@ -25,8 +30,17 @@ class CausalLM(Protocol):
     """What the objective needs of a model."""
 
     @property
-    def lm_head(self) -> Weighted:
+    def lm_head(self) -> Head:
         """Maps hidden states to the vocabulary."""
+        ...
+
+    @property
+    def logit_softcap(self) -> float | None:
+        """Bound of the logits."""
+        ...
+
+    def before_head(self, hidden: Tensor) -> Tensor:
+        """[N, E] -> [N, E], what the head multiplies."""
         ...
 
     def __call__(self, input_ids: Tensor, positions: Tensor, context: AttentionContext, /) -> Tensor:
@@ -38,9 +52,16 @@ def causal_lm(model: CausalLM, batch: Batch) -> Loss:
     """Σ weight · -log p(target | the tokens before it in its document), in nats.
 
     Args:
-        model: gives hidden states and holds the head's weight.
+        model: gives hidden states and holds the head.
         batch: packed documents; `loss_weights` say which targets count.
     """
     hidden = model(batch.input_ids, batch.positions, PackedContext(batch.cu_seqlens))
-    loss_sum = linear_cross_entropy(hidden, model.lm_head.weight, batch.targets, batch.loss_weights)
-    return Loss(loss_sum, batch.loss_weights.sum())
+    return Loss(token_loss(model, hidden, batch.targets, batch.loss_weights), batch.loss_weights.sum())
+
+
+def token_loss(model: CausalLM, hidden: Tensor, targets: Tensor, loss_weights: Tensor) -> Tensor:
+    """Σ weight · -log p(target | hidden state), a scalar, through the whole of the model's head."""
+    head = model.lm_head
+    return linear_cross_entropy(
+        model.before_head(hidden), head.weight, targets, loss_weights, bias=head.bias, softcap=model.logit_softcap
+    )

@@ -11,10 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from lmworks.core.errors import DataError
-from lmworks.kernels.linear_cross_entropy import linear_cross_entropy
 from lmworks.nn.attention_context import PackedContext
 from lmworks.nn.batch import next_token_document, pack
-from lmworks.objectives.causal_lm import CausalLM
+from lmworks.objectives.causal_lm import CausalLM, token_loss
 
 Documents = Iterable[Sequence[int] | NDArray[np.integer[Any]]]
 
@@ -45,7 +44,7 @@ def bits_per_byte(
         for pieces in _batches(documents_token_ids, window, batch_tokens):
             batch = pack([next_token_document(piece) for piece in pieces]).to(device)
             hidden = model(batch.input_ids, batch.positions, PackedContext(batch.cu_seqlens))
-            nats += float(linear_cross_entropy(hidden, model.lm_head.weight, batch.targets, batch.loss_weights))
+            nats += float(token_loss(model, hidden, batch.targets, batch.loss_weights))
     return nats / math.log(2) / num_bytes
 
 
