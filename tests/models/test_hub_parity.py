@@ -50,7 +50,7 @@ def logits(model, ids):
 
 def rotation(model):
     """Cosines at far positions, which speeds in half precision would get wrong."""
-    return model.decoder.position_codes[0].signal(torch.arange(100, 128), None, torch.float32).rotation.cos
+    return model.decoder.position_codes[0](torch.arange(100, 128), None, torch.float32).rotation.cos
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def layer(q_lora_rank, bias):
 
 def signal(interleaved):
     embedding = RotaryEmbedding(inverse_frequencies(4, 100.0), interleaved=interleaved)
-    return embedding.signal(POSITIONS, lambda: POSITIONS, torch.float32)
+    return embedding(POSITIONS, lambda: POSITIONS, torch.float32)
 
 
 @pytest.mark.parametrize(("q_lora_rank", "bias", "interleaved"), [(None, False, True), (7, True, False)])

@@ -1,13 +1,12 @@
 """The next-token objective: its value, and that documents in one batch do not see each other."""
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 import lmworks.objectives.causal_lm as causal_lm_module
+from lmworks.kernels.scores import Scores
 from lmworks.nn.attention_context import PackedContext
 from lmworks.nn.batch import next_token_document, pack
 from lmworks.objectives.causal_lm import causal_lm
@@ -31,15 +30,12 @@ def packed_and_alone(family: str, context: type) -> tuple[Tensor, Tensor]:
     return logits(documents()), torch.cat([logits([ids]) for ids in documents()])
 
 
-@dataclass(frozen=True)
-class LeakyContext:
+class LeakyContext(PackedContext):
     """Attends over the whole row as if it were one document: the mistake that the test must catch."""
 
-    cu_seqlens: Tensor
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> Tensor:
         whole = torch.tensor([0, query.shape[0]], dtype=torch.int32)
-        return PackedContext(whole).attend(layer, query, key, value, scale)
+        return PackedContext(whole).attend(layer, query, key, value, scores)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

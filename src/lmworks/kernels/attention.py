@@ -68,7 +68,7 @@ def varlen_attention(
         return bucketed_attention(query, key, value, tuple(lengths), rule.scale)
     if len(set(lengths)) == 1 and len(set(key_lengths)) == 1:
         q, k, v = (
-            t.unflatten(0, (len(lengths), n[0])).transpose(1, 2)
+            t.view(len(lengths), n[0], *t.shape[1:]).transpose(1, 2)
             for t, n in ((query, lengths), (key, key_lengths), (value, key_lengths))
         )
         return _attend(q, k, v, rule, prefix_lengths).transpose(1, 2).flatten(0, 1)

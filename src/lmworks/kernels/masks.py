@@ -118,8 +118,7 @@ class Full(Mask):
 
     def __call__(self, places: Places) -> Tensor:
         """See `Mask`."""
-        shape = torch.broadcast_shapes(places.query.shape, places.key.shape)
-        return torch.ones(shape, dtype=torch.bool, device=places.query.device)
+        return torch.ones_like(places.query - places.key, dtype=torch.bool)
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,7 @@ class First(Mask):
 
     def __call__(self, places: Places) -> Tensor:
         """See `Mask`."""
-        return (places.key < self.count).expand(torch.broadcast_shapes(places.query.shape, places.key.shape))
+        return places.key + torch.zeros_like(places.query) < self.count
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from torch import Tensor, nn
 
 from lmworks.nn.attention_context import AttentionContext
 from lmworks.nn.moe import MixtureOfExperts
-from lmworks.nn.positions import PositionSignal
+from lmworks.nn.positions import NO_SIGNAL, PositionSignal
 from lmworks.nn.residual import Residual
 
 
@@ -48,9 +48,17 @@ class Block(nn.Module):
         self.mlp_residual = residual()
 
     def forward(
-        self, x: Tensor, signal: PositionSignal, context: AttentionContext, memory: Tensor | None = None
+        self, x: Tensor, signals: Sequence[PositionSignal], context: AttentionContext, memory: Tensor | None = None
     ) -> Tensor:
-        """[N, E] -> [N, E]; `memory` [M, E] is the encoder's output that is new in this step."""
+        """[N, E] -> [N, E].
+
+        Args:
+            x: [N, E].
+            signals: of the stack's position codes.
+            context: how attention reaches keys and values.
+            memory: [M, E] output of the encoder that is new in this step.
+        """
+        signal = NO_SIGNAL if self.position_code is None else signals[self.position_code]
         if self.placement.startswith("parallel"):
             normed = self.input_layernorm(x)
             beside = normed if self.post_attention_layernorm is None else self.post_attention_layernorm(x)

@@ -27,8 +27,9 @@ def initialize(model: Transformer, seed: int | None = None) -> None:
     generator = None if seed is None else torch.Generator(model.device).manual_seed(seed)
     config = model.config
     for module in model.modules():
-        if not isinstance(module, nn.Linear | nn.Embedding) and hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset) and not isinstance(module, nn.Linear | nn.Embedding):
+            reset()
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             nn.init.zeros_(parameter)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from lmworks.models.block import Block
 from lmworks.nn.attention_context import AttentionContext
-from lmworks.nn.positions import NO_SIGNAL
 
 
 class Stack(nn.Module):
@@ -22,6 +21,8 @@ class Stack(nn.Module):
         embed_positions: [N] positions -> [N, E], added to the embeddings.
         embed_types: segment vectors, added to the embeddings.
         embed_norm: over that sum.
+        embed_projection: of it to the hidden size, where the embeddings are narrower.
+        repeat: consecutive times that each block is applied (ALBERT).
         dropout: of the embeddings.
         layerdrop: probability of leaving a block out while training.
     """
@@ -29,14 +30,16 @@ class Stack(nn.Module):
     def __init__(
         self, layers: Sequence[Block], norm: nn.Module | None, *, position_codes: Sequence[nn.Module] = (),
         embed_positions: nn.Module | None = None, embed_types: nn.Embedding | None = None,
-        embed_norm: nn.Module | None = None, dropout: float = 0.0, layerdrop: float = 0.0,
+        embed_norm: nn.Module | None = None, embed_projection: nn.Module | None = None, repeat: int = 1,
+        dropout: float = 0.0, layerdrop: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__()
         self.embed_positions, self.embed_types, self.embed_norm = embed_positions, embed_types, embed_norm
+        self.embed_projection = embed_projection
         self.position_codes = nn.ModuleList(position_codes)
         self.layers = nn.ModuleList(layers)
         self.norm = norm
-        self.dropout, self.layerdrop = dropout, layerdrop
+        self.repeat, self.dropout, self.layerdrop = repeat, dropout, layerdrop
 
     def forward(
         self, x: Tensor, positions: Tensor, context: AttentionContext, *, memory: Tensor | None = None,
@@ -62,10 +65,11 @@ class Stack(nn.Module):
             x = self.embed_norm(x)
         if self.dropout:
             x = nn.functional.dropout(x, self.dropout, self.training)
-        signals = [code.signal(positions, context.lengths, x.dtype) for code in self.position_codes]
-        for layer in self.layers:
+        if self.embed_projection is not None:
+            x = self.embed_projection(x)
+        signals = [code(positions, context.lengths, x.dtype) for code in self.position_codes]
+        for layer in (layer for layer in self.layers for _ in range(self.repeat)):
             if self.layerdrop and self.training and torch.rand(()) < self.layerdrop:
                 continue
-            code = layer.position_code
-            x = layer(x, NO_SIGNAL if code is None else signals[code], context, memory)
+            x = layer(x, signals, context, memory)
         return x if self.norm is None else self.norm(x)

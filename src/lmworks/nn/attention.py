@@ -31,6 +31,8 @@ class Attention(nn.Module):
         cross: keys and values come from the encoder's output.
     """
 
+    q_norm: nn.Module | None
+    k_norm: nn.Module | None
     sinks: nn.Parameter | None
 
     def __init__(
@@ -81,5 +83,5 @@ class Attention(nn.Module):
         """[N, heads·D] -> [N, heads, D], normalized."""
         if norm is not None and not self.norm_heads:
             x = norm(x)
-        x = x.unflatten(-1, (-1, self.head_dim))
+        x = x.view(len(x), -1, self.head_dim)
         return norm(x) if norm is not None and self.norm_heads else x

@@ -77,7 +77,7 @@ class RotaryEmbedding(nn.Module):
         """Whether a token's angles depend on the length of its document, so that cached keys may not be shared."""
         return not isinstance(self._speeds, Tensor)
 
-    def signal(self, positions: Tensor, lengths: Callable[[], Tensor], dtype: torch.dtype) -> PositionSignal:
+    def forward(self, positions: Tensor, lengths: Callable[[], Tensor], dtype: torch.dtype) -> PositionSignal:
         """The signal of packed positions [N]."""
         if isinstance(self._speeds, Tensor):
             self._speeds = self._speeds.to(positions.device)
@@ -102,7 +102,7 @@ class AlibiBias(nn.Module):
 
     length_dependent = False
 
-    def signal(self, positions: Tensor, lengths: Callable[[], Tensor], dtype: torch.dtype) -> PositionSignal:
+    def forward(self, positions: Tensor, lengths: Callable[[], Tensor], dtype: torch.dtype) -> PositionSignal:
         """The signal of any packed positions."""
         slopes = self._slopes.to(positions.device)[:, None, None]
         return PositionSignal(bias=lambda query, key: -slopes * (query[:, None] - key[None, :]).abs())
@@ -135,7 +135,7 @@ class RelativePositionBias(nn.Module):
         far = (exact + (octaves * (count - exact)).long()).clamp(max=count - 1)
         return bucket + torch.where(away < exact, away, far)
 
-    def signal(self, positions: Tensor, lengths: Callable[[], Tensor], dtype: torch.dtype) -> PositionSignal:
+    def forward(self, positions: Tensor, lengths: Callable[[], Tensor], dtype: torch.dtype) -> PositionSignal:
         """The signal of any packed positions."""
         return PositionSignal(
             bias=lambda query, key: self.weight[self.buckets(key[None, :] - query[:, None])].permute(2, 0, 1)
