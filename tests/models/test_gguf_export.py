@@ -186,6 +186,8 @@ def test_families_and_types_that_are_not_written(tmp_path):
     model = build("llama")
     with pytest.raises(ConfigError, match=r"dtype 'q4_k' is not written to GGUF.*q8_0"):
         save_gguf(model, TOKENIZER, tmp_path / "m.gguf", dtype="q4_k")
+    with pytest.raises(ConfigError, match=r"'m.bin' does not end in .gguf"):
+        save_gguf(model, TOKENIZER, tmp_path / "m.bin")
     model.config = model.config.model_copy(update={"family": "bert"})
     with pytest.raises(ConfigError, match="family 'bert' is not written as GGUF; llama, mistral, "):
         save_gguf(model, TOKENIZER, tmp_path / "m.gguf")

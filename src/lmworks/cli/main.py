@@ -27,12 +27,14 @@ COMMANDS: dict[str, Entry] = {
     "prove": Entry("lmworks.cli.prove:prove", "Measure this package's promises on this machine."),
     "schema": Entry("lmworks.cli.schema:schema", "Print a JSON Schema: of recipes or of one stage's fields."),
     "model describe": Entry("lmworks.cli.model:describe", "Count a model's parameters, operations and bytes."),
+    "export gguf": Entry("lmworks.cli.export:gguf", "Write a model and its tokenizer as one file for llama.cpp."),
 }
 GROUPS = {
     "data": "Bring, clean and tokenize text.",
     "tokenizer": "Train a tokenizer.",
     "tune": "Adapt a trained model.",
     "model": "Look at a model.",
+    "export": "Write a model in another format.",
 }
 
 cli = LazyGroup(

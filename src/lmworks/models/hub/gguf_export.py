@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from lmworks.core.errors import ConfigError
+from lmworks.core.errors import ConfigError, disk_errors
 from lmworks.core.gguf_writer import TensorToWrite, write_gguf
 from lmworks.models.config import ModelConfig
 from lmworks.models.families import family_named
@@ -47,15 +47,19 @@ def save_gguf(model: Transformer, tokenizer: Mapping[str, Any], path: Path | str
     Args:
         model: of a family in `hub.gguf.ARCHITECTURES`, with floating-point weights.
         tokenizer: what `tokenization.gguf_export.gguf_metadata` returns.
-        path: the `.gguf` file; replaced if it exists.
+        path: ends in `.gguf`; replaced if it exists, its folder is made if absent.
         dtype: of matrices. Vectors stay float32, and rows that are no multiple of 32 become float16 under q8_0.
 
     Raises:
-        ConfigError: the format cannot express the model, or weights exceed the range of float16.
+        ConfigError: the format cannot express the model, the name, or weights exceed the range of float16.
         DiskFullError: the device is full.
     """
     path, config = Path(path), model.config
     row = architecture_of(config)
+    if path.suffix != ".gguf":
+        raise ConfigError(
+            f"the name {path.name!r} does not end in .gguf, and readers look for that", "Change it"
+        )
     if dtype not in FILE_TYPES:
         raise ConfigError(f"dtype {dtype!r} is not written to GGUF", f"Choose one of {', '.join(get_args(DType))}")
     state = own_state(model)
@@ -84,6 +88,8 @@ def save_gguf(model: Transformer, tokenizer: Mapping[str, Any], path: Path | str
         **_vocabulary(tokenizer, config),
     }
     _check_round_trip(config, metadata, {t.name: t.shape for t in tensors}, factors)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     write_gguf(path, metadata, tensors)
 
 
