@@ -33,12 +33,9 @@ def build_model(config: ModelConfig, *, seed: int | None = None) -> Transformer:
     """
     device = torch.get_default_device()
     with torch.device("meta"):  # torch's own initialization would be overwritten, and advance the global generator
-        embed = config.embed
-        width = embed.embedding_size or config.hidden_size
         model = Transformer(
             config,
-            nn.Embedding(config.vocab_size, width),
-            nn.Linear(width, config.hidden_size) if embed.embedding_size else None,
+            nn.Embedding(config.vocab_size, config.embed.embedding_size or config.hidden_size),
             _stack(config, config.encoder),
             _stack(config, config.decoder),
             build_head(config),
@@ -52,9 +49,10 @@ def _stack(config: ModelConfig, stack: StackConfig | None) -> Stack | None:
     if stack is None:
         return None
     embed, size = config.embed, config.hidden_size
+    width = embed.embedding_size or size
     codes: list[tuple[Positions, Attention]] = []
     blocks = []
-    for index in range(stack.num_hidden_layers):
+    for index in range(stack.num_hidden_groups or stack.num_hidden_layers):
         layer = stack.layer(index)
         assert layer.attention is not None, "a resolved layer has an attention"
         code = (layer.positions or config.positions, layer.attention)
@@ -71,8 +69,10 @@ def _stack(config: ModelConfig, stack: StackConfig | None) -> Stack | None:
         norm_of(stack.norm, size) if stack.final_norm else None,
         position_codes=built,
         embed_positions=build_position_embedding(config),
-        embed_types=nn.Embedding(embed.type_vocab_size, size) if embed.type_vocab_size else None,
-        embed_norm=norm_of(embed.norm, size) if embed.norm is not None else None,
+        embed_types=nn.Embedding(embed.type_vocab_size, width) if embed.type_vocab_size else None,
+        embed_norm=norm_of(embed.norm, width) if embed.norm is not None else None,
+        embed_projection=nn.Linear(width, size) if embed.embedding_size else None,
+        repeat=stack.num_hidden_layers // (stack.num_hidden_groups or stack.num_hidden_layers),
         dropout=embed.dropout,
         layerdrop=stack.residual.layerdrop,
     )
@@ -103,7 +103,7 @@ def _block(config: ModelConfig, stack: StackConfig, layer: LayerConfig, index: i
         MIXERS[layer.attention.kind](config, stack, layer.attention, index),
         FEED_FORWARD[layer.mlp.kind](config, layer.mlp),
         cross,
-        {name: norm_of(stack.norm, size) for name in names},
+        {n: norm_of(stack.norm, size) if stack.first_norm or n != names[0] or index else nn.Identity() for n in names},
         partial(
             Residual,
             size,

@@ -43,6 +43,8 @@ class StackConfig(Config):
 
     num_hidden_layers: Positive
     attention: Attention
+    num_hidden_groups: Positive | None = None
+    """Different layers there are, each applied several times in a row (ALBERT, arXiv:1909.11942); None: all are."""
     mlp: FeedForward
     cross_attention: AttentionConfig | None = None
     """To the encoder's output, between attention and feed-forward net."""
@@ -53,6 +55,8 @@ class StackConfig(Config):
     output (reordered, OLMo-2), or before two branches that run side by side (parallel), with one norm for both
     (parallel_shared, GPT-J)."""
     final_norm: bool = True
+    first_norm: bool = True
+    """Whether the first layer normalizes its input; ModernBERT's takes the embeddings' norm as it is."""
     residual: ResidualConfig = ResidualConfig()
     pattern: str = ""
     """One letter a layer, tiled over the layers; letters without an entry in `layers` are the stack as it stands."""
@@ -63,6 +67,12 @@ class StackConfig(Config):
         if unused := sorted(set(self.layers) - set(self.pattern)):
             raise ValueError(f"layers {unused} do not occur in the pattern {self.pattern!r}")
         return self
+        groups = self.num_hidden_groups
+        if groups is not None and (self.num_hidden_layers % groups or self.causal):
+            raise ValueError(
+                f"num_hidden_groups {groups} must divide num_hidden_layers {self.num_hidden_layers}, and the stack must "
+                "not be causal: applications of one layer would share a cache"
+            )
 
     def layer(self, index: int) -> LayerConfig:
         """Layer `index`; `positions` is None where they are the model's."""
@@ -97,6 +107,8 @@ class ModelConfig(Config):
     """Of projections back into the residual stream: std/√(2·layers) (GPT-2), the same as all, or T-Fixup's
     (Huang et al., 2020), which needs no warm-up and no norm."""
     bos_token_id: int | None = None
+    pad_token_id: int | None = None
+    """For other readers of the folder: nothing is padded here."""
     eos_token_ids: tuple[int, ...] = ()
     decoder_start_token_id: int | None = None
     """What a decoder with an encoder begins with."""

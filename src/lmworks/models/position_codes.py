@@ -35,11 +35,11 @@ from lmworks.nn.positions import (
 
 def build_position_embedding(config: ModelConfig) -> nn.Module | None:
     """What is added to token embeddings; None for other kinds of positions."""
-    positions = config.positions
+    positions, width = config.positions, config.embed.embedding_size or config.hidden_size
     if isinstance(positions, LearnedPositions):
-        return LearnedPositionEmbedding(config.max_position_embeddings, config.hidden_size, positions.offset)
+        return LearnedPositionEmbedding(config.max_position_embeddings, width, positions.offset)
     if isinstance(positions, SinusoidalPositions):
-        return SinusoidalPositionEmbedding(config.hidden_size, interleaved=positions.interleaved)
+        return SinusoidalPositionEmbedding(width, interleaved=positions.interleaved)
     return None
 
 

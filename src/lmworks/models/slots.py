@@ -337,7 +337,7 @@ class EmbedConfig(Config):
 
     multiplier: float = 1.0
     embedding_size: Positive | None = None
-    """Of the token table, where it is projected to the hidden size (ALBERT, ELECTRA)."""
+    """Of the vectors of tokens, positions and segments, where their sum is projected to the hidden size (ALBERT)."""
     type_vocab_size: Size = 0
     """Segments told apart by a vector of their own (BERT)."""
     norm: NormConfig | None = None
@@ -353,47 +353,76 @@ class CausalLMHead(Config):
     final_logit_softcapping: PositiveFloat | None = None
 
 
-class MaskedLMHead(Config):
+class DenseHead(Config):
+    """A dense layer, its activation and a norm before the last matrix; `dense_act` "none" has none of them."""
+
+    dense_act: Literal["none", "tanh"] | Activation = "none"
+    dense_bias: bool = True
+    dense_norm: bool = False
+    """A norm like the stack's after the activation."""
+    bias: bool = True
+    """Of the last matrix."""
+
+
+class MaskedLMHead(DenseHead):
     """A masked token's logits, through a dense layer and a norm (BERT, arXiv:1810.04805)."""
 
     kind: Literal["masked_lm"] = "masked_lm"
-    hidden_act: Activation = "gelu"
+    dense_act: Activation = "gelu"
+    dense_norm: bool = True
     next_sentence: bool = False
     """Also judge from the first token whether two segments follow each other (NSP; SOP, arXiv:1909.11942)."""
+
+
+class NextSentenceHead(Config):
+    """Whether two segments follow each other, alone (BERT)."""
+
+    kind: Literal["next_sentence"] = "next_sentence"
 
 
 Pooling = Literal["cls", "mean", "last"]
 
 
-class SequenceClassificationHead(Config):
+class LabeledHead(DenseHead):
+    """Logits of labels."""
+
+    num_labels: Positive
+    labels: tuple[str, ...] = ()
+    """Their names; none are LABEL_0 and so on."""
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if self.labels and len(self.labels) != self.num_labels:
+            raise ValueError(f"{len(self.labels)} names of labels are given for num_labels {self.num_labels}")
+        return self
+
+
+class SequenceClassificationHead(LabeledHead):
     """One vector of logits per document."""
 
     kind: Literal["sequence_classification"] = "sequence_classification"
-    num_labels: Positive
     pooling: Pooling = "last"
-    dense_act: Literal["none", "tanh", "relu"] = "none"
-    """A dense layer with this activation before the last one."""
     bias: bool = False
 
 
-class TokenClassificationHead(Config):
+class TokenClassificationHead(LabeledHead):
     """Logits per token: tagging."""
 
     kind: Literal["token_classification"] = "token_classification"
-    num_labels: Positive
-    bias: bool = True
 
 
-class QuestionAnsweringHead(Config):
+class QuestionAnsweringHead(LabeledHead):
     """Start and end logits of an extracted answer."""
 
     kind: Literal["question_answering"] = "question_answering"
+    num_labels: Literal[2] = 2
 
 
 class RewardHead(Config):
     """One number per document: how good it is (arXiv:2203.02155)."""
 
     kind: Literal["reward"] = "reward"
+    pooling: Pooling = "last"
     bias: bool = False
 
 
@@ -410,6 +439,7 @@ class EmbeddingHead(Config):
 Head = Annotated[
     CausalLMHead
     | MaskedLMHead
+    | NextSentenceHead
     | SequenceClassificationHead
     | TokenClassificationHead
     | QuestionAnsweringHead

@@ -10,9 +10,20 @@ from torch import Tensor, nn
 
 from lmworks.core.errors import ConfigError
 from lmworks.models.config import ModelConfig
-from lmworks.models.slots import CausalLMHead, MaskedLMHead
+from lmworks.models.heads import Head
+from lmworks.models.slots import (
+    CausalLMHead,
+    EmbeddingHead,
+    MaskedLMHead,
+    NextSentenceHead,
+    QuestionAnsweringHead,
+    RewardHead,
+    SequenceClassificationHead,
+    TokenClassificationHead,
+)
 from lmworks.models.stack import Stack
 from lmworks.nn.attention_context import AttentionContext
+from lmworks.nn.pooling import pool
 
 
 class Transformer(nn.Module):
@@ -21,7 +32,6 @@ class Transformer(nn.Module):
     Args:
         config: the model.
         embed_tokens: the vocabulary's vectors, shared by both stacks.
-        embed_projection: to the hidden size, where the table is narrower.
         encoder: sees all of its documents.
         decoder: where there is an encoder too, attends to its output.
         head: what `logits` of a language model or `document_logits` of a classifier pass through.
@@ -31,18 +41,16 @@ class Transformer(nn.Module):
     """Hidden states to the vocabulary; language models have it."""
 
     def __init__(
-        self, config: ModelConfig, embed_tokens: nn.Embedding, embed_projection: nn.Module | None,
-        encoder: Stack | None, decoder: Stack | None, head: nn.Module | None,
+        self, config: ModelConfig, embed_tokens: nn.Embedding, encoder: Stack | None,
+        decoder: Stack | None, head: Head | None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.config = config
         self.embed_tokens = embed_tokens
-        self.embed_projection = embed_projection
         self.encoder, self.decoder = encoder, decoder
         self.head = head
         if isinstance(config.head, CausalLMHead | MaskedLMHead):
-            bias = config.head.bias if isinstance(config.head, CausalLMHead) else True
-            self.lm_head = nn.Linear(embed_tokens.embedding_dim, config.vocab_size, bias=bias)
+            self.lm_head = nn.Linear(embed_tokens.embedding_dim, config.vocab_size, bias=config.head.bias)
         self.tie_weights()
 
     @property
@@ -86,18 +94,18 @@ class Transformer(nn.Module):
         return self.encoder(self.embed(input_ids), positions, context)
 
     def embed(self, input_ids: Tensor) -> Tensor:
-        """[N] token ids -> [N, E]."""
+        """[N] token ids -> [N, E], or the narrower table's size."""
         x = self.embed_tokens(input_ids)
         if self.config.embed.multiplier != 1.0:
             # The factor is rounded to the activations' type first, as Gemma was trained.
             x = x * x.new_tensor(self.config.embed.multiplier)
-        return x if self.embed_projection is None else self.embed_projection(x)
+        return x
 
     def before_head(self, hidden: Tensor) -> Tensor:
         """[N, E] -> [N, E], what `lm_head` multiplies: the masked-LM transform, the logits' constant factor."""
         if isinstance(self.config.head, MaskedLMHead):
             assert self.head is not None, "a masked-LM head has a transform"
-            hidden = self.head(hidden)
+            hidden = self.head.transform(hidden)
         elif isinstance(self.config.head, CausalLMHead) and self.config.head.logit_multiplier != 1.0:
             hidden = hidden * self.config.head.logit_multiplier
         return hidden
@@ -107,6 +115,56 @@ class Transformer(nn.Module):
         logits = self.lm_head(self.before_head(hidden))
         cap = self.logit_softcap
         return logits if cap is None else cap * (logits / cap).tanh()
+
+    def token_logits(self, hidden: Tensor) -> Tensor:
+        """[N, E] -> [N, labels] of a tagger, [N, 2] logits of an answer's start and end.
+
+        Raises:
+            ConfigError: the model's head judges no tokens.
+        """
+        if not isinstance(self.config.head, TokenClassificationHead | QuestionAnsweringHead):
+            raise self._wrong_head("labels for tokens")
+        assert self.head is not None, "a head with labels has a module"
+        return self.head(hidden)
+
+    def document_logits(self, hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
+        """Judgments of whole documents.
+
+        Args:
+            hidden: [N, E].
+            cu_seqlens: [D+1] bounds of the documents.
+
+        Returns:
+            [D, labels] of a classifier, [D, 1] of a reward model, [D, 2] of a judge of pairs: the second segment
+            follows the first, it does not.
+
+        Raises:
+            ConfigError: the model's head judges no documents.
+        """
+        head = self.config.head
+        match head:
+            case SequenceClassificationHead() | RewardHead():
+                assert self.head is not None, "a head with labels has a module"
+                return self.head(pool(hidden, cu_seqlens, head.pooling))
+            case NextSentenceHead() | MaskedLMHead(next_sentence=True):
+                assert self.head is not None, "a judge of pairs has a module"
+                return self.head.judge_pair(pool(hidden, cu_seqlens, "cls"))
+        raise self._wrong_head("labels for documents")
+
+    def embed_documents(self, hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
+        """[N, E] -> [D, E], a vector per document.
+
+        Raises:
+            ConfigError: the model has another head than the embedding's.
+        """
+        head = self.config.head
+        if not isinstance(head, EmbeddingHead):
+            raise self._wrong_head("vectors of documents")
+        pooled = pool(hidden, cu_seqlens, head.pooling)
+        return nn.functional.normalize(pooled, dim=-1) if head.normalize else pooled
+
+    def _wrong_head(self, wanted: str) -> ConfigError:
+        return ConfigError(f"a model with the head {self.config.head.kind!r} gives no {wanted}", "Load one that does")
 
     @property
     def logit_softcap(self) -> float | None:
