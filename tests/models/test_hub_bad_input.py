@@ -2,16 +2,20 @@
 
 import json
 import resource
+import struct
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from lmworks.core.errors import CheckpointError, ConfigError, DiskFullError
 from lmworks.core.lineage import write_artifact
 from lmworks.models.build import build_model
-from lmworks.models.config import AttentionConfig, MLPConfig, ModelConfig, StackConfig
+from lmworks.models.config import ModelConfig, StackConfig
 from lmworks.models.hub import load_pretrained, read_config, safetensors_io, save_pretrained, tensor_source
+from lmworks.models.slots import AttentionConfig, MLPConfig
 
 CONFIG = ModelConfig(
     vocab_size=61, hidden_size=32, max_position_embeddings=64, eos_token_ids=(0, 2),
@@ -70,7 +74,7 @@ def test_tied_config_with_a_stored_head(folder):
     rewrite(folder, lambda s: s.update({"lm_head.weight": s["model.embed_tokens.weight"].clone()}))
     load_pretrained(folder)  # a redundant copy is harmless
     rewrite(folder, lambda s: s.update({"lm_head.weight": s["model.embed_tokens.weight"] + 1}))
-    with pytest.raises(CheckpointError, match="differs from the embedding"):
+    with pytest.raises(CheckpointError, match=r"differs from model\.embed_tokens\.weight, but config\.json ties"):
         load_pretrained(folder)
 
 
@@ -82,13 +86,70 @@ def test_truncated_weights(folder, keep):
         load_pretrained(folder)
 
 
-def test_pickles_are_refused(folder):
-    (folder / "model.safetensors").unlink()
-    (folder / "pytorch_model.bin").write_bytes(b"\x80\x02")
-    with pytest.raises(CheckpointError, match=r"pickles \(pytorch_model.bin\).*safetensors"):
+def raw(header, data=b"", length=None):
+    """A safetensors file with any header."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def entry(shape, start, end, dtype="F32"):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        raw({"a": entry([1], 0, 4)}, bytes(4), length=10**6),
+        raw({"a": entry([1], 0, 4)}, bytes(4), length=2**63),
+        raw(b"{nope"),
+        raw(b"\xff\xfe{}"),
+        raw(b"[]"),
+        raw({"a": entry([2], 0, 8), "b": entry([2], 4, 12)}, bytes(12)),
+        raw({"a": entry([2], 0, 8), "b": entry([2], 0, 8)}, bytes(8)),
+        raw({"a": entry([1], 0, 4), "b": entry([1], 8, 12)}, bytes(12)),
+        raw({"a": entry([4], 0, 16)}, bytes(8)),
+        raw({"a": entry([1], 4, 0)}, bytes(8)),
+        raw({"a": entry([3], 0, 4)}, bytes(4)),
+        raw({"a": entry([2**40, 2**40], 0, 4)}, bytes(4)),
+        raw({"a": entry([1], 0, 4, "Q4")}, bytes(4)),
+        raw(b'{"a": %b, "a": %b}' % ((json.dumps(entry([1], 0, 4)).encode(),) * 2), bytes(4)),
+    ],
+    ids=["header past the end", "absurd header", "no JSON", "no UTF-8", "no object", "overlapping", "same place",
+         "gap", "data past the end", "backwards", "shape against extent", "overflow", "unknown type", "name twice"],
+)  # fmt: skip
+def test_corrupt_headers(folder, content):
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged or truncated"):
         load_pretrained(folder)
-    (folder / "pytorch_model.bin").unlink()
-    with pytest.raises(CheckpointError, match=r"holds no model.safetensors"):
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_truncation_is_named(folder, data):
+    file, kept = folder / "model.safetensors", folder / "whole"
+    if not kept.exists():
+        file.rename(kept)
+    whole = kept.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    file.write_bytes(whole[: data.draw(st.one_of(st.integers(0, header), st.integers(0, len(whole) - 1)))])
+    with pytest.raises(CheckpointError, match="damaged or truncated"):
+        load_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pth", "last.ckpt"])
+def test_pickles_are_refused(folder, name):
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(b"\x80\x02")
+    with pytest.raises(CheckpointError, match=rf"pickles \({name}\).*runs the code.*save_pretrained\(NEW_FOLDER\)"):
+        load_pretrained(folder)
+
+
+def test_no_weights_at_all(folder):
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    with pytest.raises(CheckpointError, match=r"holds no model\.safetensors .*, only model-00001-of-00002\.safetens"):
+        load_pretrained(folder)
+    (folder / "model-00001-of-00002.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"holds no model\.safetensors and no .*index\.json\."):
         load_pretrained(folder)
 
 
@@ -97,6 +158,10 @@ def test_pickles_are_refused(folder):
     [
         ("../model/secret.safetensors", "plain file name"),
         ("/etc/passwd", "plain file name"),
+        ("..", "plain file name"),
+        ("sub/a.safetensors", "plain file name"),
+        ("..\\secret.safetensors", "plain file name"),
+        ("", "lacks the shard"),
         ("b.safetensors", "lacks the shard"),
     ],
 )
@@ -107,13 +172,50 @@ def test_index_that_leads_elsewhere(folder, name, message):
         load_pretrained(folder)
 
 
-def test_index_that_misplaces_a_tensor(folder):
-    (folder / "model.safetensors").rename(folder / "a.safetensors")
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.bias": "a.safetensors"}}))
-    with pytest.raises(CheckpointError, match=r"places 'lm_head.bias' in a.safetensors, which lacks it"):
+@pytest.fixture
+def shards(folder):
+    """The model in two files."""
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    halves = {"a.safetensors": dict(list(state.items())[::2]), "b.safetensors": dict(list(state.items())[1::2])}
+    for name, half in halves.items():
+        save_file(half, folder / name)
+    index = {tensor: name for name, half in halves.items() for tensor in half}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    load_pretrained(folder)
+    return folder, index
+
+
+def test_index_that_misplaces_a_tensor(shards):
+    folder, index = shards
+    file = folder / "model.safetensors.index.json"
+    name = "model.norm.weight"
+    other = ({"a.safetensors", "b.safetensors"} - {index[name]}).pop()
+    for wrong, message in (
+        ({**index, "lm_head.bias": "a.safetensors"}, r"places 'lm_head.bias' in a\.safetensors, which lacks it"),
+        ({**index, name: other}, rf"places '{name}' in {other}, which lacks it"),
+        ({**index, name: "c.safetensors"}, r"lacks the shard 'c\.safetensors'"),
+    ):
+        file.write_text(json.dumps({"weight_map": wrong}))
+        with pytest.raises(CheckpointError, match=message):
+            load_pretrained(folder)
+
+
+def test_tensor_in_two_shards(shards):
+    folder, index = shards
+    other = folder / ({"a.safetensors", "b.safetensors"} - {index["model.norm.weight"]}).pop()
+    save_file({**load_file(other), "model.norm.weight": torch.zeros(32)}, other)
+    with pytest.raises(CheckpointError, match=r"'model\.norm\.weight' twice, in a\.safetensors and b\.safetensors"):
         load_pretrained(folder)
-    (folder / "model.safetensors.index.json").write_text("{")
-    with pytest.raises(CheckpointError, match="is damaged"):
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"weight_map": []}', "{}", '{"weight_map": {"a": "x.safetensors", "a": "y.safetensors"}}']
+)
+def test_damaged_index(shards, text):
+    folder, _ = shards
+    (folder / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"index\.json is damaged"):
         load_pretrained(folder)
 
 

@@ -41,15 +41,20 @@ class SafetensorsSource:
         self.files = weight_files(folder)
         self._where: dict[str, Any] = {}
         self._shapes: dict[str, Shape] = {}
+        holders: dict[str, str] = {}
         for file in self.files:
             reader = _open(file)
             for name in reader.keys():  # noqa: SIM118 - not a mapping
-                if name in self._where:
-                    raise CheckpointError(f"{folder} holds tensor {name!r} in two shards", "Restore the original files")
+                if name in holders:
+                    raise CheckpointError(
+                        f"{folder} holds tensor {name!r} twice, in {holders[name]} and {file.name}",
+                        "Restore the original files",
+                    )
+                holders[name] = file.name
                 self._where[name] = reader
                 self._shapes[name] = tuple(reader.get_slice(name).get_shape())
         for name, shard in _index(folder).items():
-            if name not in self._where:
+            if holders.get(name) != shard:
                 raise CheckpointError(
                     f"{folder / INDEX} places {name!r} in {shard}, which lacks it", "Restore the files"
                 )
@@ -89,9 +94,14 @@ def weight_files(folder: Path) -> list[Path]:
     if pickled:
         raise CheckpointError(
             f"{folder} has its weights only as pickles ({', '.join(pickled[:3])}); reading one runs the code in it",
-            "Get the model's safetensors files, or convert them where you trust their origin",
+            "Get the model's safetensors files or, where you trust their origin, convert them once: "
+            "transformers.AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)",
         )
-    raise CheckpointError(f"{folder} holds no {WEIGHTS} and no {INDEX}", "Give the path of a complete model folder")
+    others = sorted(p.name for p in folder.glob("*.safetensors"))
+    beside = f", only {', '.join(others[:3])}" if others else ""
+    raise CheckpointError(
+        f"{folder} holds no {WEIGHTS} and no {INDEX}{beside}", "Give the path of a complete model folder"
+    )
 
 
 def write_safetensors(state: Mapping[str, Tensor], folder: Path) -> None:
@@ -141,8 +151,10 @@ def _owned(tensor: Tensor) -> Tensor:
 def _open(file: Path) -> Any:
     try:
         reader: Any = safe_open(file, framework="pt")
+        with file.open("rb") as start:  # the library has checked the length, and lets the last of equal names win
+            json.loads(start.read(int.from_bytes(start.read(8), "little")), object_pairs_hook=_without_repeats)
         return reader.__enter__()
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{file} is damaged or truncated: {error}", "Download or make the file again") from None
 
 
@@ -152,7 +164,16 @@ def _index(folder: Path) -> dict[str, str]:
     if (folder / WEIGHTS).is_file() or not file.is_file():
         return {}
     try:
-        weight_map = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)["weight_map"]
         return {str(n): str(f) for n, f in weight_map.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{file} is damaged: {error!r}", "Download the file again") from None
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, refused where it names something twice: readers differ about which one counts."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} is named twice")
+    return values
