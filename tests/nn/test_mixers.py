@@ -93,4 +93,4 @@ def test_more_features_bring_favor_nearer_to_softmax():
         model = build_model(config({**KINDS["favor"], "num_features": features}), seed=0)
         model.load_state_dict(dense.state_dict())
         errors.append(float((hidden(model, found) - hidden(dense, found)).norm()))
-    assert errors[1] < errors[0] / 4
+    assert errors[1] < errors[0] / 2

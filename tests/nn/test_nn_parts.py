@@ -7,16 +7,18 @@ import torch
 
 from lmworks.nn.batch import next_token_document, pack
 from lmworks.nn.mlp import MLP
-from lmworks.nn.rope import apply_rope, inverse_frequencies, llama3_scaled, rope_table
+from lmworks.nn.rope import inverse_frequencies, llama3_scaled, rotation
 
 
-def test_rotated_products_depend_on_the_distance_only():
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_rotated_products_depend_on_the_distance_only(interleaved):
     query, key = torch.randn(1, 2, 16, dtype=torch.float64), torch.randn(1, 2, 16, dtype=torch.float64)
     speeds = inverse_frequencies(16, 100.0)
 
     def score(m, n):
         turned = (
-            apply_rope(x, *rope_table(torch.tensor([p]), speeds, torch.float64)) for x, p in ((query, m), (key, n))
+            rotation(torch.tensor([p]), speeds, torch.float64, interleaved=interleaved)(x)
+            for x, p in ((query, m), (key, n))
         )
         a, b = turned
         return (a * b).sum(-1)
