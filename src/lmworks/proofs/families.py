@@ -7,6 +7,7 @@ byte.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,20 +44,24 @@ class FamilyRow(Row):
     check: str = ""
 
 
-def prove(seed: int = 0) -> list[Row]:
-    """Measure every family; one row per family and check."""
+def prove(seed: int = 0, only: str | None = None) -> list[FamilyRow]:
+    """Measure every family, or `only` one; one row per family and check.
+
+    Raises:
+        ConfigError: there is no such family.
+    """
+    cases = all_cases() if only is None else tuple(c for c in all_cases() if c.family == family_named(only).name)
     measured: dict[tuple[str, str], list[tuple[float, str]]] = {}
-    cases = all_cases()
     with bar("families", len(cases)) as progress:
         for case in cases:
             for check, value in measure(case, seed).items():
                 measured.setdefault((case.family, check), []).append((value, case.name))
-            progress.advance(1)
-    rows: list[Row] = []
-    for family in dict.fromkeys(case.family for case in cases):
+            progress.advance(1, case.family)
+    rows = []
+    for family in sorted({case.family for case in cases}):
         for check in (c for c in CHECKS if (family, c) in measured):
             values = measured[family, check]
-            worst, name = max(values)
+            worst, name = max(values, key=lambda pair: (math.isnan(pair[0]), pair[0]))
             rows.append(row(family, check, worst, f"{len(values)} cases, worst: {name}"))
     return rows
 
@@ -187,6 +192,7 @@ def _loss(outputs: dict[str, list[Tensor]], seed: int) -> Tensor:
     return torch.stack(parts).sum()
 
 
+@torch.no_grad()
 def _gradient_gap(ours: Transformer, theirs: Transformer) -> float:
     """Largest relative error over parameters, small ones measured against the average gradient."""
     expected = dict(theirs.named_parameters())
