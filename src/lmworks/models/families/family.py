@@ -10,7 +10,7 @@ from typing import Any
 from lmworks.core.errors import ConfigError
 from lmworks.models.config import ModelConfig
 from lmworks.models.families.architectures import read_head, write_head
-from lmworks.models.families.entries import Draft, Entry
+from lmworks.models.families.entries import Draft, Entry, get, put
 from lmworks.models.families.hf_config import Fields, HFConfig
 from lmworks.models.hub.rules import Rule, expand
 
@@ -29,6 +29,8 @@ class Family:
     """`config.json`, in reading order."""
     weight_rules: WeightRules
     """Of all tensors the family may have; a function where they depend on sizes."""
+    spellings: Mapping[str, str] = field(default_factory=dict)
+    """Other names of keys in `config.json`, each with the one that `entries` use; either is read, both are written."""
     prefix: str = ""
     """Begins every tensor name but the head's; files written from the bare model lack it."""
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -36,7 +38,12 @@ class Family:
     tied: tuple[str, ...] = ("lm_head.weight",)
     """Names of theirs that repeat the embedding where the two are tied."""
     ignored_tensors: tuple[str, ...] = ()
-    """Regular expressions of tensors in files that hold no weights we use, without the prefix."""
+    """Regular expressions of tensors in files that hold no weights we use, without the prefix; `{num_hidden_layers}`
+    stands for the number of layers."""
+    legacy_names: Mapping[str, str] = field(default_factory=dict)
+    """Old spellings inside names of tensors in files: regular expression to what replaces it."""
+    optional: Mapping[str, str] = field(default_factory=dict)
+    """Flags of ours that are false where a file lacks a tensor: dotted field to the end of its name."""
     hf_presets: Mapping[str, HFConfig] = field(default_factory=dict)
     """Published models by name: the sizes in their `config.json`."""
 
@@ -51,7 +58,7 @@ class Family:
         Raises:
             ConfigError: a required field is missing, a value is impossible, or the model needs what is not supported.
         """
-        fields = Fields(hf)
+        fields = Fields(self._respelled(hf))
         draft: Draft = {"family": self.name}
         for entry in self.entries:
             entry.read(fields, draft)
@@ -59,6 +66,19 @@ class Family:
         config = ModelConfig.parse(draft)
         fields.done()
         return config
+
+    def _respelled(self, hf: HFConfig) -> HFConfig:
+        """With the keys that `entries` use."""
+        values = dict(hf)
+        for other, key in self.spellings.items():
+            if (value := values.pop(other, None)) is None:
+                continue
+            if values.get(key) not in (None, value):
+                raise ConfigError(
+                    f"config.json contradicts itself: {other} = {value!r}, {key} = {values[key]!r}", "Keep one of them"
+                )
+            values[key] = value
+        return values
 
     def to_hf(self, config: ModelConfig) -> dict[str, Any]:
         """`config.json` of a model, checked by reading it back.
@@ -75,6 +95,7 @@ class Family:
             raise ConfigError(
                 f"the family {self.name!r} cannot express this model: {error!r}", "Choose another family"
             ) from None
+        written |= {other: written[key] for other, key in self.spellings.items() if key in written}
         written |= write_head(self, draft)
         again = self.config_from_hf(written)
         if again != config:
@@ -87,7 +108,20 @@ class Family:
             )
         return written
 
+    def as_stored(self, config: ModelConfig, names: Collection[str]) -> ModelConfig:
+        """The configuration as a file's tensors show it, where `config.json` cannot: see `optional`."""
+        draft = config.to_dict()
+        for path, end in self.optional.items():
+            if get(draft, path) and not any(name.endswith(end) for name in names):
+                put(draft, path, False)
+        return ModelConfig.parse(draft)
+
     def rules(self, config: ModelConfig, names: Collection[str]) -> tuple[Rule, ...]:
         """The weight rules that concern our tensors `names`, one for every layer."""
         rules = self.weight_rules(config) if callable(self.weight_rules) else self.weight_rules
         return expand(rules, names, max(stack.num_hidden_layers for stack in config.stacks))
+
+    def ignored(self, config: ModelConfig) -> tuple[str, ...]:
+        """`ignored_tensors` of a model."""
+        layers = str(config.output_stack.num_hidden_layers)
+        return tuple(pattern.replace("{num_hidden_layers}", layers) for pattern in self.ignored_tensors)

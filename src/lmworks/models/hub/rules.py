@@ -56,13 +56,15 @@ class Split:
         """See `Operation`."""
         (fused,) = tensors
         sizes = [shape[self.dim] // self.groups for shape in shapes]
-        parts = fused.unflatten(self.dim, (self.groups, -1)).split(sizes, self.dim + 1)
+        parts = self._grouped(fused).split(sizes, self.dim + 1)
         return [part.flatten(self.dim, self.dim + 1) for part in parts]
 
     def export(self, tensors: list[Tensor]) -> list[Tensor]:
         """See `Operation`."""
-        parts = [t.unflatten(self.dim, (self.groups, -1)) for t in tensors]
-        return [torch.cat(parts, self.dim + 1).flatten(self.dim, self.dim + 1)]
+        return [torch.cat([self._grouped(t) for t in tensors], self.dim + 1).flatten(self.dim, self.dim + 1)]
+
+    def _grouped(self, t: Tensor) -> Tensor:
+        return t.reshape(*t.shape[: self.dim], self.groups, -1, *t.shape[self.dim + 1 :])
 
 
 @dataclass(frozen=True)

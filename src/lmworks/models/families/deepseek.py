@@ -1,0 +1,149 @@
+"""DeepSeek-V2 (arXiv:2405.04434) and DeepSeek-V3 (arXiv:2412.19437).
+
+Latent attention, a few dense layers, then many small experts beside a shared one. V2 chooses experts by softmax within
+the best groups, V3 by sigmoid, steered by a bias that evens their load. Published folders also hold layers that predict
+further tokens; they come after the last layer and are not read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lmworks.core.errors import ConfigError
+from lmworks.models.config import ModelConfig
+from lmworks.models.families.architectures import decoder_heads
+from lmworks.models.families.entries import Constant, Count, Draft, Entry, Field, Only, Rotary, Written, get, put
+from lmworks.models.families.family import Family
+from lmworks.models.families.hf_config import Fields, HFConfig
+from lmworks.models.families.llama_like import COMMON, LLAMA_RULES, renamed, rms_norm
+from lmworks.models.families.moe_like import (
+    OURS,
+    FirstDense,
+    Implied,
+    M,
+    SharedExperts,
+    expert_count,
+    expert_entries,
+    expert_rules,
+)
+from lmworks.models.hub.rules import Rule, rename
+
+A, _MLP = "decoder.attention.", "model.layers.{i}.mlp"
+_ONE = ("gate_proj", "up_proj", "down_proj")
+_LATENT = "q_a_proj q_b_proj q_a_layernorm kv_a_proj_with_mqa kv_a_layernorm kv_b_proj"
+
+
+def _rules(config: ModelConfig) -> tuple[Rule, ...]:
+    return (
+        *LLAMA_RULES,
+        *renamed("decoder.layers.{i}.self_attn", "model.layers.{i}.self_attn", _LATENT),
+        rename(f"{OURS}.router.weight", f"{_MLP}.gate.weight"),
+        rename(f"{OURS}.router.e_score_correction_bias", f"{_MLP}.gate.e_score_correction_bias"),
+        *renamed(f"{OURS}.shared_experts", f"{_MLP}.shared_experts", " ".join(_ONE)),
+        *expert_rules(expert_count(config), f"{_MLP}.experts", *_ONE),
+    )
+
+
+@dataclass(frozen=True)
+class TopkMethod:
+    """V2's way to choose experts: of all ("greedy"), or of the best groups."""
+
+    def read(self, fields: Fields, draft: Draft) -> None:
+        """See `Entry`."""
+        method, groups = fields.take("topk_method", "greedy"), (fields.take("n_group", 1), fields.take("topk_group", 1))
+        if method not in ("greedy", "group_limited_greedy"):
+            raise ConfigError(
+                f"config.json: topk_method {method!r} is not supported", "Known: greedy, group_limited_greedy"
+            )
+        for key, value in zip(("n_group", "topk_group"), groups, strict=True):
+            put(draft, f"{M}{key}", value if method == "group_limited_greedy" else 1)
+
+    def write(self, draft: Draft, hf: dict[str, Any]) -> None:
+        """See `Entry`."""
+        hf |= {key: get(draft, M + key) for key in ("n_group", "topk_group")}
+        hf["topk_method"] = "greedy" if hf["n_group"] == 1 else "group_limited_greedy"
+
+
+LATENT_ATTENTION: tuple[Entry, ...] = (
+    Constant(f"{A}kind", "mla"),
+    Count("num_key_value_heads", f"{A}num_attention_heads", 1),  # what it says is of no account here
+    Count("num_attention_heads", f"{A}num_attention_heads"),
+    Field("q_lora_rank", f"{A}q_lora_rank", None),
+    *(Count(key, A + key) for key in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")),
+    Field("attention_bias", f"{A}attention_bias", False),
+    Implied(("head_dim", "qk_head_dim")),
+    Rotary(interleaved=True),
+)
+V3_ROUTING: tuple[Entry, ...] = (
+    Constant(f"{M}scoring_func", "sigmoid"),
+    Constant(f"{M}group_score", "top2_sum"),
+    Constant(f"{M}correction_bias", True),
+    Field("norm_topk_prob", f"{M}norm_topk_prob", True),
+    Only("scoring_func", ("sigmoid",), "the choice of V3 is by sigmoid", written="sigmoid"),
+    Only("topk_method", ("noaux_tc",), "the choice of V3 is steered by a bias", written="noaux_tc"),
+    Written({"num_nextn_predict_layers": 0}),
+)
+
+
+def family(
+    name: str, stem: str, *entries: Entry, presets: dict[str, HFConfig], norm: tuple[Entry, ...] = rms_norm(1e-6)
+) -> Family:
+    """A family with DeepSeek's experts; `entries` say how it attends and how it chooses."""
+    return Family(
+        name=name,
+        architectures=decoder_heads(stem),
+        entries=(
+            *COMMON, *expert_entries("n_routed_experts", "moe_intermediate_size", aux_loss="aux_loss_alpha"),
+            Field("routed_scaling_factor", f"{M}routed_scaling_factor", 1.0), SharedExperts(), FirstDense(), *norm,
+            *entries, Written({"ep_size": 1, "seq_aux": True, "output_router_logits": False}),
+        ),
+        weight_rules=_rules,
+        spellings={"num_mtp_layers": "num_nextn_predict_layers", "num_local_experts": "n_routed_experts",
+                   "num_experts": "n_routed_experts"},
+        prefix="model.",
+        ignored_tensors=(r"layers\.{num_hidden_layers}\..*", r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq"),
+        hf_presets=presets,
+    )  # fmt: skip
+
+
+def _yarn(mscale: float) -> dict[str, Any]:
+    return {"type": "yarn", "factor": 40, "original_max_position_embeddings": 4096, "beta_fast": 32, "beta_slow": 1,
+            "mscale": mscale, "mscale_all_dim": mscale}  # fmt: skip
+
+
+_HEADS = {"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
+          "max_position_embeddings": 163840, "rope_theta": 10000}  # fmt: skip
+_V2 = {**_HEADS, "vocab_size": 102400, "n_shared_experts": 2, "num_experts_per_tok": 6, "first_k_dense_replace": 1,
+       "aux_loss_alpha": 0.001, "rope_scaling": _yarn(0.707), "bos_token_id": 100000,
+       "eos_token_id": 100001}  # fmt: skip
+DEEPSEEK_V2 = family(
+    "deepseek_v2", "DeepseekV2", *LATENT_ATTENTION, TopkMethod(), Constant(f"{M}norm_topk_prob", False),
+    Only("norm_topk_prob", (False,), "the weights of V2's experts are not normalized", written=False),
+    Only("scoring_func", ("softmax",), "the choice of V2 is by softmax", written="softmax"),
+    Only("mlp_bias", (False,), "the MLPs have no biases", written=False),
+    presets={
+        "deepseek-v2-lite": {
+            **_V2, "hidden_size": 2048, "intermediate_size": 10944, "moe_intermediate_size": 1408,
+            "num_hidden_layers": 27, "num_attention_heads": 16, "n_routed_experts": 64, "q_lora_rank": None,
+        },
+        "deepseek-v2": {
+            **_V2, "hidden_size": 5120, "intermediate_size": 12288, "moe_intermediate_size": 1536,
+            "num_hidden_layers": 60, "num_attention_heads": 128, "n_routed_experts": 160, "q_lora_rank": 1536,
+            "topk_method": "group_limited_greedy", "n_group": 8, "topk_group": 3, "routed_scaling_factor": 16.0,
+        },
+    },
+)  # fmt: skip
+DEEPSEEK_V3 = family(
+    "deepseek_v3", "DeepseekV3", *LATENT_ATTENTION, Field("rope_interleave", "positions.interleaved", True),
+    Field("n_group", f"{M}n_group", 8), Field("topk_group", f"{M}topk_group", 4), *V3_ROUTING,
+    presets={
+        "deepseek-v3": {
+            **_HEADS, "vocab_size": 129280, "hidden_size": 7168, "intermediate_size": 18432, "q_lora_rank": 1536,
+            "moe_intermediate_size": 2048, "num_hidden_layers": 61, "num_attention_heads": 128, "n_shared_experts": 1,
+            "n_routed_experts": 256, "num_experts_per_tok": 8, "first_k_dense_replace": 3, "n_group": 8,
+            "topk_group": 4, "routed_scaling_factor": 2.5, "rope_scaling": _yarn(1.0), "bos_token_id": 0,
+            "eos_token_id": 1,
+        },
+    },
+)  # fmt: skip
