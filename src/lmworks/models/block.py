@@ -71,7 +71,7 @@ class Block(nn.Module):
         if self.cross_attn is not None:
             cross = self.cross_attn
             x = self._branch(
-                x, lambda h: cross(h, signal, context, memory), self.cross_attention_layernorm, None,
+                x, lambda h: cross(h, NO_SIGNAL, context, memory), self.cross_attention_layernorm, None,
                 self.cross_attn_residual,
             )  # fmt: skip
         feed = partial(self.mlp, cu_seqlens=context.cu_seqlens) if isinstance(self.mlp, MixtureOfExperts) else self.mlp

@@ -80,6 +80,8 @@ def _stack(config: ModelConfig, stack: StackConfig | None) -> Stack | None:
 
 def _same_code(one: tuple[Positions, Attention], other: tuple[Positions, Attention]) -> bool:
     """Whether two layers can share a signal: equal positions over heads of equal shape."""
+    if getattr(one[0], "per_layer", False):
+        return False
     heads = [(a.num_attention_heads, getattr(a, "head_dim", None)) for _, a in (one, other)]
     return one[0] == other[0] and heads[0] == heads[1]
 

@@ -27,6 +27,7 @@ from lmworks.nn import rope
 from lmworks.nn.positions import (
     AlibiBias,
     LearnedPositionEmbedding,
+    RelativeSinusoids,
     RelativePositionBias,
     RotaryEmbedding,
     SinusoidalPositionEmbedding,
@@ -39,7 +40,9 @@ def build_position_embedding(config: ModelConfig) -> nn.Module | None:
     if isinstance(positions, LearnedPositions):
         return LearnedPositionEmbedding(config.max_position_embeddings, width, positions.offset)
     if isinstance(positions, SinusoidalPositions):
-        return SinusoidalPositionEmbedding(width, interleaved=positions.interleaved)
+        return SinusoidalPositionEmbedding(
+            width, interleaved=positions.interleaved, offset=positions.offset, endpoint=positions.endpoint
+        )
     return None
 
 
@@ -90,10 +93,17 @@ def longrope_attention_factor(scaling: LongRopeScaling, context: int) -> float:
     if scaling.attention_factor is not None:
         return scaling.attention_factor
     original = scaling.original_max_position_embeddings
+def _relative_sinusoidal(
+    config: ModelConfig, stack: StackConfig, positions: Positions, attention: Attention
+) -> nn.Module:
+    return RelativeSinusoids(config.hidden_size)
+
+
     stretched = context / original
     return 1.0 if stretched <= 1 else math.sqrt(1 + math.log(stretched) / math.log(original))
 
 
+    "relative_sinusoidal": _relative_sinusoidal,
 def _alibi(config: ModelConfig, stack: StackConfig, positions: Positions, attention: Attention) -> nn.Module:
     assert isinstance(positions, AlibiPositions), "the table of position codes matches kinds to builders"
     return AlibiBias(attention.num_attention_heads)

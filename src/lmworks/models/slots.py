@@ -43,6 +43,10 @@ class SinusoidalPositions(Config):
     kind: Literal["sinusoidal"] = "sinusoidal"
     interleaved: bool = True
     """Sine and cosine alternate, as in the paper; else all sines come first."""
+    offset: Size = 0
+    """The number of the first position (fairseq's models count from 2)."""
+    endpoint: bool = False
+    """The last wavelength is 2π·10000 exactly, as in tensor2tensor; in the paper it is one step further."""
 
 
 class AlibiPositions(Config):
@@ -57,6 +61,14 @@ class RelativeBiasPositions(Config):
     kind: Literal["relative_bias"] = "relative_bias"
     relative_attention_num_buckets: Positive = 32
     relative_attention_max_distance: Positive = 128
+    per_layer: bool = False
+    """Every layer trains its own (UMT5, arXiv:2304.09151)."""
+
+
+class RelativeSinusoidalPositions(Config):
+    """Sines and cosines of distances, which each layer projects for itself (Transformer-XL, arXiv:1901.02860)."""
+
+    kind: Literal["relative_sinusoidal"] = "relative_sinusoidal"
 
 
 class LinearScaling(Config):
@@ -129,7 +141,13 @@ class RotaryPositions(Config):
 
 
 Positions = Annotated[
-    NoPositions | LearnedPositions | SinusoidalPositions | AlibiPositions | RelativeBiasPositions | RotaryPositions,
+    NoPositions
+    | LearnedPositions
+    | SinusoidalPositions
+    | AlibiPositions
+    | RelativeBiasPositions
+    | RelativeSinusoidalPositions
+    | RotaryPositions,
     Field(discriminator="kind"),
 ]
 
@@ -181,7 +199,10 @@ class MLAConfig(Config):
 
 
 class XLAttentionConfig(Config):
-    """Transformer-XL's relative attention, as XLNet uses it with two streams (arXiv:1906.08237)."""
+    """Transformer-XL's relative attention, as XLNet uses it with two streams (arXiv:1906.08237).
+
+    Positions are "relative_sinusoidal".
+    """
 
     kind: Literal["xl"] = "xl"
     num_attention_heads: Positive
@@ -348,7 +369,8 @@ class CausalLMHead(Config):
     """The next token's logits."""
 
     kind: Literal["causal_lm"] = "causal_lm"
-    bias: bool = False
+    bias: bool | Literal["fixed"] = False
+    """ "fixed" is stored and not trained (BART)."""
     logit_multiplier: float = 1.0
     final_logit_softcapping: PositiveFloat | None = None
 

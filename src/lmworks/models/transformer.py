@@ -50,7 +50,9 @@ class Transformer(nn.Module):
         self.encoder, self.decoder = encoder, decoder
         self.head = head
         if isinstance(config.head, CausalLMHead | MaskedLMHead):
-            self.lm_head = nn.Linear(embed_tokens.embedding_dim, config.vocab_size, bias=config.head.bias)
+            self.lm_head = nn.Linear(embed_tokens.embedding_dim, config.vocab_size, bias=bool(config.head.bias))
+            if config.head.bias == "fixed":
+                self.lm_head.bias.requires_grad_(requires_grad=False)
         self.tie_weights()
 
     @property

@@ -23,6 +23,10 @@ class PositionSignal:
 
     rotation: Rotation | None = None
     bias: ScoreBias | None = None
+    sinusoids: Tensor | None = None
+    """[N, E] sines, then cosines of each token's position."""
+    segments: Tensor | None = None
+    """[N] segment of each token, where attention tells them apart."""
 
 
 NO_SIGNAL = PositionSignal()
@@ -41,19 +45,46 @@ class LearnedPositionEmbedding(nn.Embedding):
 
 
 class SinusoidalPositionEmbedding(nn.Module):
-    """Sines and cosines of geometrically growing wavelengths (arXiv:1706.03762)."""
+    """Sines and cosines of geometrically growing wavelengths (arXiv:1706.03762).
 
-    def __init__(self, hidden_size: int, *, interleaved: bool) -> None:
+    Args:
+        hidden_size: E, even.
+        interleaved: sine and cosine alternate; else all sines come first.
+        offset: number of the first position.
+        endpoint: the wavelengths end with 2π·10000, as in tensor2tensor, not one step before.
+    """
+
+    def __init__(self, hidden_size: int, *, interleaved: bool, offset: int = 0, endpoint: bool = False) -> None:
         super().__init__()
-        self.hidden_size, self.interleaved = hidden_size, interleaved
+        self.hidden_size, self.interleaved, self.offset = hidden_size, interleaved, offset
+        self.span = hidden_size - 2 if endpoint else hidden_size
 
     def forward(self, positions: Tensor) -> Tensor:
         """[N] -> [N, E] float32."""
-        half = torch.arange(0, self.hidden_size, 2, device=positions.device, dtype=torch.float32)
-        angles = positions.float()[:, None] * torch.exp(half * (-math.log(10_000.0) / self.hidden_size))
-        if self.interleaved:
-            return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)
-        return torch.cat([angles.sin(), angles.cos()], -1)
+        # Angles grow with positions: float32 would lose the fifth digit after a few hundred.
+        even = torch.arange(0, self.hidden_size, 2, device=positions.device, dtype=torch.float64)
+        speeds = torch.exp(even * (-math.log(10_000.0) / self.span))
+        angles = (positions + self.offset).double()[:, None] * speeds
+        waves = angles.sin().float(), angles.cos().float()
+        return torch.stack(waves, -1).flatten(-2) if self.interleaved else torch.cat(waves, -1)
+
+
+class RelativeSinusoids(nn.Module):
+    """What Transformer-XL's attention needs to know the sinusoids of any two tokens' distance (`nn/xl_attention.py`).
+
+    Args:
+        hidden_size: E, even.
+    """
+
+    length_dependent = False
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self._waves = SinusoidalPositionEmbedding(hidden_size, interleaved=False)
+
+    def forward(self, positions: Tensor, lengths: Callable[[], Tensor], dtype: torch.dtype) -> PositionSignal:
+        """The signal of packed positions [N]."""
+        return PositionSignal(sinusoids=self._waves(positions).to(dtype))
 
 
 class RotaryEmbedding(nn.Module):
