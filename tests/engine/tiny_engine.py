@@ -6,7 +6,8 @@ import torch
 from tokenizers.pre_tokenizers import ByteLevel
 
 from lmworks.models.build import build_model
-from lmworks.models.config import AttentionConfig, LearnedPositions, MLPConfig, ModelConfig, NormConfig, StackConfig
+from lmworks.models.config import ModelConfig, StackConfig
+from lmworks.models.slots import AttentionConfig, LearnedPositions, MLPConfig, NormConfig
 from lmworks.models.transformer import Transformer
 from lmworks.nn.attention_context import PackedContext
 from lmworks.tokenization import Tokenizer

@@ -1,4 +1,4 @@
-"""The batched path agrees with the formula, and the formula with attention over whole documents."""
+"""The batched path agrees with the formula, and the formula with attention over whole documents, for every rule."""
 
 from __future__ import annotations
 
@@ -8,9 +8,37 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmworks.kernels.attention import varlen_attention_reference
-from lmworks.kernels.paged_attention import PagedAttention, PagedSequence, paged_attention_reference, write_kv
+from lmworks.kernels.masks import Causal, First, Full, Window
+from lmworks.kernels.paged_attention import PagedAttention, PagedSequence, PagedWrite, paged_attention_reference
+from lmworks.kernels.scores import Scores
 
 HEAD_DIM, SCALE = 8, 0.3
+CPU = torch.device("cpu")
+
+
+def slopes_bias(heads):
+    slopes = torch.linspace(0.1, 0.9, heads)[:, None, None]
+    return lambda query, key: -slopes * (query[:, None] - key[None, :]).abs()
+
+
+def random_bias(heads):
+    table = torch.randn(heads, 512, generator=torch.Generator().manual_seed(1))
+    return lambda query, key: table[:, (query[:, None] - key[None, :]).clamp(0, 511)]
+
+
+RULES = {
+    "causal": lambda heads: Scores(SCALE),
+    "window": lambda heads: Scores(SCALE, Causal() & Window(10)),
+    "window of one": lambda heads: Scores(SCALE, Causal() & Window(1)),
+    "window and first": lambda heads: Scores(SCALE, Causal() & (Window(9) | First(3))),
+    "alibi": lambda heads: Scores(SCALE, bias=slopes_bias(heads)),
+    "bias in a window": lambda heads: Scores(SCALE, Causal() & Window(10), bias=random_bias(heads)),
+    "soft cap": lambda heads: Scores(SCALE, softcap=0.7),
+    "sinks": lambda heads: Scores(SCALE, sinks=torch.linspace(-2, 2, heads)),
+    "all": lambda heads: Scores(
+        SCALE, Causal() & Window(20), softcap=1.5, bias=random_bias(heads), sinks=torch.linspace(-1, 3, heads)
+    ),
+}
 
 
 def scattered(chunks, block_size, seed=0):
@@ -21,59 +49,94 @@ def scattered(chunks, block_size, seed=0):
     return [PagedSequence(t, *c) for t, c in zip(tables, chunks, strict=True)], sum(blocks) + 3
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     chunks=st.lists(st.tuples(st.integers(0, 150), st.sampled_from([1, 1, 1, 2, 63, 65, 130])), min_size=1, max_size=6),
     block_size=st.sampled_from([1, 4, 16]),
     kv_heads=st.sampled_from([1, 2, 3]),
     groups=st.sampled_from([1, 3]),
+    rule=st.sampled_from(sorted(RULES)),
+    latent=st.booleans(),
 )
-def test_batched_agrees_with_the_formula(chunks, block_size, kv_heads, groups):
+def test_batched_agrees_with_the_formula(chunks, block_size, kv_heads, groups, rule, latent):
     generator = torch.Generator().manual_seed(len(chunks))
     sequences, num_blocks = scattered(chunks, block_size)
-    cache = torch.randn(2, kv_heads, num_blocks, block_size, HEAD_DIM, generator=generator)
+    cache = torch.randn(1 if latent else 2, kv_heads, num_blocks, block_size, HEAD_DIM, generator=generator)
     n = sum(length for _, length in chunks)
     query = torch.randn(n, kv_heads * groups, HEAD_DIM, generator=generator)
-    fast = PagedAttention(sequences, cache.shape, kv_heads * groups, torch.float32, cache.device)
-    expected = paged_attention_reference(query, cache, sequences, scale=SCALE)
-    torch.testing.assert_close(fast(query, cache, scale=SCALE), expected, atol=2e-6, rtol=1e-5)
+    scores, width = RULES[rule](kv_heads * groups), 5 if latent else None
+    expected = paged_attention_reference(query, cache, sequences, scores, width)
+    assert expected.shape == (n, kv_heads * groups, width or HEAD_DIM)
+    got = PagedAttention(sequences)(query, cache, scores, width)
+    torch.testing.assert_close(got, expected, atol=3e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["batched", "reference"])
-@pytest.mark.parametrize("cuts", [[40], [1] * 40, [7, 1, 30, 2], [16, 24]])
-def test_any_chunking_of_a_document_gives_whole_document_attention(method, cuts):
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("cuts", [[40], [1] * 40, [7, 1, 30, 2]])
+def test_any_chunking_of_a_document_gives_whole_document_attention(method, rule, cuts):
     query, key, value = torch.randn(40, 6, HEAD_DIM), torch.randn(40, 2, HEAD_DIM), torch.randn(40, 2, HEAD_DIM)
     (whole,), num_blocks = scattered([(0, 40)], 4)
     cache = torch.zeros(2, 2, num_blocks, 4, HEAD_DIM)
+    scores = RULES[rule](6)
     outputs, done = [], 0
     for length in cuts:
         chunk = slice(done, done + length)
         sequence = PagedSequence(whole.block_table, done, length)
-        attention = PagedAttention([sequence], cache.shape, 6, torch.float32, cache.device, method)
-        write_kv(cache, attention.rows, key[chunk], value[chunk])
-        outputs.append(attention(query[chunk], cache, scale=SCALE))
+        PagedWrite([sequence], CPU)(cache, key[chunk], value[chunk])
+        outputs.append(PagedAttention([sequence], method)(query[chunk], cache, scores))
         done += length
     cu_seqlens = torch.tensor([0, 40], dtype=torch.int32)
-    expected = varlen_attention_reference(query, key, value, cu_seqlens, scale=SCALE)
-    torch.testing.assert_close(torch.cat(outputs), expected, atol=2e-6, rtol=1e-5)
+    expected = varlen_attention_reference(query, key, value, cu_seqlens, scores)
+    torch.testing.assert_close(torch.cat(outputs), expected, atol=3e-6, rtol=1e-5)
 
 
-def test_sequences_do_not_see_each_other():
+@pytest.mark.parametrize("method", ["batched", "reference"])
+@pytest.mark.parametrize("queries", [[1, 1, 1], [1, 3, 70]])
+def test_a_source_is_seen_whole_from_any_position(method, queries):
+    lengths = [9, 30, 17]
+    stored, num_blocks = scattered([(0, n) for n in lengths], 4)
+    cache = torch.randn(2, 2, num_blocks, 4, HEAD_DIM)
+    key, value = torch.randn(sum(lengths), 2, HEAD_DIM), torch.randn(sum(lengths), 2, HEAD_DIM)
+    PagedWrite(stored, CPU)(cache, key, value)
+    asking = [PagedSequence(s.block_table, 5, q, s.length) for s, q in zip(stored, queries, strict=True)]
+    query = torch.randn(sum(queries), 4, HEAD_DIM)
+    bounds = [torch.tensor([0, *n], dtype=torch.int32).cumsum(0, dtype=torch.int32) for n in (queries, lengths)]
+    scores = Scores(SCALE, Full())
+    expected = varlen_attention_reference(query, key, value, bounds[0], scores, key_cu_seqlens=bounds[1])
+    torch.testing.assert_close(PagedAttention(asking, method)(query, cache, scores), expected, atol=2e-6, rtol=1e-5)
+
+
+def test_layers_of_different_shape_and_mask_share_one_step():
+    sequences, num_blocks = scattered([(9, 1), (30, 1), (0, 20), (90, 1)], 4)
+    attention, write = PagedAttention(sequences), PagedWrite(sequences, CPU)
+    for kv_heads, width, rule in [(2, 8, "causal"), (1, 16, "causal"), (2, 8, "window"), (2, 8, "causal")]:
+        cache = torch.randn(2, kv_heads, num_blocks, 4, width)
+        query, key, value = torch.randn(23, 4, width), *torch.randn(2, 23, kv_heads, width)
+        write(cache, key, value)
+        expected = paged_attention_reference(query, cache, sequences, RULES[rule](4))
+        torch.testing.assert_close(attention(query, cache, RULES[rule](4)), expected, atol=3e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["causal", "window"])
+def test_sequences_do_not_see_each_other(rule):
     sequences, num_blocks = scattered([(9, 1), (30, 1), (0, 20)], 4)
     cache = torch.randn(2, 2, num_blocks, 4, HEAD_DIM)
     query = torch.randn(22, 4, HEAD_DIM)
-    attention = PagedAttention(sequences, cache.shape, 4, torch.float32, cache.device)
-    before = attention(query, cache, scale=SCALE)
+    attention = PagedAttention(sequences)
+    before = attention(query, cache, RULES[rule](4))
     cache[:, :, sequences[1].block_table] += 1
-    after = attention(query, cache, scale=SCALE)
+    after = attention(query, cache, RULES[rule](4))
     changed = (before != after).flatten(1).any(1).tolist()
     assert changed == [False, True, *[False] * 20]
 
 
-def test_a_single_query_in_bfloat16_is_close_to_the_formula():
+@pytest.mark.parametrize("rule", ["causal", "all"])
+def test_a_single_query_in_bfloat16_is_close_to_the_formula(rule):
     sequences, num_blocks = scattered([(100, 1), (31, 1)], 16)
     cache = torch.randn(2, 2, num_blocks, 16, HEAD_DIM).bfloat16()
     query = torch.randn(2, 4, HEAD_DIM).bfloat16()
-    fast = PagedAttention(sequences, cache.shape, 4, torch.bfloat16, cache.device)(query, cache, scale=SCALE)
-    expected = paged_attention_reference(query, cache, sequences, scale=SCALE)
-    torch.testing.assert_close(fast, expected, atol=2e-2, rtol=2e-2)
+    fast = PagedAttention(sequences)(query, cache, RULES[rule](4))
+    assert fast.dtype == torch.bfloat16
+    expected = paged_attention_reference(query, cache, sequences, RULES[rule](4))
+    torch.testing.assert_close(fast, expected, atol=3e-2, rtol=3e-2)

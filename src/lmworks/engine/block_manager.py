@@ -48,7 +48,7 @@ class BlockManager:
         return 1 - len(self._free) / self.num_blocks
 
     def admit(self, sequence: Sequence) -> bool:
-        """Give a sequence blocks for all of its tokens, reusing a cached beginning, or nothing at all.
+        """Give a sequence blocks for its source and all of its tokens, reusing a cached beginning, or nothing at all.
 
         Sets `num_computed_tokens` to the tokens found in the cache: at most all but the last, whose
         logits are needed.
@@ -59,13 +59,15 @@ class BlockManager:
         assert not sequence.block_table, "admitted twice"
         found = self._find_prefix(sequence)
         needed = self._blocks_for(sequence.num_tokens) - len(found)
+        source = self._blocks_for(len(sequence.source_token_ids))
         free_after = len(self._free) - sum(self._references[b] == 0 for b in found)
-        if needed > free_after:
+        if needed + source > free_after:
             return False
         for block in found:
             self._hold(block)
         sequence.block_table.extend(found)
         sequence.block_table.extend(self._take() for _ in range(needed))
+        sequence.source_table.extend(self._take() for _ in range(source))
         sequence.num_computed_tokens = len(found) * self.block_size
         if self.enable_prefix_caching:
             self.prefix_queries += sequence.num_tokens
@@ -93,15 +95,16 @@ class BlockManager:
 
     def free(self, sequence: Sequence) -> None:
         """Take back all blocks of a sequence."""
-        for block in reversed(sequence.block_table):  # the end of a prefix is reused before its beginning
+        for block in reversed(_held(sequence)):  # the end of a prefix is reused before its beginning
             self._release(block)
         sequence.block_table.clear()
+        sequence.source_table.clear()
 
     def discard(self, sequence: Sequence) -> list[int]:
         """Take back all blocks and forget their content; returns those that nobody else holds."""
-        for block in sequence.block_table:
+        held = _held(sequence)
+        for block in held:
             self._forget(block)
-        held = list(sequence.block_table)
         self.free(sequence)
         return [b for b in held if self._references[b] == 0]
 
@@ -115,8 +118,9 @@ class BlockManager:
         """Assert that `sequences` hold exactly the blocks that are not free, and that the maps agree."""
         counts = [0] * self.num_blocks
         for sequence in sequences:
-            assert len(set(sequence.block_table)) == len(sequence.block_table), "a block twice in one table"
-            for block in sequence.block_table:
+            held = _held(sequence)
+            assert len(set(held)) == len(held), "a block twice in one sequence"
+            for block in held:
                 counts[block] += 1
         assert counts == self._references, "reference counts do not match the block tables"
         assert set(self._free) == {b for b, count in enumerate(counts) if count == 0}, "the free list is wrong"
@@ -167,3 +171,7 @@ class BlockManager:
         digest = self._hash_of.pop(block, None)
         if digest is not None:
             del self._block_of[digest]
+
+
+def _held(sequence: Sequence) -> list[int]:
+    return [*sequence.block_table, *sequence.source_table]

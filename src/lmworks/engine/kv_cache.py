@@ -1,17 +1,22 @@
-"""The cache of keys and values: one tensor, cut into blocks. Knows no sequence."""
+"""The cache of keys and values: a tensor a layer, cut into blocks. Knows no sequence."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lmworks.core.errors import ConfigError
 from lmworks.engine.config import EngineConfig
+from lmworks.engine.servable import served_decoder
+from lmworks.models.cache_layout import cache_entries
 from lmworks.models.config import ModelConfig
+from lmworks.models.slots import LearnedPositions
 
 
 class KVCache:
-    """Blocks of every layer.
+    """Blocks of every layer. A source's keys and values, which cross-attention reads, take blocks like a sequence's.
 
     Args:
         model: whose layers and heads.
@@ -24,16 +29,12 @@ class KVCache:
     def __init__(
         self, model: ModelConfig, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        attention = model.decoder.attention
-        shape = (model.decoder.num_hidden_layers, 2, attention.num_key_value_heads, num_blocks, block_size)
         # Zeros, not empty: hidden places are multiplied by a weight of zero, and 0 · NaN is NaN.
-        self.layers: tuple[Tensor, ...] = torch.zeros((*shape, attention.head_dim), dtype=dtype, device=device).unbind()
-        """Each [2, K, blocks, block_size, D]: keys, then values."""
-
-    @property
-    def layer_shape(self) -> tuple[int, ...]:
-        """[2, K, blocks, block_size, D]."""
-        return tuple(self.layers[0].shape)
+        self.layers: tuple[Tensor, ...] = tuple(
+            torch.zeros((entry.planes, entry.kv_heads, num_blocks, block_size, entry.width), dtype=dtype, device=device)
+            for entry in cache_entries(served_decoder(model))
+        )
+        """Each [P, K, blocks, block_size, D]: keys, then values; latent attention has one plane."""
 
     def clear(self, blocks: list[int]) -> None:
         """Set blocks to zero in all layers."""
@@ -41,28 +42,42 @@ class KVCache:
             layer[:, :, blocks] = 0
 
 
-def cache_size(model: ModelConfig, config: EngineConfig, dtype: torch.dtype) -> tuple[int, int]:
-    """How many blocks there will be, and the longest sequence to accept.
+@dataclass(frozen=True)
+class CacheSize:
+    """What a cache holds."""
 
-    Returns:
-        `(num_blocks, max_model_len)`; one sequence of that length always fits.
+    num_blocks: int
+    max_model_len: int
+    """Longest sequence to accept: prompt plus completion, or all that a decoder behind an encoder says."""
+    max_source_len: int = 0
+    """Longest source to accept; 0 without an encoder."""
+
+
+def cache_size(model: ModelConfig, config: EngineConfig, dtype: torch.dtype) -> CacheSize:
+    """How many blocks there will be, and what to accept; one sequence of the greatest lengths always fits.
 
     Raises:
-        ConfigError: the context asked for is longer than the model's, or than the cache.
+        ConfigError: the model cannot be served, or the context asked for is longer than the model's or the cache.
     """
-    context = model.max_position_embeddings
+    decoder = served_decoder(model)
+    context, size = model.max_position_embeddings, config.block_size
     wanted = config.max_model_len or context
     if wanted > context:
         raise ConfigError(f"max_model_len {wanted} exceeds the model's context of {context}", "Lower max_model_len")
-    attention, size = model.decoder.attention, config.block_size
-    block_bytes = 2 * attention.num_key_value_heads * attention.head_dim * size * dtype.itemsize
-    block_bytes *= model.decoder.num_hidden_layers
-    usable = config.max_num_seqs * -(-wanted // size)
+    block_bytes = sum(entry.numbers for entry in cache_entries(decoder)) * size * dtype.itemsize
+    source_blocks = 0 if model.encoder is None else -(-context // size)
+    sequence_blocks = -(-wanted // size) + source_blocks
+    usable = config.max_num_seqs * sequence_blocks
     num_blocks = config.num_kv_blocks or min(config.kv_cache_memory_bytes // block_bytes, usable)
-    capacity = num_blocks * size
-    if capacity == 0 or (config.max_model_len is not None and capacity < wanted):
+    capacity = (num_blocks - min(source_blocks, num_blocks // 2)) * size
+    if capacity == 0 or (source_blocks and num_blocks < 2) or (config.max_model_len and capacity < wanted):
         raise ConfigError(
             f"a cache of {num_blocks} blocks holds {capacity} tokens, one sequence may have {wanted}",
-            f"Give kv_cache_memory_bytes of at least {-(-wanted // size) * block_bytes}, or lower max_model_len",
+            f"Give kv_cache_memory_bytes of at least {sequence_blocks * block_bytes}, or lower max_model_len",
         )
-    return num_blocks, min(wanted, capacity)
+    longest = min(wanted, capacity)
+    if model.encoder is None:
+        return CacheSize(num_blocks, longest)
+    room = (num_blocks - -(-longest // size)) * size
+    bounded = isinstance(model.positions, LearnedPositions)
+    return CacheSize(num_blocks, longest, min(room, context) if bounded else room)

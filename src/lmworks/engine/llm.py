@@ -18,7 +18,7 @@ from lmworks.engine.llm_engine import LLMEngine
 from lmworks.engine.loading import load
 from lmworks.engine.loglikelihood import loglikelihood
 from lmworks.engine.outputs import Delta
-from lmworks.engine.prompts import encode_pair, encode_prompt
+from lmworks.engine.prompts import encode_pair, encode_prompt, encode_source, encode_source_pair, last_user_message
 from lmworks.engine.stats import EngineStats
 from lmworks.models.transformer import Transformer
 from lmworks.tokenization import Tokenizer
@@ -72,7 +72,7 @@ class LLM:
         """Complete prompts, batched as the engine sees fit.
 
         Args:
-            prompts: texts or token ids.
+            prompts: texts or token ids, for the encoder where the model has one; the decoder then answers.
             sampling_params: for all prompts, or one for each.
 
         Returns:
@@ -83,7 +83,8 @@ class LLM:
             EngineError: the model failed on a prompt.
         """
         texts = [p if isinstance(p, str) else None for p in prompts]
-        ids = [tuple(encode_prompt(self.tokenizer, p) if isinstance(p, str) else p) for p in prompts]
+        encode = encode_source if self.engine.has_encoder else encode_prompt
+        ids = [tuple(encode(self.tokenizer, p) if isinstance(p, str) else p) for p in prompts]
         if isinstance(sampling_params, SamplingParams):
             sampling_params = [sampling_params] * len(ids)
         if len(sampling_params) != len(ids):
@@ -103,24 +104,32 @@ class LLM:
         conversations: Sequence[Sequence[Message]],
         sampling_params: SamplingParams | Sequence[SamplingParams] = SamplingParams(),  # noqa: B008 - a frozen value
     ) -> list[RequestOutput]:
-        """The assistant's next turn of each conversation, in order; errors as in `generate`."""
+        """The assistant's next turn of each conversation, in order; errors as in `generate`.
+
+        A model with an encoder and without a chat template answers the user's last message.
+        """
+        if self.engine.has_encoder and self.tokenizer.chat_template is None:
+            return self.generate([last_user_message(c) for c in conversations], sampling_params)
         prompts = [self.tokenizer.encode_chat(c, add_generation_prompt=True).token_ids for c in conversations]
         return self.generate(prompts, sampling_params)
 
     def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> list[LogLikelihood]:
         """How likely each continuation is after its context, in nats; an empty context means a document's beginning.
 
+        An encoder, where there is one, reads the context, and the decoder is asked for the continuation.
+
         Raises:
             RequestError: a continuation is empty.
         """
-        encoded = [encode_pair(self.tokenizer, *pair) for pair in pairs]
-        return self.loglikelihood_tokens(encoded)
+        encode = encode_source_pair if self.engine.has_encoder else encode_pair
+        return self.loglikelihood_tokens([encode(self.tokenizer, *pair) for pair in pairs])
 
     def loglikelihood_tokens(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[LogLikelihood]:
         """`loglikelihood` for token ids; both sides need at least one."""
-        limits = self.engine.max_model_len, self.engine.config.max_num_batched_tokens
-        with evaluation_mode(self.engine.model):
-            return loglikelihood(self.engine.model, pairs, *limits)
+        engine = self.engine
+        limits = engine.max_model_len, engine.config.max_num_batched_tokens, engine.max_source_len
+        with evaluation_mode(engine.model):
+            return loglikelihood(engine.model, pairs, *limits)
 
     def update_weights(self, state: Mapping[str, Tensor]) -> None:
         """Copy new weights into the served model; see `LLMEngine.update_weights`."""

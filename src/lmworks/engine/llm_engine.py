@@ -23,7 +23,8 @@ from lmworks.engine.kv_cache import KVCache, cache_size
 from lmworks.engine.model_runner import ModelRunner
 from lmworks.engine.outputs import Delta
 from lmworks.engine.sampler import sample
-from lmworks.engine.scheduler import Scheduler
+from lmworks.engine.scheduler import Chunk, Scheduler
+from lmworks.engine.servable import decoder_prompt, shares_prefixes
 from lmworks.engine.stats import EngineStats
 from lmworks.engine.stop import StopChecker
 from lmworks.engine.weights import update_weights
@@ -35,19 +36,21 @@ class LLMEngine:
     """Continuous batching of one model.
 
     Args:
-        model: a decoder; its weights are shared, not copied.
+        model: a decoder, with an encoder or without; its weights are shared, not copied.
         tokenizer: None serves token ids only.
         config: limits.
 
     Raises:
-        ConfigError: the limits do not fit the model or each other.
+        ConfigError: the model generates nothing, or the limits do not fit it or each other.
     """
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer | None, config: EngineConfig) -> None:
         self.model, self.tokenizer, self.config = model, tokenizer, config
-        num_blocks, self.max_model_len = cache_size(model.config, config, model.dtype)
-        self.cache = KVCache(model.config, num_blocks, config.block_size, model.dtype, model.device)
-        self.blocks = BlockManager(num_blocks, config.block_size, config.enable_prefix_caching)
+        size = cache_size(model.config, config, model.dtype)
+        self.max_model_len, self.max_source_len = size.max_model_len, size.max_source_len
+        self.cache = KVCache(model.config, size.num_blocks, config.block_size, model.dtype, model.device)
+        caching = config.enable_prefix_caching and shares_prefixes(model)
+        self.blocks = BlockManager(size.num_blocks, config.block_size, caching)
         self.scheduler = Scheduler(config, self.blocks)
         self.runner = ModelRunner(model, self.cache, config.attention, config.decode_threads)
         ends = model.config.eos_token_ids + (tokenizer.eos_token_ids if tokenizer is not None else ())
@@ -58,6 +61,11 @@ class LLMEngine:
         self._stops: dict[seq.Sequence, StopChecker] = {}
         self._prompt_tokens = self._generation_tokens = 0
         self._finished: Counter[str] = Counter()
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether a request's prompt is the encoder's source."""
+        return self.model.encoder is not None
 
     @property
     def has_unfinished(self) -> bool:
@@ -74,7 +82,12 @@ class LLMEngine:
         length, vocabulary = len(prompt_token_ids), self.model.config.vocab_size
         if not length:
             raise RequestError("the prompt has no tokens", "Give at least one token")
-        if length >= self.max_model_len:
+        if self.has_encoder and length > self.max_source_len:
+            raise RequestTooLongError(
+                f"the source has {length} tokens and the encoder takes {self.max_source_len}",
+                f"Shorten it to {self.max_source_len} tokens",
+            )
+        if not self.has_encoder and length >= self.max_model_len:
             raise RequestTooLongError(
                 f"the prompt has {length} tokens and the context holds {self.max_model_len}, "
                 "of which at least one is for the completion",
@@ -101,11 +114,12 @@ class LLMEngine:
         self.validate(prompt_token_ids, params)
         if request_id in self._live:
             raise RequestError(f"request id {request_id!r} is in use", "Give every request its own id")
-        prompt = tuple(prompt_token_ids)
+        given = tuple(prompt_token_ids)
+        prompt, source = (decoder_prompt(self.model.config), given) if self.has_encoder else (given, ())
         room = self.max_model_len - len(prompt)
         seed = params.seed if params.seed is not None else self._seeds.getrandbits(63)
         sequences = [
-            seq.Sequence(request_id, index, prompt, params, min(params.max_tokens or room, room), seed)
+            seq.Sequence(request_id, index, prompt, params, min(params.max_tokens or room, room), seed, source)
             for index in range(params.n)
         ]
         self.scheduler.add(sequences)
@@ -121,7 +135,7 @@ class LLMEngine:
         ready = [c.sequence for c in chunks if c.reaches_end]
         logits = self.runner.run(chunks)
         for chunk in chunks:
-            self._prompt_tokens += self._prompt_part(chunk.sequence, chunk.length)
+            self._prompt_tokens += _prompt_part(chunk)
             self.scheduler.computed(chunk)
         if not ready:
             return []
@@ -218,7 +232,7 @@ class LLMEngine:
             "engine.request_finished",
             request_id=sequence.request_id,
             finish_reason=sequence.finish_reason,
-            num_prompt_tokens=sequence.num_prompt_tokens,
+            num_prompt_tokens=sequence.num_request_tokens,
             num_generated_tokens=sequence.num_output_tokens,
             num_cached_tokens=sequence.num_cached_tokens,
             num_preemptions=sequence.num_preemptions,
@@ -244,13 +258,15 @@ class LLMEngine:
             token_ids=token_ids,
             logprobs=logprobs,
             finish_reason=sequence.finish_reason,
-            num_prompt_tokens=sequence.num_prompt_tokens,
+            num_prompt_tokens=sequence.num_request_tokens,
             num_generated_tokens=sequence.num_output_tokens,
             num_cached_tokens=sequence.num_cached_tokens,
             error=error,
         )
 
-    @staticmethod
-    def _prompt_part(sequence: seq.Sequence, length: int) -> int:
-        """How many of the next `length` computed tokens belong to the prompt."""
-        return max(0, min(length, sequence.num_prompt_tokens - sequence.num_computed_tokens))
+
+def _prompt_part(chunk: Chunk) -> int:
+    """How many of a chunk's tokens the user gave."""
+    if chunk.sequence.source_token_ids:
+        return chunk.sequence.num_request_tokens if chunk.encodes else 0
+    return max(0, min(chunk.length, chunk.sequence.num_prompt_tokens - chunk.start))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -12,8 +13,9 @@ from torch import Tensor
 from lmworks.engine.kv_cache import KVCache
 from lmworks.engine.paged_context import PagedContext
 from lmworks.engine.scheduler import Chunk
-from lmworks.kernels.paged_attention import PagedAttention, PagedAttentionMethod, PagedSequence
+from lmworks.kernels.paged_attention import PagedAttentionMethod
 from lmworks.models.transformer import Transformer
+from lmworks.nn.attention_context import PackedContext
 
 PARALLEL_TOKENS = 64
 """Steps of this many tokens take all of torch's threads."""
@@ -23,7 +25,7 @@ class ModelRunner:
     """Runs the model over the paged cache.
 
     Args:
-        model: any decoder, in evaluation mode when `run` is called.
+        model: any decoder, with an encoder or without, in evaluation mode when `run` is called.
         cache: its keys and values.
         method: of attention.
         decode_threads: for steps of few tokens on a CPU; None takes half the cores. Such a step is hundreds of
@@ -38,7 +40,6 @@ class ModelRunner:
         decode_threads: int | None = None,
     ) -> None:
         self.model, self.cache, self.method = model, cache, method
-        self.num_heads = model.config.decoder.attention.num_attention_heads
         self.decode_threads = decode_threads or max(1, (os.cpu_count() or 2) // 2)
 
     @torch.inference_mode()
@@ -50,29 +51,39 @@ class ModelRunner:
         """
         tokens: list[int] = []
         positions: list[int] = []
-        placed: list[PagedSequence] = []
         ends: list[int] = []
         for chunk in chunks:
-            sequence, start = chunk.sequence, chunk.sequence.num_computed_tokens
-            stop = start + chunk.length
-            tokens += sequence.token_ids[start:stop]
-            positions += range(start, stop)
-            placed.append(PagedSequence(sequence.block_table, start, chunk.length))
+            stop = chunk.start + chunk.length
+            tokens += chunk.sequence.token_ids[chunk.start : stop]
+            positions += range(chunk.start, stop)
             if chunk.reaches_end:
                 ends.append(len(tokens) - 1)
         model, device = self.model, self.model.device
-        attention = PagedAttention(
-            placed, self.cache.layer_shape, self.num_heads, self.cache.layers[0].dtype, device, self.method
-        )
-        with at_most_threads(self.decode_threads if len(tokens) < PARALLEL_TOKENS else torch.get_num_threads()):
+        sources = [chunk.sequence.source_token_ids for chunk in chunks if chunk.encodes]
+        work = len(tokens) + sum(map(len, sources))
+        with at_most_threads(self.decode_threads if work < PARALLEL_TOKENS else torch.get_num_threads()):
             hidden = model(
                 torch.tensor(tokens, device=device),
                 torch.tensor(positions, device=device),
-                PagedContext(self.cache, attention),
+                PagedContext(self.cache, chunks, self.method, device),
+                memory=encode(model, sources) if sources else None,
             )
             if len(ends) < len(tokens):
                 hidden = hidden[torch.tensor(ends, dtype=torch.int64, device=device)]
             return model.logits(hidden).float()
+
+
+def encode(model: Transformer, sources: Sequence[Sequence[int]]) -> Tensor:
+    """The encoder's output [M, E] for sources packed end to end."""
+    lengths = [len(source) for source in sources]
+    ids = torch.tensor([i for source in sources for i in source], device=model.device)
+    positions = torch.cat([torch.arange(n, device=model.device) for n in lengths])
+    return model.encode(ids, positions, PackedContext(source_bounds(lengths, model.device)))
+
+
+def source_bounds(lengths: Sequence[int], device: torch.device) -> Tensor:
+    """[D+1] int32, where each of the packed sources begins and ends."""
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
 
 
 @contextmanager

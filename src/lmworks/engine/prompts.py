@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+
+import tokenizers
+
 from lmworks.core.errors import RequestError
+from lmworks.core.messages import Message
 from lmworks.tokenization import Tokenizer
 
 
@@ -19,6 +26,42 @@ def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
     if not ids:
         return [beginning(tokenizer)]
     return [beginning(tokenizer), *ids] if tokenizer.adds_bos else ids
+
+
+def encode_source(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Tokens of a text for an encoder, with what the tokenizer was trained to put around it.
+
+    Raises:
+        RequestError: that is nothing at all.
+    """
+    before, after = surroundings(tokenizer)
+    ids = [*before, *tokenizer.encode(text), *after]
+    if not ids:
+        raise RequestError("the source is empty and the tokenizer puts nothing around it", "Give a source")
+    return ids
+
+
+@lru_cache(maxsize=8)
+def surroundings(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The special tokens that a tokenizer's post-processor puts before and after a text."""
+    spec = {**tokenizer.definition.spec, "truncation": None, "padding": None}
+    backend = tokenizers.Tokenizer.from_str(json.dumps(spec))
+    bare, whole = (backend.encode("a", add_special_tokens=special).ids for special in (False, True))
+    added = len(whole) - len(bare)
+    before = next(i for i in range(added + 1) if whole[i : i + len(bare)] == bare)
+    return tuple(whole[:before]), tuple(whole[before + len(bare) :])
+
+
+def last_user_message(messages: Sequence[Message]) -> str:
+    """What a model with an encoder is asked, there being no form for whole conversations.
+
+    Raises:
+        RequestError: no message is the user's.
+    """
+    asked = [message.content for message in messages if message.role == "user"]
+    if not asked:
+        raise RequestError("the conversation has no message of the user", "Add one")
+    return asked[-1]
 
 
 def beginning(tokenizer: Tokenizer) -> int:
@@ -43,11 +86,22 @@ def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[
     Raises:
         RequestError: the continuation is empty.
     """
-    if not continuation:
-        raise RequestError("a continuation to be scored is empty", "Give at least one character")
-    stripped = context.rstrip()
-    continuation = context[len(stripped) :] + continuation
+    stripped, continuation = _cut_pair(context, continuation)
     if not stripped:
         return [beginning(tokenizer)], tokenizer.encode(continuation)
     before = encode_prompt(tokenizer, stripped)
     return before, encode_prompt(tokenizer, stripped + continuation)[len(before) :] or tokenizer.encode(continuation)
+
+
+def encode_source_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[list[int], list[int]]:
+    """Tokens of a context for the encoder and of a continuation for the decoder; errors as in `encode_pair`."""
+    stripped, continuation = _cut_pair(context, continuation)
+    return encode_source(tokenizer, stripped), tokenizer.encode(continuation)
+
+
+def _cut_pair(context: str, continuation: str) -> tuple[str, str]:
+    """Move the spaces at a context's end to the continuation."""
+    if not continuation:
+        raise RequestError("a continuation to be scored is empty", "Give at least one character")
+    stripped = context.rstrip()
+    return stripped, context[len(stripped) :] + continuation

@@ -7,6 +7,9 @@ prompt, or the one token just sampled), and a step computes up to `max_num_batch
 2. what is left of the budget goes to running prompts, in chunks;
 3. then to waiting sequences, first come, first served, each admitted only if all its tokens fit in the cache.
 
+Sources for an encoder cannot be cut into chunks. They have a budget of the same size for themselves, and one that
+exceeds it is the only one of its step.
+
 When a decoding sequence finds no free block, the youngest running sequence loses its blocks and waits again, in
 front; its tokens are recomputed later (preemption by recomputation, as in vLLM, arXiv:2309.06180). The oldest always
 proceeds, so every request ends. Knows no torch.
@@ -30,6 +33,16 @@ class Chunk:
 
     sequence: Sequence
     length: int
+
+    @property
+    def start(self) -> int:
+        """Position of the first."""
+        return self.sequence.num_computed_tokens
+
+    @property
+    def encodes(self) -> bool:
+        """Whether the sequence's source must be encoded first."""
+        return self.start == 0 and bool(self.sequence.source_token_ids)
 
     @property
     def reaches_end(self) -> bool:
@@ -72,7 +85,7 @@ class Scheduler:
 
     def schedule(self) -> list[Chunk]:
         """Choose the tokens of the next step, decoding sequences first; empty when nothing is left to do."""
-        budget = self.config.max_num_batched_tokens
+        budget, encoded = self.config.max_num_batched_tokens, 0
         chunks: list[Chunk] = []
         preempted = False
         for sequence in [s for s in self.running if s.num_uncomputed_tokens == 1]:
@@ -89,8 +102,12 @@ class Scheduler:
         # A step that had to preempt admits nobody: the cache is too full.
         while self.waiting and budget and not preempted and len(self.running) < self.config.max_num_seqs:
             sequence = self.waiting[0]
+            source = len(sequence.source_token_ids)
+            if encoded and encoded + source > self.config.max_num_batched_tokens:
+                break
             if not self.block_manager.admit(sequence):
                 break
+            encoded += source
             self.waiting.popleft()
             if sequence.num_preemptions == 0:
                 sequence.num_cached_tokens = sequence.num_computed_tokens
@@ -126,7 +143,7 @@ class Scheduler:
 
     def check_integrity(self) -> None:
         """Assert that running sequences hold exactly the blocks in use and waiting ones hold none."""
-        assert not any(s.block_table for s in self.waiting), "a waiting sequence holds blocks"
+        assert not any(s.block_table or s.source_table for s in self.waiting), "a waiting sequence holds blocks"
         self.block_manager.check_integrity(self.running)
 
     def _preempt(self, sequence: Sequence) -> None:

@@ -38,11 +38,15 @@ class Sequence:
     max_tokens: int
     """New tokens at most, the context's end considered."""
     seed: int = 0
+    source_token_ids: tuple[int, ...] = ()
+    """What the encoder reads, where the model has one; the prompt is then what the decoder begins with."""
 
     token_ids: list[int] = field(init=False)
     """Prompt and completion."""
     num_computed_tokens: int = 0
     block_table: list[int] = field(default_factory=list)
+    source_table: list[int] = field(default_factory=list)
+    """Blocks with the source's keys and values."""
     block_hashes: list[bytes] = field(default_factory=list)
     """Digest of each full block and all before it, as far as it was asked for."""
     status: Status = Status.WAITING
@@ -69,6 +73,11 @@ class Sequence:
         return len(self.prompt_token_ids)
 
     @property
+    def num_request_tokens(self) -> int:
+        """What the user gave: the source, or the prompt."""
+        return len(self.source_token_ids or self.prompt_token_ids)
+
+    @property
     def num_output_tokens(self) -> int:
         """Of the completion so far."""
         return len(self.token_ids) - len(self.prompt_token_ids)
@@ -93,7 +102,7 @@ class Sequence:
     def preempt(self) -> None:
         """RUNNING -> WAITING; its tokens stay, their keys and values are computed again."""
         assert self.status is Status.RUNNING, f"cannot preempt a {self.status.value} sequence"
-        assert not self.block_table, "blocks are freed before preemption"
+        assert not [*self.block_table, *self.source_table], "blocks are freed before preemption"
         self.status = Status.WAITING
         self.num_computed_tokens = 0
         self.num_preemptions += 1

@@ -1,0 +1,60 @@
+"""Which models the engine can serve, and what of it they allow. Knows no request."""
+
+from __future__ import annotations
+
+from lmworks.core.errors import ConfigError
+from lmworks.models.cache_layout import cache_entries, cache_entry
+from lmworks.models.config import ModelConfig, StackConfig
+from lmworks.models.slots import CausalLMHead
+from lmworks.models.transformer import Transformer
+
+
+def served_decoder(config: ModelConfig) -> StackConfig:
+    """The stack that generates.
+
+    Raises:
+        ConfigError: the model generates nothing, or not token by token over a paged cache.
+    """
+    decoder = config.decoder
+    if decoder is None:
+        raise ConfigError(
+            f"a {config.family} model has an encoder alone and generates nothing",
+            "Serve a model with a decoder; call this one directly for embeddings or labels",
+        )
+    if not isinstance(config.head, CausalLMHead):
+        raise ConfigError(
+            f"a model with a {config.head.kind} head generates nothing", "Serve the same model with a causal_lm head"
+        )
+    if not decoder.causal:
+        raise ConfigError(
+            f"a {config.family} model whose tokens see later ones cannot generate over a cache of earlier ones",
+            "Serve a causal decoder",
+        )
+    entries = cache_entries(decoder)
+    if decoder.cross_attention is not None:
+        if any(cache_entry(decoder.cross_attention) != entry for entry in entries):
+            raise ConfigError(
+                "cross-attention whose heads differ from self-attention's in number or size cannot share its cache",
+                "Use equal num_key_value_heads and head_dim",
+            )
+        if config.decoder_start_token_id is None:
+            raise ConfigError(
+                f"a {config.family} model with an encoder has no decoder_start_token_id", "Set it in config.json"
+            )
+    return decoder
+
+
+def decoder_prompt(config: ModelConfig) -> tuple[int, ...]:
+    """What the decoder of a served model with an encoder begins with."""
+    assert config.decoder_start_token_id is not None, "a served model has one"
+    return (config.decoder_start_token_id,)
+
+
+def shares_prefixes(model: Transformer) -> bool:
+    """Whether equal beginnings have equal keys and values, whatever comes after.
+
+    Not behind an encoder, whose source they depend on, nor where a position's code depends on the document's length.
+    """
+    assert model.decoder is not None, "only models with a decoder are served"
+    codes = model.decoder.position_codes
+    return model.encoder is None and not any(getattr(code, "length_dependent", False) for code in codes)
