@@ -13,16 +13,19 @@ from __future__ import annotations
 import argparse
 import datetime
 import gc
+import itertools
 import json
 import math
 import os
 import platform
+import re
 import statistics
 import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -49,6 +52,7 @@ from lmworks.kernels.linear_attention import (
 from lmworks.kernels.lsh_attention import lsh_attention
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+synchronize = torch.cuda.synchronize if DEVICE.type == "cuda" else torch.cpu.synchronize
 HEADS, HEAD_DIM = 2, 64
 SCALE = HEAD_DIM**-0.5
 QUICK, FULL = (256, 512, 1024, 2048), (512, 1024, 2048, 4096, 8192)
@@ -57,14 +61,11 @@ FITTED = 3
 PEER = "torch scaled_dot_product_attention"
 RESULTS = Path(__file__).parent / "results"
 
-Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-
-def cases(n: int) -> dict[str, Attention]:
+def cases(n: int) -> dict[str, Callable[..., Tensor]]:
     """Every attention at length `n`; layouts and projections are made here, once, as a model would."""
     cu_seqlens = torch.tensor([0, n], dtype=torch.int32, device=DEVICE)
-    full = torch.ones(n, n, dtype=torch.bool, device=DEVICE)
-    first = torch.arange(n, device=DEVICE) == 0
+    full, first = torch.ones(n, n, dtype=torch.bool, device=DEVICE), torch.arange(n, device=DEVICE) == 0
     window = longformer_layout(cu_seqlens, window=128, is_global=first, block_size=64)
     bigbird = bigbird_layout(cu_seqlens, block_size=64, num_random_blocks=3)
     random_features = orthogonal_projection(128, HEAD_DIM).to(DEVICE)
@@ -72,36 +73,36 @@ def cases(n: int) -> dict[str, Attention]:
     bits = max((2 * n // 64).bit_length() - 1, 2)  # about 2 n / chunk_length buckets, hashed by two parts
     buckets = (2 ** (bits // 2), 2 ** (bits - bits // 2))
 
-    def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(*(t.transpose(0, 1)[None] for t in (q, k, v)), scale=SCALE)
+    def fused(*qkv: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(*(t.transpose(0, 1)[None] for t in qkv), scale=SCALE)
+
+    def elu(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
+        return linear_attention(elu_features(q), elu_features(k), v, cu_seqlens, causal=causal)
 
     def performer(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         features = partial(favor_features, projection=random_features, scale=SCALE)
         return linear_attention(features(q, is_query=True), features(k, is_query=False), v, cu_seqlens, causal=False)
 
+    packed = {"cu_seqlens": cu_seqlens, "scale": SCALE}
+    hashing = {"num_buckets": buckets, "num_hashes": 2, "chunk_length": 64, "causal": False}
+    tiles = {"query_tile": 256, "key_tile": 256, "causal": False}
     return {
         PEER: fused,
-        "formula": lambda q, k, v: block_sparse_attention_reference(q, k, v, full, scale=SCALE),
-        "FlashAttention reference, tiles of 256": lambda q, k, v: flash_attention_reference(
-            q, k, v, cu_seqlens, scale=SCALE, causal=False, query_tile=256, key_tile=256
-        ),
-        "Longformer, window ±128, 1 global token": lambda q, k, v: block_sparse_attention(q, k, v, window, scale=SCALE),
-        "BigBird, blocks of 64, 3 random": lambda q, k, v: block_sparse_attention(q, k, v, bigbird, scale=SCALE),
-        "Reformer LSH, chunks of 64, 2 rounds": lambda q, _, v: lsh_attention(
-            q, v, cu_seqlens, num_buckets=buckets, num_hashes=2, chunk_length=64, scale=SCALE, causal=False
-        ),
-        "linear, elu + 1": lambda q, k, v: linear_attention(
-            elu_features(q), elu_features(k), v, cu_seqlens, causal=False
-        ),
-        "linear, elu + 1, causal": lambda q, k, v: linear_attention(elu_features(q), elu_features(k), v, cu_seqlens),
+        "formula": partial(block_sparse_attention_reference, mask=full, scale=SCALE),
+        "FlashAttention reference, tiles of 256": partial(flash_attention_reference, **packed, **tiles),
+        "Longformer, window ±128, 1 global token": partial(block_sparse_attention, layout=window, scale=SCALE),
+        "BigBird, blocks of 64, 3 random": partial(block_sparse_attention, layout=bigbird, scale=SCALE),
+        "Reformer LSH, chunks of 64, 2 rounds": lambda q, _, v: lsh_attention(q, v, **packed, **hashing),
+        "linear, elu + 1": partial(elu, causal=False),
+        "linear, elu + 1, causal": partial(elu, causal=True),
         "Performer, 128 features": performer,
-        "Linformer, k = 128": lambda q, k, v: linformer_attention(
-            q, k, v, cu_seqlens, mixtures, mixtures, scale=SCALE
+        "Linformer, k = 128": partial(
+            linformer_attention, **packed, key_projection=mixtures, value_projection=mixtures
         ),
-    }  # fmt: skip
+    }
 
 
-def once(attention: Attention, inputs: list[Tensor]) -> None:
+def once(attention: Callable[..., Tensor], inputs: list[Tensor]) -> None:
     """One forward and one backward pass."""
     out = attention(*inputs)
     torch.autograd.grad(out, inputs, torch.ones_like(out), allow_unused=True)
@@ -110,12 +111,10 @@ def once(attention: Attention, inputs: list[Tensor]) -> None:
 def seconds(call: Callable[[], object]) -> float:
     """Wall time of one call."""
     gc.collect()
-    if DEVICE.type == "cuda":
-        torch.cuda.synchronize()
+    synchronize()
     start = time.perf_counter()
     call()
-    if DEVICE.type == "cuda":
-        torch.cuda.synchronize()
+    synchronize()
     return time.perf_counter() - start
 
 
@@ -128,32 +127,26 @@ def peak_bytes(call: Callable[[], object]) -> int:
         return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as measured:
         call()
-    held = peak = 0
-    for event in measured.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            peak = max(peak, held)
-    return peak
+    events = measured.profiler.kineto_results.events()
+    return max(itertools.accumulate(event.nbytes() for event in events if event.name() == "[memory]"))
 
 
 def flops(call: Callable[[], object]) -> int:
     """Multiplications and additions of the matrix products in one call, recomputed ones included."""
-    cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    mapping = {
-        cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
-            lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
-        ),
+    aten = torch.ops.aten  # the counter knows the CUDA kernels alone
+    on_cpu = {
+        aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda *s, **_: sdpa_backward_flop_count(*s[:4]),
     }
-    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+    with FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
         call()
     return counter.get_total_flops()
 
 
-def exponent(lengths: tuple[int, ...], values: list[float]) -> float:
+def exponent(series: dict[int, float]) -> float:
     """Slope of log(value) over log(length), by least squares on the longest lengths."""
-    x, y = ([math.log(v) for v in series[-FITTED:]] for series in (lengths, values))
-    return statistics.linear_regression(x, y).slope
+    points = [(math.log(n), math.log(value)) for n, value in sorted(series.items())[-FITTED:]]
+    return statistics.linear_regression(*zip(*points, strict=True)).slope
 
 
 def spread(samples: list[float]) -> float:
@@ -162,7 +155,7 @@ def spread(samples: list[float]) -> float:
     return (high - low) / middle
 
 
-def measure(lengths: tuple[int, ...], rounds: int) -> list[dict[str, object]]:
+def measure(lengths: tuple[int, ...], rounds: int) -> list[dict[str, Any]]:
     """Rows of the report: time and memory of every case at the longest length, with the series behind them."""
     generator = torch.Generator().manual_seed(0)
     calls: dict[str, dict[int, Callable[[], None]]] = {}
@@ -182,57 +175,45 @@ def measure(lengths: tuple[int, ...], rounds: int) -> list[dict[str, object]]:
 
     longest, rows = lengths[-1], []
     for name, by_length in calls.items():
-        medians = [statistics.median(times[name][n]) * 1e3 for n in lengths]
-        memory = [peak_bytes(by_length[n]) / 2**20 for n in lengths]
-        share = flops(by_length[longest]) / (medians[-1] / 1e3) / limit
-        samples = times[name][longest]
-        rows.append(_row(name, "time", "ms", lengths, medians, spread(samples), share))
-        rows.append(_row(name, "peak memory", "MiB", lengths, memory, 0.0, None))
-    for row in rows:
-        row["theirs"] = next(r["ours"] for r in rows if r["unit"] == row["unit"])
-        row["ratio"] = round(row["ours"] / row["theirs"], 4)
+        elapsed = {n: statistics.median(samples) * 1e3 for n, samples in times[name].items()}
+        memory = {n: peak_bytes(call) / 2**20 for n, call in by_length.items()}
+        share = flops(by_length[longest]) / (elapsed[longest] / 1e3) / limit
+        theirs = (rows[0]["ours"], rows[1]["ours"]) if rows else (elapsed[longest], memory[longest])
+        rows.append(_row(f"{name}: time", "ms", elapsed, theirs[0], spread(times[name][longest]), round(share, 3)))
+        rows.append(_row(f"{name}: peak memory", "MiB", memory, theirs[1], 0.0, None))
     return rows
 
 
 def _row(
-    name: str,
-    quantity: str,
-    unit: str,
-    lengths: tuple[int, ...],
-    values: list[float],
-    spread: float,
-    share: float | None,
-) -> dict[str, object]:
+    case: str, unit: str, series: dict[int, float], theirs: float, spread: float, limit_share: float | None
+) -> dict[str, Any]:
+    ours = series[max(series)]
     return {
-        "case": f"{name}: {quantity}, {lengths[-1]} tokens",
-        "ours": round(values[-1], 3),
+        "case": f"{case}, {max(series)} tokens",
+        "ours": round(ours, 3),
         "unit": unit,
         "peer": PEER,
-        "theirs": None,
-        "ratio": None,
+        "theirs": round(theirs, 3),
+        "ratio": round(ours / theirs, 4),
         "spread": round(spread, 3),
-        "limit_share": None if share is None else round(share, 3),
-        "exponent": round(exponent(lengths, values), 2),
-        "by_length": {str(n): round(value, 3) for n, value in zip(lengths, values, strict=True)},
+        "limit_share": limit_share,
+        "exponent": round(exponent(series), 2),
+        "by_length": {n: round(value, 3) for n, value in series.items()},
     }
 
 
-def show(rows: list[dict[str, object]], lengths: tuple[int, ...]) -> None:
+def show(rows: list[dict[str, Any]], lengths: tuple[int, ...]) -> None:
     """Print one table per quantity."""
     for unit, title in (("ms", "forward + backward, ms (median)"), ("MiB", "peak memory beyond the inputs, MiB")):
-        table = Table("attention", *(str(n) for n in lengths), "exponent", "× fused", title=title)
-        if unit == "ms":
-            table.add_column("spread", justify="right")
-            table.add_column("of matmul limit", justify="right")
+        timed = ("spread", "of matmul limit") if unit == "ms" else ()
+        table = Table("attention", *(str(n) for n in lengths), "exponent", "× fused", *timed, title=title)
         for column in table.columns[1:]:
             column.justify = "right"
-        for row in rows:
-            if row["unit"] == unit:
-                values = [f"{v:.1f}" for v in row["by_length"].values()]
-                last = [f"{row['spread']:.0%}", f"{row['limit_share']:.0%}"] if unit == "ms" else []
-                table.add_row(
-                    row["case"].split(":")[0], *values, f"{row['exponent']:.2f}", f"{row['ratio']:.2f}", *last
-                )
+        for row in (row for row in rows if row["unit"] == unit):
+            values = [f"{v:.1f}" for v in row["by_length"].values()]
+            values += [f"{row['exponent']:.2f}", f"{row['ratio']:.2f}"]
+            values += [f"{row['spread']:.0%}", f"{row['limit_share']:.0%}"] if timed else []
+            table.add_row(row["case"].split(":")[0], *values)
         Console(width=150).print(table)
 
 
@@ -246,17 +227,10 @@ def main() -> None:
     lengths, rounds = (QUICK, 3) if options.quick else (FULL, 5)
     rows = measure(lengths, rounds)
     show(rows, lengths)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=RESULTS.parent, capture_output=True, text=True, check=False
-    )
-    report = {
-        "benchmark": "attention_scaling",
-        "commit": commit.stdout.strip(),
-        "hardware": hardware(),
-        "rows": rows,
-    }
+    git = ("git", "-C", str(RESULTS.parent), "rev-parse", "--short", "HEAD")
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    report = {"benchmark": "attention_scaling", "commit": commit, "hardware": hardware(), "rows": rows}
     if options.save:
-        RESULTS.mkdir(exist_ok=True)
         path = RESULTS / f"{datetime.datetime.now(datetime.UTC).date()}-attention-scaling.json"
         path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     print(json.dumps(report, ensure_ascii=False))
@@ -267,9 +241,8 @@ def hardware() -> str:
     if DEVICE.type == "cuda":
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return f"{model}, {torch.get_num_threads()} thread(s), torch {torch.__version__}"
+    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    return f"{[*names, platform.machine()][0]}, {torch.get_num_threads()} thread(s), torch {torch.__version__}"
 
 
 if __name__ == "__main__":

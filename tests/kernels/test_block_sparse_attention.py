@@ -1,6 +1,7 @@
 """Block-sparse attention against the dense formula under the same mask, and against Hugging Face's two patterns."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from lmworks.kernels.block_sparse_attention import (
     block_sparse_attention_reference,
     longformer_layout,
 )
+from lmworks.kernels.masks import Causal, Document, First, Places, Window
 
 RAGGED = [1, 33, 7, 64, 32, 5]
 
@@ -148,6 +150,23 @@ def test_listed_blocks_grow_with_length_and_not_with_its_square():
     assert 3.9 < counts[1] / counts[0] < 4.3
     counts = [bigbird_layout(packed([n]), block_size=32).pairs.shape[1] for n in (1024, 4096)]
     assert 3.9 < counts[1] / counts[0] < 4.6
+
+
+def test_the_layout_agrees_with_the_mask_algebra():
+    cu_seqlens = packed(RAGGED)
+    document = torch.repeat_interleave(torch.arange(len(RAGGED)), torch.tensor(RAGGED))
+    place = torch.arange(sum(RAGGED)) - cu_seqlens[:-1].long()[document]
+    places = Places(place[:, None], place[None, :], document[:, None], document[None, :])
+    layout = longformer_layout(cu_seqlens, window=5, is_global=place < 2, block_size=8, causal=True)
+    assert torch.equal(layout.mask(), (Document() & Causal() & (Window(6) | First(2)))(places))
+
+
+def test_an_empty_document_takes_no_block():
+    qkv = tensors(12, 2, 2)
+    with_empty, without = torch.tensor([0, 0, 5, 5, 12, 12], dtype=torch.int32), packed([5, 7])
+    for layout in (partial(longformer_layout, window=2, block_size=4), partial(bigbird_layout, block_size=4)):
+        found, expected = (block_sparse_attention(*qkv, layout(c), scale=0.3) for c in (with_empty, without))
+        assert torch.equal(found, expected)
 
 
 def test_impossible_sizes_are_refused():

@@ -112,3 +112,10 @@ def test_the_forward_pass_works_within_the_counted_memory_at_any_length(tokens: 
     peak = max(sum(steps[: i + 1]) for i in range(len(steps)))
     assert counted.working / 2 < peak - out.nbytes - counted.saved <= counted.working
     assert math.isclose(counted.working, flash_attention_extra_bytes(9, 4, 16, query_tile=32, key_tile=32).working)
+
+
+def test_an_empty_document_changes_nothing():
+    qkv, cu_seqlens = case([5, 7], 2, 2)
+    empty = torch.tensor([0, 0, 5, 5, 12], dtype=torch.int32)
+    found, expected = (flash_attention_reference(*qkv, c, scale=0.3, query_tile=4) for c in (empty, cu_seqlens))
+    assert torch.equal(found, expected)

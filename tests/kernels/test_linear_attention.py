@@ -210,6 +210,23 @@ def test_a_document_does_not_feel_its_neighbors():
         assert torch.equal(before[20:29], after[20:29])
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_an_empty_document_changes_nothing(causal: bool):
+    (query, key, value), cu_seqlens = case([5, 7])
+    q, k, empty = elu_features(query), elu_features(key), torch.tensor([0, 0, 5, 5, 12], dtype=torch.int32)
+    for attention in (linear_attention, linear_attention_reference):
+        found, expected = (attention(q, k, value, c, causal=causal) for c in (empty, cu_seqlens))
+        assert torch.equal(found, expected)
+    mixed = [
+        linformer_attention(query, key, value, c, *[torch.ones(2, 7).double()] * 2, scale=1)
+        for c in (empty, cu_seqlens)
+    ]
+    assert torch.equal(*mixed)
+    state = linear_attention_state(k, value, empty)
+    assert not state[0].any()
+    torch.testing.assert_close(state[[1, 3]], linear_attention_state(k, value, cu_seqlens))
+
+
 def test_bfloat16_is_summed_in_float32():
     (query, key, value), cu_seqlens = case(RAGGED, dtype=torch.bfloat16)
     q, k = elu_features(query), elu_features(key)

@@ -112,6 +112,13 @@ def test_a_document_does_not_feel_its_neighbors(causal: bool):
     torch.testing.assert_close(alone, before[20:29])
 
 
+def test_an_empty_document_changes_nothing():
+    inputs, cu_seqlens = case([5, 7])
+    options = {"num_buckets": 2, "num_hashes": 2, "chunk_length": 4, "scale": 0.7}
+    empty = torch.tensor([0, 0, 5, 5, 12], dtype=torch.int32)
+    assert torch.equal(lsh_attention(*inputs, empty, **options), lsh_attention(*inputs, cu_seqlens, **options))
+
+
 def test_bfloat16_is_summed_in_float32():
     inputs, cu_seqlens = case(RAGGED, dtype=torch.bfloat16)
     options = {"num_buckets": 4, "num_hashes": 2, "chunk_length": 8, "scale": 0.7}

@@ -1,8 +1,7 @@
 """Attention over chosen blocks of keys: Longformer's and BigBird's patterns as one layout, one computation.
 
-A layout lists which blocks of keys each block of queries reads. Rows that read equally many blocks go through
-one fused call, so time and memory follow the number of listed blocks, not the square of the length. Knows no
-learned parameter: Longformer's separate projections of global tokens are the caller's.
+A layout lists which blocks of keys each block of queries reads; rows that read equally many go through one fused
+call. Time and memory follow the number of listed blocks. Knows no learned parameter.
 
 Legend: `N` packed tokens, `H` heads, `K` kv heads, `D` head dim, `S` block size, `C` blocks, `P` listed pairs.
 """
@@ -91,20 +90,19 @@ class BlockLayout:
     def sees(self, query: Tensor, key: Tensor) -> Tensor:
         """Whether packed token `query` may see `key`, broadcast, given that their blocks are listed."""
         distance = query - key
-        allowed = torch.ones_like(distance, dtype=torch.bool)
-        if self.window is not None:
-            allowed = distance.abs() <= self.window
-            if self.is_global is not None:
-                allowed |= self.is_global[query] | self.is_global[key]
-        return allowed & (distance >= 0) if self.causal else allowed
+        allowed = distance >= 0 if self.causal else torch.ones_like(distance, dtype=torch.bool)
+        if self.window is None:
+            return allowed
+        near = distance.abs() <= self.window
+        return allowed & (near if self.is_global is None else near | self.is_global[query] | self.is_global[key])
 
     def mask(self) -> Tensor:
         """[N, N] the same as one dense mask, for the reference."""
         count, size = self.blocks.tokens.shape
-        listed = torch.zeros(count, count, dtype=torch.bool, device=self.pairs.device)
-        listed[self.pairs[0], self.pairs[1]] = True
         block = self.blocks.places // size
         token = torch.arange(len(block), device=block.device)
+        listed = torch.zeros(count, count, dtype=torch.bool, device=block.device)
+        listed[self.pairs[0], self.pairs[1]] = True
         return listed[block[:, None], block] & self.sees(token[:, None], token)
 
 
@@ -159,17 +157,14 @@ def bigbird_layout(
     Raises:
         ConfigError: an empty block.
     """
-    blocks = document_blocks(cu_seqlens, block_size)
-    device, first, counts = cu_seqlens.device, blocks.first.tolist(), blocks.counts.tolist()
+    blocks, device = document_blocks(cu_seqlens, block_size), cu_seqlens.device
     chosen, drawn = [], []
-    for start, count in zip(first, counts, strict=True):
+    for start, count in zip(blocks.first.tolist(), blocks.counts.tolist(), strict=True):
         everywhere = tuple(sorted({g % count for g in global_blocks if -count <= g < count}))
         chosen += [start + g for g in everywhere]
-        drawn.append(
-            start + _random_pairs(count, num_random_blocks, window_blocks, everywhere, causal, seed).to(device)
-        )
-    pairs = [_near(blocks, window_blocks), *drawn]
-    pairs += _crosses(blocks, torch.tensor(chosen, dtype=torch.int64, device=device))
+        drawn.append(start + _random_pairs(count, num_random_blocks, window_blocks, everywhere, causal, seed))
+    crosses = _crosses(blocks, torch.tensor(chosen, dtype=torch.int64, device=device))
+    pairs = [_near(blocks, window_blocks), torch.cat(drawn, 1).to(device), *crosses]
     return BlockLayout(blocks, _in_order(pairs, causal), causal)
 
 

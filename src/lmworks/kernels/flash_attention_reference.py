@@ -150,4 +150,4 @@ class _FlashAttention(torch.autograd.Function):
 
 def _by_head(x: Tensor, kv_heads: int) -> Tensor:
     """[T, H or K, D] -> a view [K, G or 1, T, D]: query heads beside the kv head they share."""
-    return x.view(len(x), kv_heads, -1, x.shape[-1]).movedim(0, 2)
+    return x.view(len(x), kv_heads, x.shape[1] // kv_heads, x.shape[2]).movedim(0, 2)

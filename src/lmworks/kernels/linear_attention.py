@@ -205,7 +205,7 @@ def linformer_attention(
 
 def _by_kv_head(x: Tensor, kv_heads: int) -> Tensor:
     """[..., H, D] -> [..., K, G, D]."""
-    return x.reshape(*x.shape[:-2], kv_heads, -1, x.shape[-1])
+    return x.reshape(*x.shape[:-2], kv_heads, x.shape[-2] // kv_heads, x.shape[-1])
 
 
 def _with_ones(value: Tensor, dtype: torch.dtype) -> Tensor:
