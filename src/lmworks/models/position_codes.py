@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -27,8 +26,8 @@ from lmworks.nn import rope
 from lmworks.nn.positions import (
     AlibiBias,
     LearnedPositionEmbedding,
-    RelativeSinusoids,
     RelativePositionBias,
+    RelativeSinusoids,
     RotaryEmbedding,
     SinusoidalPositionEmbedding,
 )
@@ -69,41 +68,17 @@ def _rotary(config: ModelConfig, stack: StackConfig, positions: Positions, atten
                 plain, theta, scaling.factor, scaling.beta_fast, scaling.beta_slow,
                 scaling.original_max_position_embeddings, truncate=scaling.truncate,
             )  # fmt: skip
-            factor = yarn_attention_factor(scaling)
+            factor = scaling.attention_factor or rope.yarn_attention_factor(
+                scaling.factor, scaling.mscale, scaling.mscale_all_dim
+            )
         case LongRopeScaling():
             original = scaling.original_max_position_embeddings
             speeds = rope.longrope_speeds(plain, scaling.short_factor, scaling.long_factor, original)
-            factor = longrope_attention_factor(scaling, config.max_position_embeddings)
+            stretched = config.max_position_embeddings / original
+            factor = scaling.attention_factor or rope.longrope_attention_factor(stretched, original)
     return RotaryEmbedding(speeds, interleaved=positions.interleaved, factor=factor)
 
 
-def yarn_attention_factor(scaling: YarnScaling) -> float:
-    """What YaRN multiplies cosines and sines with."""
-    if scaling.attention_factor is not None:
-        return scaling.attention_factor
-    if scaling.mscale and scaling.mscale_all_dim:
-        return rope.yarn_mscale(scaling.factor, scaling.mscale) / rope.yarn_mscale(
-            scaling.factor, scaling.mscale_all_dim
-        )
-    return rope.yarn_mscale(scaling.factor)
-
-
-def longrope_attention_factor(scaling: LongRopeScaling, context: int) -> float:
-    """What LongRoPE multiplies cosines and sines with."""
-    if scaling.attention_factor is not None:
-        return scaling.attention_factor
-    original = scaling.original_max_position_embeddings
-def _relative_sinusoidal(
-    config: ModelConfig, stack: StackConfig, positions: Positions, attention: Attention
-) -> nn.Module:
-    return RelativeSinusoids(config.hidden_size)
-
-
-    stretched = context / original
-    return 1.0 if stretched <= 1 else math.sqrt(1 + math.log(stretched) / math.log(original))
-
-
-    "relative_sinusoidal": _relative_sinusoidal,
 def _alibi(config: ModelConfig, stack: StackConfig, positions: Positions, attention: Attention) -> nn.Module:
     assert isinstance(positions, AlibiPositions), "the table of position codes matches kinds to builders"
     return AlibiBias(attention.num_attention_heads)
@@ -118,9 +93,16 @@ def _relative_bias(config: ModelConfig, stack: StackConfig, positions: Positions
         )  # fmt: skip
 
 
+def _relative_sinusoidal(
+    config: ModelConfig, stack: StackConfig, positions: Positions, attention: Attention
+) -> nn.Module:
+    return RelativeSinusoids(config.hidden_size)
+
+
 POSITION_CODES: dict[str, Callable[[ModelConfig, StackConfig, Positions, Attention], nn.Module]] = {
     "rope": _rotary,
     "alibi": _alibi,
     "relative_bias": _relative_bias,
+    "relative_sinusoidal": _relative_sinusoidal,
 }
 """Builders of position codes that act inside attention, by `kind`."""

@@ -40,6 +40,19 @@ class RMSNorm(nn.Module):
         return rms_norm(x, self.weight, self.eps)
 
 
+class UnitOffsetLayerNorm(nn.LayerNorm):
+    """LayerNorm whose weight is stored less one (Nemotron-4, arXiv:2402.16819)."""
+
+    def reset_parameters(self) -> None:
+        """Begin as the plain normalization."""
+        super().reset_parameters()
+        nn.init.zeros_(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., E] -> [..., E]."""
+        return nn.functional.layer_norm(x, self.normalized_shape, 1.0 + self.weight, self.bias, self.eps)
+
+
 class TokenBatchNorm(nn.BatchNorm1d):
     """BatchNorm over packed tokens, for comparison: it mixes documents while training (arXiv:1502.03167)."""
 
@@ -50,6 +63,8 @@ def build_norm(
     """The norm called `kind`: "rms", "layer" or "batch"."""
     if kind == "rms":
         return RMSNorm(size, eps, unit_offset=unit_offset, affine=affine)
+    if kind == "layer" and unit_offset:
+        return UnitOffsetLayerNorm(size, eps, bias=bias)
     if kind == "layer":
         return nn.LayerNorm(size, eps, elementwise_affine=affine, bias=bias)
     return TokenBatchNorm(size, eps, affine=affine)

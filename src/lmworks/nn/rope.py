@@ -31,7 +31,7 @@ class Rotation:
         rotary_dim = self.cos.shape[-1]
         turned, rest = x[..., :rotary_dim], x[..., rotary_dim:]
         if self.interleaved:
-            pairs = turned.unflatten(-1, (-1, 2))
+            pairs = turned.reshape(*turned.shape[:-1], -1, 2)
             across = torch.stack([-pairs[..., 1], pairs[..., 0]], dim=-1).flatten(-2)
         else:
             first, second = turned.chunk(2, dim=-1)
@@ -108,14 +108,26 @@ def yarn_mscale(factor: float, mscale: float = 1.0) -> float:
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
 
 
+def yarn_attention_factor(factor: float, mscale: float | None = None, mscale_all_dim: float | None = None) -> float:
+    """What YaRN multiplies cosines and sines with."""
+    if mscale and mscale_all_dim:
+        return yarn_mscale(factor, mscale) / yarn_mscale(factor, mscale_all_dim)
+    return yarn_mscale(factor)
+
+
+def longrope_attention_factor(factor: float, original_context: int) -> float:
+    """What LongRoPE multiplies cosines and sines with, for a context `factor` times as long as the trained one."""
+    return 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original_context))
+
+
 def dynamic_speeds(rotary_dim: int, theta: float, factor: float, original_context: int) -> SpeedsOfLength:
     """A base that grows once the document exceeds the trained context (dynamic NTK)."""
 
     def speeds(lengths: Tensor) -> Tensor:
-        grown = lengths.clamp(min=original_context).double() * factor / original_context - (factor - 1)
+        grown = 1 + factor * (lengths - original_context).clamp(min=0).float() / original_context
         base = theta * grown ** (rotary_dim / (rotary_dim - 2))
         power = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=lengths.device) / rotary_dim
-        return 1.0 / base.float()[:, None] ** power
+        return 1.0 / base[:, None] ** power
 
     return speeds
 

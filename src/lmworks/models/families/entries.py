@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from lmworks.core.config import Config
 from lmworks.core.errors import ConfigError
 from lmworks.models.families.hf_config import ACTIVATIONS, REQUIRED, Fields, one_or_list, token_ids
 from lmworks.models.slots import (
@@ -20,6 +21,7 @@ from lmworks.models.slots import (
     LongRopeScaling,
     YarnScaling,
 )
+from lmworks.nn.rope import longrope_attention_factor
 
 Draft = dict[str, Any]
 """A configuration as nested dictionaries; dotted paths reach into it."""
@@ -66,11 +68,16 @@ class Field:
     """For an absent or null key; a function is called with the draft."""
     load: Callable[[Any], Any] = lambda value: value
     save: Callable[[Any], Any] = lambda value: value
+    nullable: bool = False
+    """Null is None, which is not what an absent key means."""
 
     def read(self, fields: Fields, draft: Draft) -> None:
         """See `Entry`."""
-        value = fields.take(self.hf, None if callable(self.default) else self.default)
-        value = self.default(draft) if value is None and callable(self.default) else self.load(value)
+        if self.nullable and fields.null(self.hf):
+            value = None
+        else:
+            value = fields.take(self.hf, None if callable(self.default) else self.default)
+            value = self.default(draft) if value is None and callable(self.default) else self.load(value)
         for path in self.ours.split():
             put(draft, path, value)
 
@@ -177,7 +184,7 @@ class SpecialTokens:
         hf["eos_token_id"] = one_or_list(tuple(draft["eos_token_ids"]))
 
 
-SCALINGS = {
+SCALINGS: dict[str, type[Config]] = {
     "linear": LinearScaling,
     "dynamic": DynamicScaling,
     "yarn": YarnScaling,
@@ -197,24 +204,33 @@ class Rotary:
     """
 
     theta: float = 10_000.0
-    partial: float = 1.0
+    """Where the file does not say."""
+    partial: float | None = None
+    """Share of each head that turns, where the file does not say; None: all of it turns, whatever the family."""
     interleaved: bool = False
+    original: int | None = None
+    """Trained context of a scaling, where the file does not say; None: `max_position_embeddings`."""
     ours: str = "positions"
 
     def read(self, fields: Fields, draft: Draft) -> None:
         """See `Entry`."""
         new, old = fields.take("rope_parameters", None), fields.take("rope_scaling", None)
         theta = fields.take("rope_theta", None)
-        partial = fields.take("partial_rotary_factor", None)
         for name, value in (("rope_parameters", new), ("rope_scaling", old)):
             if value is not None and not isinstance(value, dict):
                 raise ConfigError(f"config.json: {name} = {value!r} is not a mapping", "Write it as an object, or null")
-        outer = {"rope_theta": theta or self.theta, "partial_rotary_factor": partial or self.partial}
+        outer = {
+            "rope_theta": theta or self.theta,
+            "partial_rotary_factor": fields.take("partial_rotary_factor", None) or self.partial or 1.0,
+        }
+        # Outside the mapping it has priority: that is where Phi-3 keeps it.
+        above = fields.take("original_max_position_embeddings", None) or self.original
+        inner = {} if above is None else {"original_max_position_embeddings": above}
         readings = []
         if new is not None:
-            readings.append(self.settings({**outer, **new}, fields, draft))
+            readings.append(self.settings({**outer, **new, **inner}, draft))
         if old is not None or theta is not None or new is None:
-            readings.append(self.settings({**outer, **(old or {})}, fields, draft))
+            readings.append(self.settings({**outer, **(old or {}), **inner}, draft))
         if len(readings) == 2 and readings[0] != readings[1]:
             raise ConfigError(
                 f"config.json contradicts itself: rope_parameters say {readings[0]}, "
@@ -223,38 +239,20 @@ class Rotary:
             )
         put(draft, self.ours, readings[0])
 
-    def settings(self, values: dict[str, Any], fields: Fields, draft: Draft) -> dict[str, Any]:
+    def settings(self, values: dict[str, Any], draft: Draft) -> dict[str, Any]:
         """`RotaryPositions` from one mapping of theirs."""
-        kind = values.get("rope_type", values.get("type", "default"))
-        own = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
-        scaling: dict[str, Any] | None = None
-        if kind != "default":
-            if kind not in SCALINGS:
-                raise ConfigError(
-                    f"config.json: rope_type {kind!r} is not supported", f"Known: default, {', '.join(SCALINGS)}"
-                )
-            known = SCALINGS[kind].model_fields
-            scaling = {k: v for k, v in values.items() if k in known and v is not None}
-            scaling["rope_type"] = known["rope_type"].default
-            if "original_max_position_embeddings" in known:
-                top = fields.take("original_max_position_embeddings", None)
-                fallback = None if kind == "llama3" else top or draft["max_position_embeddings"]
-                original = scaling.get("original_max_position_embeddings", fallback)
-                scaling |= {} if original is None else {"original_max_position_embeddings": original}
-            required = [k for k, f in known.items() if f.is_required() or (kind == "llama3" and k.endswith("factor"))]
-            required += ["original_max_position_embeddings"] * (kind == "llama3")
-            if missing := [k for k in required if k not in scaling]:
-                raise ConfigError(f"config.json: {kind} RoPE scaling lacks {', '.join(missing)}", "Add them")
-            if unread := sorted(set(values) - set(known) - set(own)):
-                warnings.warn(
-                    f"config.json: {', '.join(unread)} of RoPE have no effect here", UserWarning, stacklevel=2
-                )
+        kind, partial = values.get("rope_type", values.get("type", "default")), values["partial_rotary_factor"]
+        if self.partial is None and partial != 1.0:
+            raise ConfigError(
+                f"config.json: partial_rotary_factor = {partial} is not supported: heads of this family turn as a "
+                "whole", "Use a model without partial rotary embedding",
+            )  # fmt: skip
         return {
             "kind": "rope",
             "rope_theta": values["rope_theta"],
-            "partial_rotary_factor": values["partial_rotary_factor"],
+            "partial_rotary_factor": partial,
             "interleaved": self.interleaved,
-            "rope_scaling": scaling,
+            "rope_scaling": None if kind == "default" else _scaling(kind, values, draft["max_position_embeddings"]),
         }
 
     def write(self, draft: Draft, hf: dict[str, Any]) -> None:
@@ -265,12 +263,80 @@ class Rotary:
                 f"this family has rotary positions; the model has {positions['kind']!r}", "Choose another family"
             )
         scaling = {k: v for k, v in (positions["rope_scaling"] or {}).items() if v is not None}
+        if scaling.get("rope_type") == "dynamic":
+            del scaling["original_max_position_embeddings"]
         outer = {"rope_theta": positions["rope_theta"]}
-        if positions["partial_rotary_factor"] != 1.0 or self.partial != 1.0:
+        if self.partial is not None:
             outer["partial_rotary_factor"] = positions["partial_rotary_factor"]
         hf |= outer | {
             "rope_parameters": {"rope_type": "default"} | outer | scaling,
             "rope_scaling": scaling or None,
+        }
+        if scaling.get("rope_type") == "longrope":
+            hf["original_max_position_embeddings"] = scaling["original_max_position_embeddings"]
+
+
+def _scaling(kind: str, values: dict[str, Any], context: int) -> dict[str, Any]:
+    """One of `slots.RopeScaling` from a mapping of theirs; `context` is the model's maximum."""
+    if kind not in SCALINGS:
+        raise ConfigError(f"config.json: rope_type {kind!r} is not supported", f"Known: default, {', '.join(SCALINGS)}")
+    known = SCALINGS[kind].model_fields
+    own = {"rope_type", "type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings"}
+    scaling = {k: v for k, v in values.items() if k in known and v is not None}
+    scaling["rope_type"] = known["rope_type"].default
+    if kind == "dynamic":
+        scaling["original_max_position_embeddings"] = context  # whatever the mapping says
+    elif kind != "llama3" and "original_max_position_embeddings" in known:
+        scaling.setdefault("original_max_position_embeddings", context)
+    if scaling["rope_type"] == "longrope" and values.get("factor") is not None:
+        own.add("factor")
+        original = scaling["original_max_position_embeddings"]
+        scaling.setdefault("attention_factor", longrope_attention_factor(values["factor"], original))
+    defaulted = {name for name, f in known.items() if not f.is_required()}
+    if kind == "llama3":
+        defaulted = {"rope_type"}
+    if missing := [name for name in known if name not in scaling and name not in defaulted]:
+        raise ConfigError(f"config.json: {kind} RoPE scaling lacks {', '.join(missing)}", "Add them")
+    if unread := sorted(set(values) - set(known) - own):
+        warnings.warn(f"config.json: {', '.join(unread)} of RoPE have no effect here", UserWarning, stacklevel=2)
+    return scaling
+
+
+@dataclass(frozen=True)
+class RotaryByLayerType:
+    """Settings of their own for layers that see a window only, letter `S` of the pattern; see `SlidingLayers`.
+
+    The new spelling nests both below `rope_parameters`; the old one scales the others only.
+    """
+
+    full: Rotary
+    sliding: Rotary
+    """Its `ours` is `decoder.layers.S.positions`."""
+    theta_key: str
+    """The base of layers with a window in the old spelling."""
+
+    def read(self, fields: Fields, draft: Draft) -> None:
+        """See `Entry`."""
+        nested = fields.take("rope_parameters", None) or {}
+        if not isinstance(nested, dict) or set(nested) - {"full_attention", "sliding_attention"}:
+            raise ConfigError(f"config.json: rope_parameters {nested!r} do not go by layer type", "Nest them by it")
+        old = {key: fields.take(key, None) for key in ("rope_theta", "rope_scaling", self.theta_key)}
+        full = {"rope_parameters": nested.get("full_attention"), **old}
+        self.full.read(Fields(full), draft)
+        sliding = {"rope_parameters": nested.get("sliding_attention"), "rope_theta": old[self.theta_key]}
+        self.sliding.read(Fields(sliding), draft)
+
+    def write(self, draft: Draft, hf: dict[str, Any]) -> None:
+        """See `Entry`."""
+        sliding: dict[str, Any] = {"rope_theta": self.sliding.theta, "rope_parameters": None}
+        if get(draft, self.sliding.ours) is not None:
+            self.sliding.write(draft, sliding)
+        hf[self.theta_key] = sliding["rope_theta"]
+        self.full.write(draft, hf)
+        hf["rope_parameters"] = {
+            "full_attention": hf["rope_parameters"],
+            "sliding_attention": sliding["rope_parameters"]
+            or {"rope_type": "default", "rope_theta": self.sliding.theta},
         }
 
 

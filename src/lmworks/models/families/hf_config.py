@@ -52,6 +52,11 @@ class Fields:
             raise ConfigError(f"config.json lacks {key!r}, which a model of this family needs", "Add it")
         return default
 
+    def null(self, key: str) -> bool:
+        """Whether `key` is there and null."""
+        self._seen.add(key)
+        return key in self.values and self.values[key] is None
+
     def count(self, key: str, default: Any = REQUIRED) -> Any:
         """`take` for a value that is computed with before the model's configuration validates it.
 

@@ -1,90 +1,87 @@
-"""LLaMA and the families that differ from it in a few values: Mistral, Qwen2, Qwen3.
+"""LLaMA: pre-norm RMSNorm, rotary positions, gated SiLU (Touvron et al., 2023, arXiv:2302.13971; arXiv:2407.21783).
 
-Pre-norm RMSNorm, rotary positions, gated SiLU MLP (Touvron et al., 2023, arXiv:2302.13971; Llama 3,
-arXiv:2407.21783; Mistral 7B, arXiv:2310.06825; Qwen2, arXiv:2407.10671; Qwen3, arXiv:2505.09388).
+With it three that differ in a value or two: Arcee, Seed-OSS and Helium. Also the project's own ladder of sizes.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from lmworks.models.families.architectures import decoder_heads
-from lmworks.models.families.entries import Constant, Entry, Field, Only, Rotary
-from lmworks.models.families.family import Family
+from lmworks.models.families.entries import Constant, Field, Rotary
 from lmworks.models.families.hf_config import HFConfig
-from lmworks.models.families.llama_like import (
-    ATTENTION,
-    COMMON,
-    HEAD_DIM,
-    LLAMA_RULES,
-    MLP,
-    RMS_NORM,
-    SlidingLayers,
-)
-
-Q = "decoder.attention."
+from lmworks.models.families.llama_like import ATTENTION_BIAS, MLP_BIAS, A, M, decoder, preset, rms_norm
 
 
-def _family(name: str, stem: str, *entries: Entry, presets: dict[str, HFConfig]) -> Family:
-    return Family(
-        name=name,
-        architectures=decoder_heads(stem),
-        entries=(*COMMON, *ATTENTION, *entries, *MLP, RMS_NORM, Rotary(), SlidingLayers()),
-        weight_rules=LLAMA_RULES,
-        prefix="model.",
-        ignored_tensors=(r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
-        hf_presets=presets,
-    )
-
-
-def _preset(
-    vocab_size: int, hidden_size: int, intermediate_size: int, layers: int, heads: int, kv_heads: int, *,
-    context: int, head_dim: int | None = None, theta: float = 10_000.0, factor: float | None = None,
-    eps: float = 1e-5, tied: bool = False,
-) -> HFConfig:  # fmt: skip
-    rope: dict[str, Any] = {"rope_theta": theta, "rope_type": "default"}
+def _llama3(vocab_size: int = 128256, *sizes: int, factor: float | None = None, **further: Any) -> HFConfig:
+    rope: dict[str, Any] = {"rope_theta": 5e5, "rope_type": "default"}
     if factor is not None:
         rope |= {"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                  "original_max_position_embeddings": 8192}  # fmt: skip
-    return {
-        "vocab_size": vocab_size, "hidden_size": hidden_size, "intermediate_size": intermediate_size,
-        "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
-        "max_position_embeddings": context, "rope_parameters": rope, "rms_norm_eps": eps,
-        "tie_word_embeddings": tied, "head_dim": head_dim,
-    }  # fmt: skip
+    return preset(vocab_size, *sizes, rope_parameters=rope, rms_norm_eps=1e-5, **further)
 
 
-LLAMA = _family(
-    "llama", "Llama", HEAD_DIM, Field("attention_bias", f"{Q}qkv_bias {Q}o_bias", False),
-    Field("mlp_bias", "decoder.mlp.bias", False),
+LLAMA = decoder(
+    "llama", "Llama", ATTENTION_BIAS, MLP_BIAS,
     presets={
-        "llama-7b": _preset(32000, 4096, 11008, 32, 32, 32, context=2048, eps=1e-6),
-        "llama-2-7b": _preset(32000, 4096, 11008, 32, 32, 32, context=4096),
-        "llama-3-8b": _preset(128256, 4096, 14336, 32, 32, 8, context=8192, theta=5e5),
-        "llama-3.1-8b": _preset(128256, 4096, 14336, 32, 32, 8, context=131072, theta=5e5, factor=8.0),
-        "llama-3.2-1b": _preset(
-            128256, 2048, 8192, 16, 32, 8, context=131072, head_dim=64, theta=5e5, factor=32.0, tied=True
+        "llama-7b": preset(32000, 4096, 11008, 32, 32, 32, 2048),
+        "llama-13b": preset(32000, 5120, 13824, 40, 40, 40, 2048),
+        "llama-65b": preset(32000, 8192, 22016, 80, 64, 64, 2048, rms_norm_eps=1e-5),
+        "llama-2-7b": preset(32000, 4096, 11008, 32, 32, 32, 4096, rms_norm_eps=1e-5),
+        "llama-2-13b": preset(32000, 5120, 13824, 40, 40, 40, 4096, rms_norm_eps=1e-5),
+        "llama-2-70b": preset(32000, 8192, 28672, 80, 64, 8, 4096, rms_norm_eps=1e-5),
+        "llama-3-8b": _llama3(128256, 4096, 14336, 32, 32, 8, 8192),
+        "llama-3-70b": _llama3(128256, 8192, 28672, 80, 64, 8, 8192),
+        "llama-3.1-8b": _llama3(128256, 4096, 14336, 32, 32, 8, 131072, factor=8.0),
+        "llama-3.1-70b": _llama3(128256, 8192, 28672, 80, 64, 8, 131072, factor=8.0),
+        "llama-3.1-405b": _llama3(128256, 16384, 53248, 126, 128, 8, 131072, factor=8.0),
+        "llama-3.2-1b": _llama3(
+            128256, 2048, 8192, 16, 32, 8, 131072, factor=32.0, head_dim=64, tie_word_embeddings=True
         ),
-        "smollm2-135m": _preset(49152, 576, 1536, 30, 9, 3, context=8192, theta=1e5, tied=True),
+        "llama-3.2-3b": _llama3(
+            128256, 3072, 8192, 28, 24, 8, 131072, factor=32.0, head_dim=128, tie_word_embeddings=True
+        ),
+        "smollm2-135m": preset(
+            49152, 576, 1536, 30, 9, 3, 8192, rope_theta=1e5, rms_norm_eps=1e-5, tie_word_embeddings=True
+        ),
+        "smollm2-360m": preset(
+            49152, 960, 2560, 32, 15, 5, 8192, rope_theta=1e5, rms_norm_eps=1e-5, tie_word_embeddings=True
+        ),
+        "smollm2-1.7b": preset(
+            49152, 2048, 8192, 24, 32, 32, 8192, rope_theta=1.3e5, rms_norm_eps=1e-5, tie_word_embeddings=True
+        ),
+        # Not published: sound shapes for planning and training from scratch, named by their parameters.
+        "llama-300m": _llama3(32000, 1024, 2816, 24, 16, 4, 4096, head_dim=64, tie_word_embeddings=True),
+        "llama-1b": _llama3(64000, 1792, 4864, 24, 14, 2, 8192, head_dim=128, tie_word_embeddings=True),
+        "llama-10b": _llama3(128256, 4096, 14336, 40, 32, 8, 8192, head_dim=128),
+        "llama-100b": _llama3(128256, 10240, 28672, 88, 80, 8, 8192, head_dim=128),
     },
 )  # fmt: skip
-MISTRAL = _family(
-    "mistral", "Mistral", HEAD_DIM, Only("attention_bias", (False,), "Mistral's projections have none"),
-    presets={"mistral-7b-v0.3": _preset(32768, 4096, 14336, 32, 32, 8, context=32768, theta=1e6)},
-)  # fmt: skip
-QWEN2 = _family(
-    "qwen2", "Qwen2", HEAD_DIM, Constant(f"{Q}qkv_bias", True),
-    Only("attention_bias", (True,), "Qwen2's projections of queries, keys and values have biases"),
+
+ARCEE = decoder(
+    "arcee", "Arcee", Field("hidden_act", f"{M}hidden_act", "relu2"), Constant(f"{M}gated", False),
+    ATTENTION_BIAS, MLP_BIAS, norm=rms_norm(1e-5),
     presets={
-        "qwen2.5-0.5b": _preset(151936, 896, 4864, 24, 14, 2, context=32768, theta=1e6, eps=1e-6, tied=True),
-        "qwen2.5-7b": _preset(152064, 3584, 18944, 28, 28, 4, context=131072, theta=1e6, eps=1e-6),
+        "afm-4.5b": preset(
+            128004, 2560, 18432, 36, 20, 4, 65536, head_dim=128, rope_theta=1e4, rms_norm_eps=1e-5,
+            rope_scaling={
+                "rope_type": "yarn", "factor": 20.0, "original_max_position_embeddings": 4096, "mscale": 1.0,
+                "beta_fast": 32.0, "beta_slow": 1.0,
+            },
+        )
     },
 )  # fmt: skip
-QWEN3 = _family(
-    "qwen3", "Qwen3", Field("head_dim", f"{Q}head_dim", 128), Constant(f"{Q}qk_norm", "per_head"),
-    Field("attention_bias", f"{Q}qkv_bias {Q}o_bias", False),
-    presets={
-        "qwen3-0.6b": _preset(151936, 1024, 3072, 28, 16, 8, context=40960, theta=1e6, eps=1e-6, tied=True),
-        "qwen3-8b": _preset(151936, 4096, 12288, 36, 32, 8, context=40960, theta=1e6, eps=1e-6),
-    },
+"""Squared ReLU, no gate."""
+
+SEED_OSS = decoder(
+    "seed_oss", "SeedOss", Field("head_dim", f"{A}head_dim", 128), Field("attention_bias", f"{A}qkv_bias", True),
+    Field("attention_out_bias", f"{A}o_bias", False), MLP_BIAS,
+    presets={"seed-oss-36b": preset(155136, 5120, 27648, 64, 80, 8, 524288, rope_theta=1e7)},
 )  # fmt: skip
+"""Biases of queries, keys and values."""
+
+HELIUM = decoder(
+    "helium", "Helium", Field("head_dim", f"{A}head_dim", 128), Field("attention_bias", f"{A}qkv_bias", False),
+    MLP_BIAS, norm=rms_norm(1e-8), rotary=Rotary(theta=1e5, interleaved=True),
+    presets={"helium-1-2b": preset(64000, 2048, 8192, 28, 16, 8, 4096, rope_theta=2e4)},
+)  # fmt: skip
+"""Neighboring coordinates turn together (arXiv:2410.00037)."""

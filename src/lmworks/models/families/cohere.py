@@ -1,0 +1,48 @@
+"""Command R and Command R7B (Cohere): both branches after one bias-free LayerNorm, neighboring pairs turn.
+
+The second lets three layers of four see a window and gives the fourth no positions (arXiv:2501.18795).
+"""
+
+from __future__ import annotations
+
+from lmworks.models.families.entries import Constant, Entry, Field, Only, Rotary
+from lmworks.models.families.llama_like import (
+    ATTENTION_BIAS,
+    TIED,
+    SlidingLayers,
+    decoder,
+    decoder_rules,
+    generates_only,
+    layer_norm,
+    preset,
+)
+
+_COHERE: tuple[Entry, ...] = (
+    TIED,
+    ATTENTION_BIAS,
+    Constant("decoder.placement", "parallel_shared"),
+    Constant("head.kind", "causal_lm"),
+    Field("logit_scale", "head.logit_multiplier", 0.0625),
+    Only("use_qk_norm", (False,), "the norm of queries and keys that differs by head is not built"),
+)
+_RULES = decoder_rules(norms="input_layernorm")
+
+COHERE = decoder(
+    "cohere", "Cohere", *_COHERE, norm=layer_norm(bias=False), rotary=Rotary(5e5, interleaved=True), rules=_RULES,
+    heads=generates_only("Cohere"),
+    presets={
+        "command-r": preset(256000, 8192, 22528, 40, 64, 64, 131072, rope_theta=8e6),
+        "aya-23-8b": preset(256000, 4096, 14336, 32, 32, 8, 8192, rope_theta=1e4),
+    },
+)  # fmt: skip
+
+COHERE2 = decoder(
+    "cohere2", "Cohere2", *_COHERE, Constant("decoder.layers.F.positions", {"kind": "none"}),
+    SlidingLayers(window=4096, full_every=4, required=True), norm=layer_norm(bias=False),
+    rotary=Rotary(interleaved=True), rules=_RULES, heads=generates_only("Cohere2"),
+    presets={
+        "command-r7b": preset(
+            256000, 4096, 14336, 32, 32, 8, 8192, rope_theta=5e4, logit_scale=0.25
+        )
+    },
+)  # fmt: skip

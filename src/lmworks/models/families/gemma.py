@@ -1,0 +1,92 @@
+"""Gemma 1, 2, 3 (text) and VaultGemma (arXiv:2403.08295, arXiv:2408.00118, arXiv:2503.19786).
+
+Embeddings times √hidden_size, norms stored less one, GeGLU, wide heads. From the second on: norms around both
+branches, alternating windows, a chosen scale, soft caps (2) or norms of queries and keys and two rotary bases (3).
+"""
+
+from __future__ import annotations
+
+from lmworks.models.families.architectures import decoder_heads
+from lmworks.models.families.entries import Constant, Entry, Field, Only, Rotary, RotaryByLayerType
+from lmworks.models.families.llama_like import (
+    ATTENTION_BIAS,
+    SANDWICH,
+    TIED,
+    A,
+    M,
+    SlidingLayers,
+    decoder,
+    decoder_rules,
+    generates_only,
+    preset,
+)
+
+_GELU = "gelu_pytorch_tanh"
+_GEMMA: tuple[Entry, ...] = (
+    TIED,
+    Constant("embed.multiplier", lambda draft: draft["hidden_size"] ** 0.5),
+    Constant("decoder.norm.unit_offset", True),
+    Constant(f"{M}hidden_act", _GELU),
+    # The first files say "gelu" and mean the approximation.
+    Only("hidden_act", (_GELU, "gelu"), "Gemma's gate is the approximated GELU", _GELU),
+    Only("hidden_activation", (_GELU,), "Gemma's gate is the approximated GELU", _GELU),
+    Only("use_bidirectional_attention", (False,), "Gemma is read as a causal decoder"),
+    Field("head_dim", f"{A}head_dim", 256),
+    ATTENTION_BIAS,
+)
+
+
+_SCALE = Field(
+    "query_pre_attn_scalar", f"{A}scale", 256, load=lambda size: size**-0.5, save=lambda scale: round(scale**-2)
+)
+_SCORE_CAP = Field("attn_logit_softcapping", f"{A}attn_logit_softcapping", 50.0, nullable=True)
+
+
+def _logit_cap(default: float | None) -> tuple[Entry, ...]:
+    return (
+        Constant("head.kind", "causal_lm"),
+        Field("final_logit_softcapping", "head.final_logit_softcapping", default, nullable=True),
+    )
+
+
+GEMMA = decoder(
+    "gemma", "Gemma", *_GEMMA,
+    presets={
+        "gemma-2b": preset(256000, 2048, 16384, 18, 8, 1, 8192),
+        "gemma-7b": preset(256000, 3072, 24576, 28, 16, 16, 8192),
+    },
+)  # fmt: skip
+
+GEMMA2 = decoder(
+    "gemma2", "Gemma2", *_GEMMA, _SCALE, _SCORE_CAP, *_logit_cap(30.0), Constant("decoder.placement", "sandwich"),
+    SlidingLayers(window=4096, full_every=2), rules=decoder_rules(norms=SANDWICH),
+    presets={
+        "gemma-2-2b": preset(256000, 2304, 9216, 26, 8, 4, 8192),
+        "gemma-2-9b": preset(256000, 3584, 14336, 42, 16, 8, 8192),
+        "gemma-2-27b": preset(256000, 4608, 36864, 46, 32, 16, 8192, head_dim=128, query_pre_attn_scalar=144),
+    },
+)  # fmt: skip
+
+VAULTGEMMA = decoder(
+    "vaultgemma", "VaultGemma", *_GEMMA, _SCALE, _SCORE_CAP, *_logit_cap(30.0),
+    SlidingLayers(window=4096, full_every=2),
+    rules=decoder_rules(norms="input_layernorm post_attention_layernorm=pre_feedforward_layernorm"),
+    heads=generates_only("VaultGemma"),
+    presets={"vaultgemma-1b": preset(256000, 1152, 6912, 26, 4, 4, 1024, sliding_window=512)},
+)  # fmt: skip
+
+GEMMA3_TEXT = decoder(
+    "gemma3_text", "Gemma3Text", *_GEMMA, _SCALE, *_logit_cap(None),
+    Only("attn_logit_softcapping", (), "Gemma 3 does not cap scores"), Constant("decoder.placement", "sandwich"),
+    Constant(f"{A}qk_norm", "per_head"), SlidingLayers(window=4096, full_every=6),
+    rotary=RotaryByLayerType(Rotary(1e6), Rotary(1e4, ours="decoder.layers.S.positions"), "rope_local_base_freq"),
+    rules=decoder_rules(norms=SANDWICH),
+    heads={
+        "Gemma3ForCausalLM": {"kind": "causal_lm"},
+        **{k: v for k, v in decoder_heads("Gemma3Text").items() if k.endswith(("Model", "ForSequenceClassification"))},
+    },
+    presets={
+        "gemma-3-270m": preset(262144, 640, 2048, 18, 4, 1, 32768, sliding_window=512),
+        "gemma-3-1b": preset(262144, 1152, 6912, 26, 4, 1, 32768, sliding_window=512),
+    },
+)  # fmt: skip
