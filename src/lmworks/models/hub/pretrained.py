@@ -22,9 +22,9 @@ from lmworks.models.families import family_named, family_of
 from lmworks.models.families.hf_config import one_or_list
 from lmworks.models.hub import quantization
 from lmworks.models.hub.gguf import GGUFSource, config_from_gguf, weight_rules
-from lmworks.models.hub.rules import expand, export_state
+from lmworks.models.hub.rules import expand, export_state, without_prefix
 from lmworks.models.hub.safetensors_io import SafetensorsSource, weight_files, write_safetensors
-from lmworks.models.hub.tensor_source import fill, own_state
+from lmworks.models.hub.tensor_source import Respelled, fill, own_state
 from lmworks.models.transformer import Transformer
 from lmworks.nn.quantized import QuantizedLinear
 
@@ -53,9 +53,9 @@ def load_pretrained(
     hf = read_json(path / CONFIG)
     verify_weights(path)
     row, config = family_of(hf), read_config(path)
-    source = SafetensorsSource(path)
-    model = _empty(config)
-    rules = row.rules(config, own_state(model))
+    source = Respelled(SafetensorsSource(path), row.legacy_names)
+    model = _empty(row.as_stored(config, source.shapes()))
+    rules = row.rules(model.config, own_state(model))
     if (ignore := quantization.read_ignore(hf)) is not None:
         names = quantization.linear_names(model, rules)
         packed = [ours for ours, theirs in names.items() if not quantization.ignored(theirs, ignore)]
@@ -92,6 +92,8 @@ def save_pretrained(model: Transformer, folder: Path | str, *, dtype: torch.dtyp
     state = own_state(model)
     plain = [n for n in state if n.removesuffix(".weight_scale") not in packed]
     rules = row.rules(config, plain)
+    if config.head.kind == "embedding":  # files of the bare model have its names alone
+        rules = without_prefix(rules, row.prefix)
     if packed:
         names = quantization.linear_names(model, rules)
         ignore = sorted({theirs for ours, theirs in names.items() if ours not in packed} | {quantization.HEAD})

@@ -59,6 +59,25 @@ class Deduplicated:
         return self._source.tensor(self._stored_as.get(name, name))
 
 
+class Respelled:
+    """A source whose names are written in old spellings: regular expressions to what replaces them."""
+
+    def __init__(self, source: TensorSource, spellings: Mapping[str, str]) -> None:
+        self.name, self._source = source.name, source
+        self._stored_as = {name: name for name in source.shapes()}
+        for pattern, new in spellings.items():
+            self._stored_as = {re.sub(pattern, new, name): stored for name, stored in self._stored_as.items()}
+
+    def shapes(self) -> Mapping[str, Shape]:
+        """See `TensorSource`."""
+        shapes = self._source.shapes()
+        return {name: shapes[stored] for name, stored in self._stored_as.items()}
+
+    def tensor(self, name: str) -> Tensor:
+        """See `TensorSource`."""
+        return self._source.tensor(self._stored_as[name])
+
+
 @dataclass(frozen=True)
 class LoadReport:
     """How a file's tensors differ from what the configuration asks for. Names are the file's."""
@@ -98,7 +117,8 @@ def compare(
     source: TensorSource, expected: Mapping[str, Shape], *, aliases: Mapping[str, str], ignored: Sequence[str] = ()
 ) -> LoadReport:
     """Compare a source's names and shapes with the expected ones; `aliases` may be stored beside their owners."""
-    found = {n: s for n, s in source.shapes().items() if not any(re.fullmatch(p, n) for p in ignored)}
+    stored = source.shapes().items()
+    found = {n: s for n, s in stored if n in expected or not any(re.fullmatch(p, n) for p in ignored)}
     tied = tuple(sorted(set(aliases) & set(found)))
     return LoadReport(
         missing=tuple(sorted(set(expected) - set(found))),
