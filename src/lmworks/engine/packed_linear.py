@@ -9,6 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+READ_BY_OTHERS = frozenset({"kv_b_proj"})
+"""Latent attention absorbs this one into queries and outputs."""
+
 
 class PackedLinear(nn.Module):
     """A served `nn.Linear`.
@@ -41,8 +44,10 @@ def packs() -> bool:
 
 
 def pack_linears(model: nn.Module) -> None:
-    """Replace every bfloat16 linear map of a model that nobody else uses."""
+    """Replace every bfloat16 linear map of a model that nobody else uses, but those whose weight others read."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():
+            if name in READ_BY_OTHERS:
+                continue
             if type(child) is nn.Linear and child.weight.dtype == torch.bfloat16:
                 setattr(parent, name, PackedLinear(child))
