@@ -52,7 +52,7 @@ class Transformer(nn.Module):
         if isinstance(config.head, CausalLMHead | MaskedLMHead):
             self.lm_head = nn.Linear(embed_tokens.embedding_dim, config.vocab_size, bias=bool(config.head.bias))
             if config.head.bias == "fixed":
-                self.lm_head.bias.requires_grad_(requires_grad=False)
+                self.lm_head.bias.requires_grad = False
         self.tie_weights()
 
     @property

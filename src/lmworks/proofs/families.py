@@ -89,7 +89,7 @@ def measure(case: Case, seed: int = 0) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as temporary:
         folder, exported, gradients = (Path(temporary) / name for name in ("theirs", "ours", "gradients"))
         theirs.save_pretrained(folder)
-        ours = load_pretrained(folder)
+        ours = load_pretrained(folder).eval()
         documents, types = _documents(ours.config, case.longest, seed)
         values = {}
         with torch.no_grad():

@@ -44,6 +44,9 @@ def build(case: Case, seed: int) -> Any:
         if tensor.is_floating_point() and (tensor.requires_grad or name.endswith("bias")):
             _randomize(tensor.data, generator)
     model.tie_weights()
+    if case.own_head:
+        head = model.get_output_embeddings()
+        head.weight = torch.nn.Parameter(head.weight.detach().flip(0))
     return model
 
 

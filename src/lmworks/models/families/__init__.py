@@ -45,6 +45,8 @@ FAMILIES = {
     "mpnet": "lmworks.models.families.roberta:MPNET",
     "nemotron": "lmworks.models.families.nemotron:NEMOTRON",
     "olmo": "lmworks.models.families.olmo:OLMO",
+    "mpt": "lmworks.models.families.mpt:MPT",
+    "mt5": "lmworks.models.families.t5:MT5",
     "olmo2": "lmworks.models.families.olmo:OLMO2",
     "olmo3": "lmworks.models.families.olmo:OLMO3",
     "olmoe": "lmworks.models.families.qwen_moe:OLMOE",
@@ -61,6 +63,9 @@ FAMILIES = {
     "starcoder2": "lmworks.models.families.starcoder2:STARCODER2",
     "vaultgemma": "lmworks.models.families.gemma:VAULTGEMMA",
     "xlm-roberta": "lmworks.models.families.roberta:XLM_ROBERTA",
+    "switch_transformers": "lmworks.models.families.switch:SWITCH_TRANSFORMERS",
+    "t5": "lmworks.models.families.t5:T5",
+    "umt5": "lmworks.models.families.t5:UMT5",
 }
 """Family name, which is Hugging Face's `model_type`, to its row."""
 

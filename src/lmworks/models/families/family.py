@@ -44,6 +44,9 @@ class Family:
     """Old spellings inside names of tensors in files: regular expression to what replaces it."""
     optional: Mapping[str, str] = field(default_factory=dict)
     """Flags of ours that are false where a file lacks a tensor: dotted field to the end of its name."""
+    tied_unless_stored: bool = False
+    """The head is tied where a file lacks its matrix and only there, whatever `config.json` says: version 5 of
+    transformers ties T5 1.1 in every `config.json`, version 4 in none."""
     hf_presets: Mapping[str, HFConfig] = field(default_factory=dict)
     """Published models by name: the sizes in their `config.json`."""
 
@@ -114,6 +117,8 @@ class Family:
         for path, end in self.optional.items():
             if get(draft, path) and not any(name.endswith(end) for name in names):
                 put(draft, path, False)
+        if self.tied_unless_stored and get(draft, "head.logit_multiplier") == 1.0:
+            draft["tie_word_embeddings"] = not set(self.tied) & set(names)
         return ModelConfig.parse(draft)
 
     def rules(self, config: ModelConfig, names: Collection[str]) -> tuple[Rule, ...]:

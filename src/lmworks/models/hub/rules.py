@@ -86,6 +86,35 @@ class Stack:
 
 
 @dataclass(frozen=True)
+class Reshape:
+    """The same numbers in another shape; one size of each shape may be -1."""
+
+    theirs: Shape
+    ours: Shape
+
+    def load(self, tensors: list[Tensor], shapes: Sequence[Shape]) -> list[Tensor]:
+        """See `Operation`."""
+        return [t.reshape(self.ours) for t in tensors]
+
+    def export(self, tensors: list[Tensor]) -> list[Tensor]:
+        """See `Operation`."""
+        return [t.reshape(self.theirs) for t in tensors]
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """Tensors of ours that are zero where a file has none; for a rule in `also` without tensors of theirs."""
+
+    def load(self, tensors: list[Tensor], shapes: Sequence[Shape]) -> list[Tensor]:
+        """See `Operation`."""
+        return [torch.zeros(shape) for shape in shapes]
+
+    def export(self, tensors: list[Tensor]) -> list[Tensor]:
+        """See `Operation`."""
+        return []
+
+
+@dataclass(frozen=True)
 class PairsToHalves:
     """Rotary pairs lie side by side in their rows of each head, and half a head apart in ours."""
 

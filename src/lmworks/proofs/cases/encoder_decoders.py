@@ -1,7 +1,30 @@
-"""Models of this group."""
+"""Encoder-decoders: T5, BART and their relatives."""
 
 from __future__ import annotations
 
 from lmworks.proofs.cases.case import Case
 
-CASES: tuple[Case, ...] = ()
+T5 = {
+    "vocab_size": 97, "d_model": 40, "d_kv": 6, "d_ff": 52, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 5,
+    "relative_attention_num_buckets": 10, "relative_attention_max_distance": 24, "decoder_start_token_id": 0,
+}  # fmt: skip
+GATED = {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+SWITCH = {
+    **T5, "num_layers": 4, "num_decoder_layers": 4, "num_sparse_encoder_layers": 2, "num_sparse_decoder_layers": 2,
+    "num_experts": 3,
+}  # fmt: skip
+CASES = (
+    Case("t5", "1.0", T5, "T5ForConditionalGeneration"),
+    Case("t5", "1.1", GATED, "T5ForConditionalGeneration", own_head=True),
+    Case("t5", "1.1 with a tied head", GATED, "T5ForConditionalGeneration"),
+    Case("t5", "SiLU gates", {**T5, "feed_forward_proj": "gated-silu"}, "T5ForConditionalGeneration"),
+    Case("mt5", "own head", GATED, "MT5ForConditionalGeneration", own_head=True),
+    Case("mt5", "tied", {**T5, "num_layers": 2}, "MT5ForConditionalGeneration"),
+    Case("umt5", "tied", {**T5, "feed_forward_proj": "gated-gelu"}, "UMT5ForConditionalGeneration"),
+    Case("switch_transformers", "room for all", SWITCH, "SwitchTransformersForConditionalGeneration"),
+    Case(
+        "switch_transformers", "full experts, all decoder layers sparse",
+        {**SWITCH, "expert_capacity": 4, "num_sparse_decoder_layers": 4},
+        "SwitchTransformersForConditionalGeneration",
+    ),
+)  # fmt: skip

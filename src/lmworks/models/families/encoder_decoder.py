@@ -1,0 +1,92 @@
+"""What files of encoder-decoder models share: keys that come twice, tied embeddings, keys without effect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lmworks.core.errors import ConfigError
+from lmworks.models.families.entries import Draft, get, put
+from lmworks.models.families.hf_config import ACTIVATIONS, Fields
+
+GENERATION_KEYS = (
+    "output_past num_beams length_penalty early_stopping no_repeat_ngram_size min_length prefix forced_bos_token_id "
+    "forced_eos_token_id bad_words_ids num_return_sequences repetition_penalty"
+)
+"""How transformers generates by default, which old files keep in `config.json`."""
+
+
+def both(*leaves: str) -> str:
+    """The dotted paths of fields that encoder and decoder have alike."""
+    return " ".join(f"{stack}.{leaf}" for stack in ("encoder", "decoder") for leaf in leaves)
+
+
+def attentions(leaf: str) -> str:
+    """The dotted paths of a field of all three attentions."""
+    return f"{both(f'attention.{leaf}')} decoder.cross_attention.{leaf}"
+
+
+def shared_embedding(prefix: str = "") -> dict[str, str]:
+    """The stacks' names of the one embedding: alias to owner."""
+    return {f"{prefix}{stack}.embed_tokens.weight": f"{prefix}shared.weight" for stack in ("encoder", "decoder")}
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """Keys, separated by spaces, that change nothing here; they are read without a warning and not written."""
+
+    keys: str
+
+    def read(self, fields: Fields, draft: Draft) -> None:
+        """See `entries.Entry`."""
+        for key in self.keys.split():
+            fields.take(key, None)
+
+    def write(self, draft: Draft, hf: dict[str, Any]) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class FeedForwardProj:
+    """`feed_forward_proj`: an activation, "gated-" before it where the net is gated; "gated-gelu" is the tanh form."""
+
+    default: str
+
+    def read(self, fields: Fields, draft: Draft) -> None:
+        """See `entries.Entry`."""
+        name = str(fields.take("feed_forward_proj", self.default))
+        activation = "gelu_new" if name == "gated-gelu" else name.removeprefix("gated-")
+        if activation not in ACTIVATIONS:
+            raise ConfigError(
+                f"config.json: feed_forward_proj = {name!r} is unknown",
+                f"Known, also with 'gated-' before it: {', '.join(ACTIVATIONS)}",
+            )
+        for stack in ("encoder", "decoder"):
+            put(draft, f"{stack}.mlp.hidden_act", ACTIVATIONS[activation])
+            put(draft, f"{stack}.mlp.gated", name.startswith("gated-"))
+
+    def write(self, draft: Draft, hf: dict[str, Any]) -> None:
+        """See `entries.Entry`."""
+        name, gated = get(draft, "encoder.mlp.hidden_act"), get(draft, "encoder.mlp.gated")
+        if gated and name == "gelu":
+            raise ConfigError("the exact GELU has no gated form in this family", 'Choose "gelu_pytorch_tanh"')
+        hf["feed_forward_proj"] = "gated-" * gated + ("gelu" if gated and name == "gelu_pytorch_tanh" else name)
+
+
+@dataclass(frozen=True)
+class TiedHead:
+    """`tie_word_embeddings`, which also says whether logits are scaled by √d_model, unless the file says it apart."""
+
+    scales: bool = True
+    """Whether a tied head ever scales; mT5's does not."""
+
+    def read(self, fields: Fields, draft: Draft) -> None:
+        """See `entries.Entry`."""
+        draft["tie_word_embeddings"] = fields.take("tie_word_embeddings", True)
+        scaled = fields.take("scale_decoder_outputs", self.scales and draft["tie_word_embeddings"])
+        draft["head"] = {"kind": "causal_lm", "logit_multiplier": draft["hidden_size"] ** -0.5 if scaled else 1.0}
+
+    def write(self, draft: Draft, hf: dict[str, Any]) -> None:
+        """See `entries.Entry`."""
+        hf["tie_word_embeddings"] = draft["tie_word_embeddings"]
+        hf["scale_decoder_outputs"] = get(draft, "head.logit_multiplier") != 1.0
