@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from lmworks.core.errors import ConfigError
 from lmworks.core.gguf import GGUFFile
 from lmworks.models.config import ModelConfig
 from lmworks.models.families import family_named
-from lmworks.models.hub.rules import Operation, PairsToHalves, Rule, Shape
+from lmworks.models.hub.rules import Operation, PairsToHalves, Rule, Shape, Transpose
 from lmworks.models.slots import AttentionConfig
 from lmworks.nn.rope import inverse_frequencies, llama3_scaled
 
@@ -33,28 +33,63 @@ SCALINGS: dict[str, dict[str, str]] = {
     "yarn": {"factor": "factor", "original_context_length": "original_max_position_embeddings"},
 }
 """`rope.scaling.type`: keys below `rope.scaling` and the fields of Hugging Face's scaling of that name."""
-_DEFAULTED = {"attention.head_count_kv", "attention.key_length", "rope.freq_base"}
+
+_SIZES = {
+    "context_length": "max_position_embeddings", "embedding_length": "hidden_size",
+    "block_count": "num_hidden_layers", "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads", "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim", "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "rope.freq_base": "rope_theta",
+}  # fmt: skip
+_GPT2_SIZES = {
+    "context_length": "n_positions", "embedding_length": "n_embd", "block_count": "n_layer",
+    "feed_forward_length": "n_inner", "attention.head_count": "n_head",
+    "attention.layer_norm_epsilon": "layer_norm_epsilon",
+}  # fmt: skip
+_WINDOW = {"attention.sliding_window": "sliding_window", "final_logit_softcapping": "final_logit_softcapping"}
+_FACTORS = {"attention.scale": "attention_multiplier", "embedding_scale": "embedding_multiplier",
+            "residual_scale": "residual_multiplier", "logit_scale": "logits_scaling"}  # fmt: skip
+_REQUIRED = re.compile(r"(?!attention\.head_count_kv)\w+_(length|count)|attention\.head_count|.*_epsilon")
 _CHECKED = {"attention.value_length", "expert_count", "expert_used_count", "rope.dimension_count", "vocab_size"}
 
-_LLAMA_KEYS = {
-    "context_length": "max_position_embeddings",
-    "embedding_length": "hidden_size",
-    "block_count": "num_hidden_layers",
-    "feed_forward_length": "intermediate_size",
-    "attention.head_count": "num_attention_heads",
-    "attention.head_count_kv": "num_key_value_heads",
-    "attention.key_length": "head_dim",
-    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-    "rope.freq_base": "rope_theta",
-}
 _NAMES = {
     "embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output",
     "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
-    **{f"self_attn.{p}_proj": f"attn_{p}" for p in ("q", "k", "v", "qkv")}, "self_attn.o_proj": "attn_output",
+    **{f"self_attn.{part}_proj": f"attn_{part}" for part in ("q", "k", "v", "qkv")}, "self_attn.o_proj": "attn_output",
     "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
-    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.gate_up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
 }  # fmt: skip
 """Modules in Hugging Face's files, without prefix and layer, and in GGUF files."""
+_AROUND = {"post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
+           "post_feedforward_layernorm": "post_ffw_norm"}  # fmt: skip
+_GPT2_NAMES = {
+    "wte": "token_embd", "wpe": "position_embd", "ln_f": "output_norm", "lm_head": "output", "ln_1": "attn_norm",
+    "ln_2": "ffn_norm", "attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output", "mlp.c_fc": "ffn_up",
+    "mlp.c_proj": "ffn_down",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Offset:
+    """Theirs is ours and so much more: Gemma's norms, stored less one elsewhere."""
+
+    amount: float
+
+    def load(self, tensors: list[Tensor], shapes: Sequence[Shape]) -> list[Tensor]:
+        return [t - self.amount for t in tensors]
+
+    def export(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [t + self.amount for t in tensors]
+
+
+_GEMMA_NORMS = dict.fromkeys(("norm", "input_layernorm", "self_attn.q_norm", "self_attn.k_norm", *_AROUND), _Offset(1))
+_GPT2_MATRICES = dict.fromkeys((n for n in _GPT2_NAMES if ".c_" in n), Transpose())
+
+
+def _gemma_scale(hf: Mapping[str, Any]) -> dict[str, Any]:
+    """What llama.cpp divides Gemma's scores by: the size of a head, but for the two largest models."""
+    largest = hf["num_hidden_layers"] in (46, 62)
+    return {"query_pre_attn_scalar": hf["hidden_size"] // hf["num_attention_heads"] if largest else hf["head_dim"]}
 
 
 @dataclass(frozen=True)
@@ -64,23 +99,42 @@ class Architecture:
     name: str
     families: tuple[str, ...]
     """Those written as it; it is read as the first."""
-    keys: Mapping[str, str] = field(default_factory=lambda: _LLAMA_KEYS)
+    keys: Mapping[str, str] = field(default_factory=lambda: _SIZES)
     """Metadata below the architecture's name, and keys of `config.json`: all of them positive numbers."""
     names: Mapping[str, str] = field(default_factory=lambda: _NAMES)
+    biases: str = ""
+    """Which modules in GGUF may have one: a regular expression."""
     rope_pairs: bool = False
     """It turns adjacent pairs of coordinates, we halves: the rows of queries and keys are interleaved."""
     operations: Mapping[str, Operation] = field(default_factory=dict)
     """What else leads from its tensors to Hugging Face's, by module."""
+    implied: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda hf: {}
+    """Further keys of `config.json`."""
 
 
+_TIED = {ours: theirs for ours, theirs in _NAMES.items() if ours != "lm_head"}
 ARCHITECTURES = {
     row.name: row
     for row in (
-        Architecture("llama", ("llama", "mistral"), rope_pairs=True),
-        Architecture("qwen2", ("qwen2",)),
+        Architecture("llama", ("llama", "mistral"), biases="attn_.*|ffn_.*", rope_pairs=True),
+        Architecture("qwen2", ("qwen2",), biases="attn_[qkv]"),
         Architecture("qwen3", ("qwen3",)),
+        Architecture("granite", ("granite",), _SIZES | _FACTORS, biases="attn_.*|ffn_.*", rope_pairs=True),
+        Architecture("smollm3", ("smollm3",), rope_pairs=True),
+        Architecture("olmo2", ("olmo2",), names=_NAMES | _AROUND),
+        Architecture("phi3", ("phi3",)),
+        Architecture("gemma", ("gemma",), names=_TIED, operations=_GEMMA_NORMS | dict.fromkeys(_AROUND, _Offset(1))),
+        Architecture(
+            "gemma2", ("gemma2",), _SIZES | _WINDOW | {"attn_logit_softcapping": "attn_logit_softcapping"},
+            _TIED | _AROUND, operations=_GEMMA_NORMS, implied=_gemma_scale,
+        ),
+        Architecture(
+            "gemma3", ("gemma3_text",), _SIZES | _WINDOW | {"rope.freq_base_swa": "rope_local_base_freq"},
+            _NAMES | _AROUND, operations=_GEMMA_NORMS, implied=_gemma_scale,
+        ),
+        Architecture("gpt2", ("gpt2",), _GPT2_SIZES, _GPT2_NAMES, biases=".*", operations=_GPT2_MATRICES),
     )
-}
+}  # fmt: skip
 
 
 class GGUFSource:
@@ -143,7 +197,7 @@ def config_from_metadata(
             "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
             "eos_token_id": list(dict.fromkeys(i for i in ends if isinstance(i, int))) or None,
         }
-        config = family_named(row.families[0]).config_from_hf(hf)
+        config = family_named(row.families[0]).config_from_hf({**hf, **row.implied(hf)})
     except ConfigError as error:
         raise ConfigError(f"{name}: {error.problem}", error.remedy) from None
     if unread := [k for k in values if k not in row.keys and k not in _CHECKED and not k.startswith("rope.scaling.")]:
@@ -157,7 +211,7 @@ def _hf_config(
     """`config.json` from the values below the architecture's name, checked before anything is sized by them."""
     for key in row.keys:
         value = values.get(key)
-        if value is None and key not in _DEFAULTED:
+        if value is None and _REQUIRED.fullmatch(key) and key != "attention.key_length":
             raise ConfigError(f"the metadata {row.name}.{key} is missing", "Use a complete GGUF file")
         if value is not None and (isinstance(value, (bool, str, list)) or not value > 0):
             raise ConfigError(f"{row.name}.{key} is not one positive number", "Use the model's Hugging Face folder")
@@ -182,7 +236,7 @@ def _hf_config(
             "Use a complete GGUF file",
         )
     theta = values.get("rope.freq_base", 10_000.0)
-    own = {
+    rotary = {
         "head_dim": head_dim,
         "rope_theta": theta,
         "rope_scaling": _scaling(values, factors, rotated, theta),
@@ -190,12 +244,11 @@ def _hf_config(
         "attention_bias": "blk.0.attn_output.bias" in shapes or None,
         "mlp_bias": "blk.0.ffn_up.bias" in shapes or None,
     }
-    read = {theirs: values[key] for key, theirs in row.keys.items() if key in values}
     return {
         "vocab_size": shapes.get("token_embd.weight", (0,))[0],
         "tie_word_embeddings": "output.weight" not in shapes,
-        **{key: value for key, value in own.items() if value is not None and "rope.freq_base" in row.keys},
-        **read,
+        **{key: value for key, value in rotary.items() if value is not None and "rope.freq_base" in row.keys},
+        **{theirs: values[key] for key, theirs in row.keys.items() if key in values},
     }
 
 
@@ -210,11 +263,13 @@ def weight_rules(config: ModelConfig) -> tuple[Rule, ...]:
     rules = family.weight_rules(config) if callable(family.weight_rules) else family.weight_rules
     translated = []
     for rule in rules:
-        parts = [re.fullmatch(r"(\w+\.\{i\}\.)?(.+)\.(\w+)", name.removeprefix(family.prefix)) for name in rule.theirs]
-        if all(part and part[2] in row.names for part in parts):
-            theirs = tuple(f"{'blk.{i}.' if p[1] else ''}{row.names[p[2]]}.{p[3]}" for p in parts if p)
-            undone = [operations[p[2]] for p in parts if p and p[2] in operations]
-            translated.append(replace(rule, theirs=theirs, operations=(*undone, *rule.operations)))
+        found = [re.fullmatch(r"(\w+\.\{i\}\.)?(.+)\.(\w+)", n.removeprefix(family.prefix)) for n in rule.theirs]
+        parts = [(p[1], p[2], p[3]) for p in found if p and p[2] in row.names]
+        stored = all(kind == "weight" or re.fullmatch(row.biases, row.names[module]) for _, module, kind in parts)
+        if stored and len(parts) == len(rule.theirs):
+            theirs = tuple(f"{'blk.{i}.' if layer else ''}{row.names[module]}.{kind}" for layer, module, kind in parts)
+            undone = tuple(operations[module] for _, module, _ in parts if module in operations)
+            translated.append(replace(rule, theirs=theirs, operations=(*undone, *rule.operations), also=()))
     return tuple(translated)
 
 
@@ -242,7 +297,7 @@ def _scaling(values: Mapping[str, Any], factors: Tensor | None, head_dim: int, t
     """Named scaling, or Llama 3's from the divisors it is stored as: its other constants are public."""
     kind = values.get("rope.scaling.type", "none")
     if factors is not None:
-        scaling = {"rope_type": "llama3", "factor": float(factors.max()), "low_freq_factor": 1.0,
+        scaling = {"rope_type": "llama3", "factor": float(str(factors.max().numpy())), "low_freq_factor": 1.0,
                    "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}  # fmt: skip
         expected = llama3_factors(head_dim, theta, scaling)
         if kind != "none" or factors.shape != expected.shape or not torch.allclose(factors, expected, rtol=1e-3):

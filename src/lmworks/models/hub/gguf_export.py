@@ -5,8 +5,9 @@ What the format cannot say is refused: the metadata is read back before anything
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,16 +18,7 @@ from lmworks.core.errors import ConfigError, disk_errors
 from lmworks.core.gguf_writer import TensorToWrite, write_gguf
 from lmworks.models.config import ModelConfig
 from lmworks.models.families import family_named
-from lmworks.models.hub.gguf import (
-    END_IDS,
-    ROPE_FACTORS,
-    SCALINGS,
-    Architecture,
-    architecture_of,
-    config_from_metadata,
-    llama3_factors,
-    weight_rules,
-)
+from lmworks.models.hub import gguf
 from lmworks.models.hub.rules import Rule, Shape, expand, export_state
 from lmworks.models.hub.tensor_source import own_state
 from lmworks.models.transformer import Transformer
@@ -55,11 +47,9 @@ def save_gguf(model: Transformer, tokenizer: Mapping[str, Any], path: Path | str
         DiskFullError: the device is full.
     """
     path, config = Path(path), model.config
-    row = architecture_of(config)
+    row = gguf.architecture_of(config)
     if path.suffix != ".gguf":
-        raise ConfigError(
-            f"the name {path.name!r} does not end in .gguf, and readers look for that", "Change it"
-        )
+        raise ConfigError(f"the name {path.name!r} does not end in .gguf, and readers look for that", "Change it")
     if dtype not in FILE_TYPES:
         raise ConfigError(f"dtype {dtype!r} is not written to GGUF", f"Choose one of {', '.join(get_args(DType))}")
     state = own_state(model)
@@ -68,16 +58,17 @@ def save_gguf(model: Transformer, tokenizer: Mapping[str, Any], path: Path | str
             f"{integers[0]} holds {state[integers[0]].dtype}, and only floating-point weights are written to GGUF",
             "Export the model it was quantized from; dtype q8_0 quantizes to 8 bits",
         )
-    hf = family_named(config.family).to_hf(config)
-    assert config.decoder is not None
-    rules = expand(weight_rules(config), state, config.decoder.num_hidden_layers)
+    hf, rules = family_named(config.family).to_hf(config), gguf.weight_rules(config)
+    covered = {name for rule in rules for name in rule.ours}
+    if homeless := [name for name in state if re.sub(r"\.\d+\.", ".{i}.", name, count=1) not in covered]:
+        raise ConfigError(f"GGUF's architecture {row.name!r} has no place for {homeless[0]}", "Keep the model's folder")
+    rules = expand(rules, state, config.output_stack.num_hidden_layers)
     meta = {name: tensor.to("meta") for name, tensor in state.items()}
     tensors = [t for rule in rules for t in _tensors(rule, meta, state, dtype)]
-    scaling = hf.get("rope_scaling") or {}
-    factors = None
+    scaling, factors = hf.get("rope_scaling") or {}, None
     if scaling.get("rope_type") == "llama3":
-        factors = llama3_factors(hf["head_dim"], hf["rope_theta"], scaling)
-        tensors.append(TensorToWrite(ROPE_FACTORS, tuple(factors.shape), "F32", factors.numpy))
+        factors = gguf.llama3_factors(hf["head_dim"], hf["rope_theta"], scaling)
+        tensors.append(TensorToWrite(gguf.ROPE_FACTORS, tuple(factors.shape), "F32", factors.numpy))
     metadata = {
         "general.architecture": row.name,
         "general.type": "model",
@@ -87,85 +78,69 @@ def save_gguf(model: Transformer, tokenizer: Mapping[str, Any], path: Path | str
         **{f"{row.name}.{key}": value for key, value in _numbers(row, hf, scaling).items()},
         **_vocabulary(tokenizer, config),
     }
-    _check_round_trip(config, metadata, {t.name: t.shape for t in tensors}, factors)
+    again = gguf.config_from_metadata(metadata, {t.name: t.shape for t in tensors}, factors, str(path)).to_dict()
+    wanted = config.to_dict()
+    if lost := [k for k in wanted if k not in _NOT_IN_FILE and wanted[k] != again[k]]:
+        raise ConfigError(
+            f"GGUF's architecture {row.name!r} cannot express this model's {', '.join(lost)}: "
+            f"{[wanted[k] for k in lost]} would be read back as {[again[k] for k in lost]}",
+            "Keep the model's folder, or change these fields",
+        )
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_gguf(path, metadata, tensors)
 
 
-def _numbers(row: Architecture, hf: Mapping[str, Any], scaling: Mapping[str, Any]) -> dict[str, Any]:
+def _numbers(row: gguf.Architecture, hf: Mapping[str, Any], scaling: Mapping[str, Any]) -> dict[str, Any]:
     """Hyperparameters below the architecture's name."""
     numbers = {key: hf[theirs] for key, theirs in row.keys.items() if hf.get(theirs) is not None}
     if "head_dim" in hf:
         rotated = int(hf["head_dim"] * (hf.get("partial_rotary_factor") or 1))
         numbers |= {"attention.value_length": hf["head_dim"], "rope.dimension_count": rotated}
-    if (kind := scaling.get("rope_type")) in SCALINGS:
+    if (kind := scaling.get("rope_type")) in gguf.SCALINGS:
         numbers["rope.scaling.type"] = kind
-        numbers |= {f"rope.scaling.{key}": scaling[theirs] for key, theirs in SCALINGS[kind].items()}
+        numbers |= {f"rope.scaling.{key}": scaling[theirs] for key, theirs in gguf.SCALINGS[kind].items()}
     return {**numbers, "vocab_size": hf["vocab_size"]}
 
 
 def _vocabulary(tokenizer: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
     """The tokenizer with a token for every embedding row, and the ends of a generation the model knows of."""
     written = dict(tokenizer)
-    tokens = list(written["tokenizer.ggml.tokens"])
-    spare = config.vocab_size - len(tokens)
-    if spare < 0:
+    tokens, types = list(written["tokenizer.ggml.tokens"]), list(written["tokenizer.ggml.token_type"])
+    if len(tokens) > config.vocab_size:
         raise ConfigError(
             f"the tokenizer has {len(tokens)} tokens, the model only {config.vocab_size} embedding rows",
             "Use the tokenizer the model was trained with",
         )
-    written["tokenizer.ggml.tokens"] = tokens + [f"[PAD{i}]" for i in range(len(tokens), config.vocab_size)]
-    written["tokenizer.ggml.token_type"] = [*written["tokenizer.ggml.token_type"], *[_UNUSED] * spare]
+    spare = range(len(tokens), config.vocab_size)
+    written["tokenizer.ggml.tokens"] = [*tokens, *(f"[PAD{i}]" for i in spare)]
+    written["tokenizer.ggml.token_type"] = [*types, *[_UNUSED] * len(spare)]
     if config.bos_token_id is not None:
         written.setdefault("tokenizer.ggml.bos_token_id", config.bos_token_id)
-    known = [written.get(f"tokenizer.ggml.{end}_token_id") for end in END_IDS]
+    known = [written.get(f"tokenizer.ggml.{end}_token_id") for end in gguf.END_IDS]
     ends = dict.fromkeys([*(i for i in known if i is not None), *config.eos_token_ids])
-    return written | {f"tokenizer.ggml.{key}_token_id": i for key, i in zip(END_IDS, ends, strict=False)}
+    return written | {f"tokenizer.ggml.{key}_token_id": i for key, i in zip(gguf.END_IDS, ends, strict=False)}
 
 
 def _tensors(rule: Rule, meta: Mapping[str, Tensor], state: Mapping[str, Tensor], dtype: str) -> list[TensorToWrite]:
     """What one rule writes; weights are converted when it is their turn."""
-
-    def reader(name: str) -> Any:
-        return lambda: _values(rule.export([state[n] for n in rule.ours])[name], name, form[name])
-
     shapes = {name: tuple(tensor.shape) for name, tensor in export_state([rule], meta).items()}
-    form = {name: _format(shape, dtype) for name, shape in shapes.items()}
-    return [TensorToWrite(name, shape, form[name], reader(name)) for name, shape in shapes.items()]
+    forms = {name: _format(name, shape, dtype) for name, shape in shapes.items()}
+    return [
+        TensorToWrite(n, shape, forms[n], partial(_values, rule, state, n, forms[n])) for n, shape in shapes.items()
+    ]
 
 
-def _format(shape: Shape, dtype: str) -> str:
-    if len(shape) == 1:  # llama.cpp adds and multiplies vectors in float32 only
+def _format(name: str, shape: Shape, dtype: str) -> str:
+    if len(shape) == 1 or name == "position_embd.weight":  # llama.cpp adds and multiplies these in float32 only
         return "F32"
     return "F16" if dtype == "q8_0" and shape[-1] % _BLOCK else dtype.upper()
 
 
-def _values(tensor: Tensor, name: str, form: str) -> Any:
-    values = tensor.detach().to("cpu", torch.float32).contiguous()
+def _values(rule: Rule, state: Mapping[str, Tensor], name: str, form: str) -> Any:
+    exported = rule.export([state[ours] for ours in rule.ours])[name]
+    values = exported.detach().to("cpu", torch.float32).contiguous()
     largest = float(values.abs().max())
     if form == "F16" and not largest <= torch.finfo(torch.float16).max:
         raise ConfigError(f"{name} holds {largest:g}, which float16 cannot", 'Choose dtype "bf16" or "f32"')
     return values.numpy()
-
-
-def _check_round_trip(
-    config: ModelConfig, metadata: Mapping[str, Any], shapes: Mapping[str, Shape], factors: Tensor | None
-) -> None:
-    again = config_from_metadata(metadata, shapes, factors, "the GGUF file").to_dict()
-    wanted = config.to_dict()
-    if lost := [k for k in wanted if k not in _NOT_IN_FILE and not _same(wanted[k], again[k])]:
-        raise ConfigError(
-            f"GGUF's architecture {architecture_of(config).name!r} cannot express this model's {', '.join(lost)}: "
-            f"{[wanted[k] for k in lost]} would be read back as {[again[k] for k in lost]}",
-            "Keep the model's folder, or change these fields",
-        )
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Equal, real numbers as far as float32 goes."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
-    if isinstance(a, float) and isinstance(b, float):
-        return math.isclose(a, b, rel_tol=1e-6)
-    return bool(a == b)
