@@ -19,12 +19,12 @@ from lmworks.models.hub.gguf_export import save_gguf
 from lmworks.nn.attention_context import PackedContext
 
 VOCAB = 70
-TOKENS = [*"abcdefghijklmnopqrstuvwxyz", "Ġ", "<s>", "</s>", "<|im_end|>"]
+TOKENS = [*"abcdefghijklmnopqrstuvwxyz", "Ġ", "<s>", "</s>", "<|im_end|>", *(f"[PAD{i}]" for i in range(30, VOCAB))]
 TOKENIZER = {
     "tokenizer.ggml.model": "gpt2",
     "tokenizer.ggml.pre": "gpt-2",
     "tokenizer.ggml.tokens": TOKENS,
-    "tokenizer.ggml.token_type": [1] * 27 + [3] * 3,
+    "tokenizer.ggml.token_type": [1] * 27 + [3] * 3 + [5] * (VOCAB - 30),
     "tokenizer.ggml.merges": ["a b", "c d"],
     "tokenizer.ggml.bos_token_id": 27,
     "tokenizer.ggml.eos_token_id": 28,
@@ -164,8 +164,7 @@ def test_metadata_is_what_llama_cpp_writes(tmp_path):
     expected = {key.format(arch="llama"): value for key, value in expected.items()}
     tokens, types = read.pop(gguf.Keys.Tokenizer.LIST), read.pop(gguf.Keys.Tokenizer.TOKEN_TYPE)
     assert read == expected
-    assert tokens == [*TOKENS, *(f"[PAD{i}]" for i in range(len(TOKENS), VOCAB))]  # a token for every embedding row
-    assert types[len(TOKENS) :] == [gguf.TokenType.UNUSED] * (VOCAB - len(TOKENS))
+    assert (tokens, types) == (TOKENS, TOKENIZER["tokenizer.ggml.token_type"])
     kinds = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 3)
     known = {name for _, name in names.mapping.values()}
@@ -201,7 +200,7 @@ def test_query_rows_are_interleaved_as_llama_cpp_does(tmp_path):
         ("gemma2", {"tie_word_embeddings": False}, r"has no place for lm_head\.weight"),
         ("qwen3", {"attention_bias": True}, r"has no place for decoder\.layers\.0\.self_attn\.q_proj\.bias"),
         ("smollm3", {"no_rope_layer_interval": 2}, "cannot express this model's decoder"),
-        ("llama", {"vocab_size": 29, "eos_token_id": 28}, "has 30 tokens, the model only 29 embedding rows"),
+        ("llama", {"vocab_size": 29, "eos_token_id": 28}, "there are 70 tokens for 29 embedding rows"),
     ],
 )
 def test_what_gguf_cannot_say_is_refused(tmp_path, case, changes, message):

@@ -109,6 +109,15 @@ def test_old_merges_gaps_and_added_tokens(tokenizer, tmp_path):
         assert again.encode(text) == variant.encode(text)
 
 
+def test_a_token_for_every_embedding_row(tokenizer):
+    size = tokenizer.vocab_size
+    metadata = gguf_metadata(tokenizer, size + 2)
+    assert metadata["tokenizer.ggml.tokens"][size:] == [f"[PAD{size}]", f"[PAD{size + 1}]"]
+    assert metadata["tokenizer.ggml.token_type"][size:] == [5, 5]
+    with pytest.raises(TokenizerError, match=f"the weights only {size - 1} embedding rows"):
+        gguf_metadata(tokenizer, size - 1)
+
+
 def test_ends_of_turn_and_message(tokenizer, tmp_path):
     ends = tuple(tokenizer.token_id(t.content) for t in tokenizer.special_tokens[:3])
     variant = Tokenizer(dataclasses.replace(tokenizer.definition, eos_token_ids=ends))

@@ -23,10 +23,10 @@ def gguf(model: Path, output: Path, dtype: str) -> None:
 
     from lmworks.models.hub import load_pretrained
     from lmworks.models.hub.gguf_export import DType, save_gguf
-    from lmworks.tokenization import check_compatible, load_tokenizer
+    from lmworks.tokenization import load_tokenizer
     from lmworks.tokenization.gguf_export import gguf_metadata
 
     tokenizer, loaded = load_tokenizer(model), load_pretrained(model)
-    check_compatible(tokenizer, loaded.config.vocab_size)
-    save_gguf(loaded, gguf_metadata(tokenizer), output, dtype=cast("DType", dtype))
+    metadata = gguf_metadata(tokenizer, loaded.config.vocab_size)
+    save_gguf(loaded, metadata, output, dtype=cast("DType", dtype))
     click.echo(f"{output}: {output.stat().st_size:,} bytes")

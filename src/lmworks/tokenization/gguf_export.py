@@ -8,7 +8,7 @@ from typing import Any
 from lmworks.core.errors import TokenizerError
 from lmworks.tokenization.gguf import CONTROL, END_KEYS, ID_KEYS, USER_DEFINED, WHOLE_WORDS_FIRST
 from lmworks.tokenization.pretokenizers import pre_tokenizer
-from lmworks.tokenization.tokenizer import Tokenizer
+from lmworks.tokenization.tokenizer import Tokenizer, check_compatible
 
 _NORMAL, _UNUSED = 1, 5
 _PRE_NAMES = ("gpt-2", "smollm", "llama-bpe", "smaug-bpe", "qwen2", "stablelm2")
@@ -17,15 +17,18 @@ _OLDER_FORMS = {"add_prefix_space": False, "trim_offsets": None, "use_regex": Tr
 """What a ByteLevel step means where it is silent; `trim_offsets` moves no cut."""
 
 
-def gguf_metadata(tokenizer: Tokenizer) -> dict[str, Any]:
+def gguf_metadata(tokenizer: Tokenizer, vocab_size: int | None = None) -> dict[str, Any]:
     """The key-value pairs that describe a tokenizer and its chat template to llama.cpp.
 
     Args:
         tokenizer: byte-level BPE, with a cut of text that GGUF has a name for.
+        vocab_size: the model's embedding rows; llama.cpp wants a token for each. None: as many as there are tokens.
 
     Raises:
-        TokenizerError: GGUF cannot express it.
+        TokenizerError: GGUF cannot express it, or it cannot belong to a model with so many rows.
     """
+    if vocab_size is not None:
+        check_compatible(tokenizer, vocab_size)
     spec, config = tokenizer.definition.spec, tokenizer.definition.config
     model = spec.get("model") or {}
     vocab, merges = model.get("vocab"), model.get("merges")
@@ -35,7 +38,7 @@ def gguf_metadata(tokenizer: Tokenizer) -> dict[str, Any]:
         )
     added = {tokenizer.token_id(t["content"]): t for t in spec.get("added_tokens") or ()}
     texts = {i: text for text, i in vocab.items()} | {i: t["content"] for i, t in added.items()}
-    ids = range(tokenizer.vocab_size)
+    ids = range(vocab_size or tokenizer.vocab_size)
     metadata: dict[str, Any] = {
         "model": "gpt2",
         "pre": _pre_name(spec, bool(model.get("ignore_merges"))),

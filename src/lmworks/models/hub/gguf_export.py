@@ -16,17 +16,15 @@ from torch import Tensor
 
 from lmworks.core.errors import ConfigError, disk_errors
 from lmworks.core.gguf_writer import TensorToWrite, write_gguf
-from lmworks.models.config import ModelConfig
 from lmworks.models.families import family_named
 from lmworks.models.hub import gguf
-from lmworks.models.hub.rules import Rule, Shape, expand, export_state
+from lmworks.models.hub.rules import Rule, expand, export_state
 from lmworks.models.hub.tensor_source import own_state
 from lmworks.models.transformer import Transformer
 
 DType = Literal["f32", "f16", "bf16", "q8_0"]
 FILE_TYPES: dict[str, int] = {"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7}
 """Type of the matrices to `general.file_type`."""
-_UNUSED = 5
 _BLOCK = 32
 """Weights that share a scale in q8_0."""
 _NOT_IN_FILE = {"family", "initializer_range", "initialization", "bos_token_id", "eos_token_ids"}
@@ -38,12 +36,12 @@ def save_gguf(model: Transformer, tokenizer: Mapping[str, Any], path: Path | str
 
     Args:
         model: of a family in `hub.gguf.ARCHITECTURES`, with floating-point weights.
-        tokenizer: what `tokenization.gguf_export.gguf_metadata` returns.
+        tokenizer: what `tokenization.gguf_export.gguf_metadata` returns for `vocab_size` tokens.
         path: ends in `.gguf`; replaced if it exists, its folder is made if absent.
         dtype: of matrices. Vectors stay float32, and rows that are no multiple of 32 become float16 under q8_0.
 
     Raises:
-        ConfigError: the format cannot express the model, the name, or weights exceed the range of float16.
+        ConfigError: the format cannot express the model, weights exceed the range of float16, or an argument is wrong.
         DiskFullError: the device is full.
     """
     path, config = Path(path), model.config
@@ -57,6 +55,10 @@ def save_gguf(model: Transformer, tokenizer: Mapping[str, Any], path: Path | str
         raise ConfigError(
             f"{integers[0]} holds {state[integers[0]].dtype}, and only floating-point weights are written to GGUF",
             "Export the model it was quantized from; dtype q8_0 quantizes to 8 bits",
+        )
+    if (tokens := len(tokenizer["tokenizer.ggml.tokens"])) != config.vocab_size:
+        raise ConfigError(
+            f"there are {tokens} tokens for {config.vocab_size} embedding rows", "Use the model's own tokenizer, padded"
         )
     hf, rules = family_named(config.family).to_hf(config), gguf.weight_rules(config)
     covered = {name for rule in rules for name in rule.ours}
@@ -76,7 +78,8 @@ def save_gguf(model: Transformer, tokenizer: Mapping[str, Any], path: Path | str
         "general.file_type": FILE_TYPES[dtype],
         "general.quantization_version": 2,
         **{f"{row.name}.{key}": value for key, value in _numbers(row, hf, scaling).items()},
-        **_vocabulary(tokenizer, config),
+        **{f"tokenizer.ggml.{end}_token_id": i for end, i in zip(gguf.END_IDS, config.eos_token_ids, strict=False)},
+        **tokenizer,
     }
     again = gguf.config_from_metadata(metadata, {t.name: t.shape for t in tensors}, factors, str(path)).to_dict()
     wanted = config.to_dict()
@@ -103,38 +106,15 @@ def _numbers(row: gguf.Architecture, hf: Mapping[str, Any], scaling: Mapping[str
     return {**numbers, "vocab_size": hf["vocab_size"]}
 
 
-def _vocabulary(tokenizer: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
-    """The tokenizer with a token for every embedding row, and the ends of a generation the model knows of."""
-    written = dict(tokenizer)
-    tokens, types = list(written["tokenizer.ggml.tokens"]), list(written["tokenizer.ggml.token_type"])
-    if len(tokens) > config.vocab_size:
-        raise ConfigError(
-            f"the tokenizer has {len(tokens)} tokens, the model only {config.vocab_size} embedding rows",
-            "Use the tokenizer the model was trained with",
-        )
-    spare = range(len(tokens), config.vocab_size)
-    written["tokenizer.ggml.tokens"] = [*tokens, *(f"[PAD{i}]" for i in spare)]
-    written["tokenizer.ggml.token_type"] = [*types, *[_UNUSED] * len(spare)]
-    if config.bos_token_id is not None:
-        written.setdefault("tokenizer.ggml.bos_token_id", config.bos_token_id)
-    known = [written.get(f"tokenizer.ggml.{end}_token_id") for end in gguf.END_IDS]
-    ends = dict.fromkeys([*(i for i in known if i is not None), *config.eos_token_ids])
-    return written | {f"tokenizer.ggml.{key}_token_id": i for key, i in zip(gguf.END_IDS, ends, strict=False)}
-
-
 def _tensors(rule: Rule, meta: Mapping[str, Tensor], state: Mapping[str, Tensor], dtype: str) -> list[TensorToWrite]:
     """What one rule writes; weights are converted when it is their turn."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in export_state([rule], meta).items()}
-    forms = {name: _format(name, shape, dtype) for name, shape in shapes.items()}
-    return [
-        TensorToWrite(n, shape, forms[n], partial(_values, rule, state, n, forms[n])) for n, shape in shapes.items()
-    ]
-
-
-def _format(name: str, shape: Shape, dtype: str) -> str:
-    if len(shape) == 1 or name == "position_embd.weight":  # llama.cpp adds and multiplies these in float32 only
-        return "F32"
-    return "F16" if dtype == "q8_0" and shape[-1] % _BLOCK else dtype.upper()
+    tensors = []
+    for name, tensor in export_state([rule], meta).items():
+        form = "F16" if dtype == "q8_0" and tensor.shape[-1] % _BLOCK else dtype.upper()
+        if tensor.ndim == 1 or name == "position_embd.weight":  # llama.cpp adds and multiplies these in float32 only
+            form = "F32"
+        tensors.append(TensorToWrite(name, tuple(tensor.shape), form, partial(_values, rule, state, name, form)))
+    return tensors
 
 
 def _values(rule: Rule, state: Mapping[str, Tensor], name: str, form: str) -> Any:
