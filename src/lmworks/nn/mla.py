@@ -62,9 +62,9 @@ class MultiheadLatentAttention(nn.Module):
 
     def forward(self, x: Tensor, signal: PositionSignal, context: AttentionContext) -> Tensor:
         """[N, E] -> [N, E]; absorbed exactly where `context.latent` is set."""
-        latent, key_turned = self.kv_a_proj_with_mqa(x).split([self.kv_lora_rank, self.rope], -1)
+        latent, key_turned = torch.split(self.kv_a_proj_with_mqa(x), [self.kv_lora_rank, self.rope], -1)
         latent, key_turned = self.kv_a_layernorm(latent)[:, None], key_turned[:, None]
-        query, query_turned = self._queries(x).split([self.nope, self.rope], -1)
+        query, query_turned = torch.split(self._queries(x), [self.nope, self.rope], -1)
         if signal.rotation is not None:
             query_turned, key_turned = signal.rotation(query_turned), signal.rotation(key_turned)
         attend = self._absorbed if context.latent else self._expanded
@@ -82,9 +82,8 @@ class MultiheadLatentAttention(nn.Module):
     ) -> Tensor:  # fmt: skip
         """[N, H, D], [N, H, P], [N, 1, R], [N, 1, P] -> [N, H, Dv]."""
         heads = query.shape[1]
-        key, value = self.kv_b_proj(latent).view(-1, heads, self.nope + self.v_head_dim).split(
-            [self.nope, self.v_head_dim], -1
-        )  # fmt: skip
+        both = self.kv_b_proj(latent).view(-1, heads, self.nope + self.v_head_dim)
+        key, value = torch.split(both, [self.nope, self.v_head_dim], -1)
         key = torch.cat([key, key_turned.expand(-1, heads, -1)], -1)
         return context.attend(self.layer, torch.cat([query, query_turned], -1), key, value, scores)
 
@@ -94,7 +93,7 @@ class MultiheadLatentAttention(nn.Module):
     ) -> Tensor:  # fmt: skip
         """As `_expanded`, by q·(U c) = (Uᵀ q)·c and Σ a·(V c) = V Σ a·c."""
         up = self.kv_b_proj.weight.view(query.shape[1], self.nope + self.v_head_dim, self.kv_lora_rank)
-        to_key, to_value = up.split([self.nope, self.v_head_dim], 1)
+        to_key, to_value = torch.split(up, [self.nope, self.v_head_dim], 1)
         query = torch.cat([torch.einsum("nhd,hdr->nhr", query, to_key), query_turned], -1)
         key = torch.cat([latent, key_turned], -1)
         mixed = context.attend(self.layer, query, key, key[..., : self.kv_lora_rank], scores)

@@ -7,22 +7,29 @@ further tokens; they come after the last layer and are not read.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from lmworks.core.errors import ConfigError
 from lmworks.models.config import ModelConfig
 from lmworks.models.families.architectures import decoder_heads
-from lmworks.models.families.entries import Constant, Count, Draft, Entry, Field, Only, Rotary, Written, get, put
+from lmworks.models.families.entries import (
+    Constant,
+    Count,
+    Entry,
+    Field,
+    Implied,
+    Only,
+    Rotary,
+    Written,
+)
 from lmworks.models.families.family import Family
-from lmworks.models.families.hf_config import Fields, HFConfig
+from lmworks.models.families.hf_config import HFConfig
 from lmworks.models.families.llama_like import COMMON, LLAMA_RULES, renamed, rms_norm
 from lmworks.models.families.moe_like import (
     OURS,
     FirstDense,
-    Implied,
     M,
     SharedExperts,
+    TopkMethod,
     expert_count,
     expert_entries,
     expert_rules,
@@ -43,26 +50,6 @@ def _rules(config: ModelConfig) -> tuple[Rule, ...]:
         *renamed(f"{OURS}.shared_experts", f"{_MLP}.shared_experts", " ".join(_ONE)),
         *expert_rules(expert_count(config), f"{_MLP}.experts", *_ONE),
     )
-
-
-@dataclass(frozen=True)
-class TopkMethod:
-    """V2's way to choose experts: of all ("greedy"), or of the best groups."""
-
-    def read(self, fields: Fields, draft: Draft) -> None:
-        """See `Entry`."""
-        method, groups = fields.take("topk_method", "greedy"), (fields.take("n_group", 1), fields.take("topk_group", 1))
-        if method not in ("greedy", "group_limited_greedy"):
-            raise ConfigError(
-                f"config.json: topk_method {method!r} is not supported", "Known: greedy, group_limited_greedy"
-            )
-        for key, value in zip(("n_group", "topk_group"), groups, strict=True):
-            put(draft, f"{M}{key}", value if method == "group_limited_greedy" else 1)
-
-    def write(self, draft: Draft, hf: dict[str, Any]) -> None:
-        """See `Entry`."""
-        hf |= {key: get(draft, M + key) for key in ("n_group", "topk_group")}
-        hf["topk_method"] = "greedy" if hf["n_group"] == 1 else "group_limited_greedy"
 
 
 LATENT_ATTENTION: tuple[Entry, ...] = (

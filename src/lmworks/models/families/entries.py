@@ -151,6 +151,21 @@ class Written:
 
 
 @dataclass(frozen=True)
+class Implied:
+    """Keys that some writers add although other keys say the same, or no reader heeds them."""
+
+    keys: tuple[str, ...]
+
+    def read(self, fields: Fields, draft: Draft) -> None:
+        """Nothing but to have seen them."""
+        for key in self.keys:
+            fields.take(key, None)
+
+    def write(self, draft: Draft, hf: dict[str, Any]) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
 class ActivationField:
     """The name of an activation function."""
 

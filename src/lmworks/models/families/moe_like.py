@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from lmworks.core.errors import ConfigError
 from lmworks.models.config import ModelConfig
 from lmworks.models.families.entries import (
     ActivationField,
@@ -49,21 +50,6 @@ def expert_entries(experts: str, inner: str, *, aux_loss: str = "router_aux_loss
 
 
 @dataclass(frozen=True)
-class Implied:
-    """Keys that some writers add although other keys say the same."""
-
-    keys: tuple[str, ...]
-
-    def read(self, fields: Fields, draft: Draft) -> None:
-        """Nothing but to have seen them."""
-        for key in self.keys:
-            fields.take(key, None)
-
-    def write(self, draft: Draft, hf: dict[str, Any]) -> None:
-        """Nothing."""
-
-
-@dataclass(frozen=True)
 class SharedExperts:
     """The expert that every token takes, as so many times the size of the others."""
 
@@ -75,6 +61,26 @@ class SharedExperts:
     def write(self, draft: Draft, hf: dict[str, Any]) -> None:
         """See `Entry`."""
         hf["n_shared_experts"] = get(draft, f"{M}shared_intermediate_size") // get(draft, f"{M}moe_intermediate_size")
+
+
+@dataclass(frozen=True)
+class TopkMethod:
+    """DeepSeek-V2's way to choose experts: of all ("greedy"), or of the best groups."""
+
+    def read(self, fields: Fields, draft: Draft) -> None:
+        """See `Entry`."""
+        method, groups = fields.take("topk_method", "greedy"), (fields.take("n_group", 1), fields.take("topk_group", 1))
+        if method not in ("greedy", "group_limited_greedy"):
+            raise ConfigError(
+                f"config.json: topk_method {method!r} is not supported", "Known: greedy, group_limited_greedy"
+            )
+        for key, value in zip(("n_group", "topk_group"), groups, strict=True):
+            put(draft, f"{M}{key}", value if method == "group_limited_greedy" else 1)
+
+    def write(self, draft: Draft, hf: dict[str, Any]) -> None:
+        """See `Entry`."""
+        hf |= {key: get(draft, M + key) for key in ("n_group", "topk_group")}
+        hf["topk_method"] = "greedy" if hf["n_group"] == 1 else "group_limited_greedy"
 
 
 @dataclass(frozen=True)

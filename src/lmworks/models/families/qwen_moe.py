@@ -10,7 +10,7 @@ from typing import Any
 
 from lmworks.models.config import ModelConfig
 from lmworks.models.families.architectures import decoder_heads
-from lmworks.models.families.entries import Constant, Count, Entry, Field, Only, Rotary, Written
+from lmworks.models.families.entries import Constant, Count, Entry, Field, Implied, Only, Rotary, Written
 from lmworks.models.families.family import Family
 from lmworks.models.families.hf_config import HFConfig
 from lmworks.models.families.llama_like import (
@@ -23,7 +23,7 @@ from lmworks.models.families.llama_like import (
     renamed,
     rms_norm,
 )
-from lmworks.models.families.moe_like import OURS, Implied, M, SparseStep, expert_count, expert_entries, expert_rules
+from lmworks.models.families.moe_like import OURS, M, SparseStep, expert_count, expert_entries, expert_rules
 from lmworks.models.hub.rules import Rule, rename
 
 Q = "decoder.attention."

@@ -67,7 +67,7 @@ def load_pretrained(
         quantization.replace_linears(model, packed)
         rules = quantization.pack_rules(rules, packed)
     fill(
-        model, rules, source, prefix=row.prefix, ignored=row.ignored_tensors, tied=row.tied, aliases=row.aliases,
+        model, rules, source, prefix=row.prefix, ignored=row.ignored(config), tied=row.tied, aliases=row.aliases,
         dtype=dtype or _dtype(hf), device=device,
     )  # fmt: skip
     return model

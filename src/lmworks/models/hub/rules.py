@@ -56,7 +56,7 @@ class Split:
         """See `Operation`."""
         (fused,) = tensors
         sizes = [shape[self.dim] // self.groups for shape in shapes]
-        parts = self._grouped(fused).split(sizes, self.dim + 1)
+        parts = torch.split(self._grouped(fused), sizes, self.dim + 1)
         return [part.flatten(self.dim, self.dim + 1) for part in parts]
 
     def export(self, tensors: list[Tensor]) -> list[Tensor]:

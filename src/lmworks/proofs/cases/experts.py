@@ -41,13 +41,14 @@ CASES = (
     }, "Qwen3MoeForCausalLM"),
     Case("olmoe", "norm over all heads", {**SIZES, "intermediate_size": 20, "num_experts": 5,
                                           "num_experts_per_tok": 3, "eos_token_id": 1}, "OlmoeForCausalLM"),
-    Case("deepseek_v2", "lite", {**LATENT, "q_lora_rank": None, "rope_parameters": YARN}, "DeepseekV2ForCausalLM", 60),
+    Case("deepseek_v2", "lite", {**LATENT, "q_lora_rank": None, "rope_parameters": YARN}, "DeepseekV2ForCausalLM",
+         longest=60),
     Case("deepseek_v2", "grouped, biased", {
         **LATENT, **GROUPS, "q_lora_rank": 16, "topk_method": "group_limited_greedy", "attention_bias": True,
         "tie_word_embeddings": True,
     }, "DeepseekV2ForCausalLM"),
     Case("deepseek_v3", "yarn", {**LATENT, **GROUPS, "q_lora_rank": 16, "rope_parameters": YARN},
-         "DeepseekV3ForCausalLM", 60),
+         "DeepseekV3ForCausalLM", longest=60),
     Case("deepseek_v3", "halves, one group", {
         **LATENT, "n_group": 1, "topk_group": 1, "q_lora_rank": None, "rope_interleave": False,
         "norm_topk_prob": False, "attention_bias": True,

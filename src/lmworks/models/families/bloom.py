@@ -1,0 +1,64 @@
+"""BLOOM (arXiv:2211.05100): scores that fall with distance (ALiBi), and a norm over the embeddings."""
+
+from __future__ import annotations
+
+from lmworks.models.config import ModelConfig
+from lmworks.models.families.entries import Constant, Implied, Only, Written, get
+from lmworks.models.families.family import Family
+from lmworks.models.families.gpt_like import A, M, fused, heads, modules, sizes
+from lmworks.models.families.hf_config import HFConfig
+from lmworks.models.hub.rules import Rule
+
+_BLOCK = "transformer.h.{i}."
+
+
+def _rules(config: ModelConfig) -> tuple[Rule, ...]:
+    return (
+        *modules(
+            "embed_tokens=word_embeddings decoder.embed_norm=word_embeddings_layernorm decoder.norm=ln_f",
+            "transformer.", ours="",
+        ),
+        *modules("lm_head=lm_head head.score=score", ours=""),
+        *fused(config, f"{_BLOCK}self_attention.query_key_value"),
+        *modules(
+            "self_attn.o_proj=self_attention.dense mlp.up_proj=mlp.dense_h_to_4h mlp.down_proj=mlp.dense_4h_to_h "
+            "input_layernorm=input_layernorm post_attention_layernorm=post_attention_layernorm", _BLOCK,
+        ),
+    )  # fmt: skip
+
+
+def _preset(hidden: int, layers: int, attention_heads: int) -> HFConfig:
+    return {
+        "vocab_size": 250880, "n_embed": hidden, "n_layer": layers, "num_attention_heads": attention_heads,
+        "seq_length": 2048, "bos_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+
+
+BLOOM = Family(
+    name="bloom",
+    architectures=heads("Bloom"),
+    entries=(
+        *sizes(layers="n_layer", heads="n_head", context="seq_length"),
+        Constant(f"{M}hidden_act", "gelu_pytorch_tanh"),
+        Constant(f"{A}qkv_bias", True),
+        Constant(f"{A}o_bias", True),
+        Constant("positions", {"kind": "alibi"}),
+        Constant("embed.norm", lambda draft: {"kind": "layer", "eps": get(draft, "decoder.norm.eps")}),
+        Only("apply_residual_connection_post_layernorm", (False,), "sums are of what precedes the norms"),
+        Written({"hidden_dropout": 0.0, "attention_dropout": 0.0, "slow_but_exact": False}),
+        # Switches of its trainer that readers overlook.
+        Implied(("attention_softmax_in_fp32", "bias_dropout_fusion", "masked_softmax_fusion", "n_inner",
+                 "offset_alibi", "skip_bias_add", "skip_bias_add_qkv")),
+    ),
+    weight_rules=_rules,
+    spellings={"n_embed": "hidden_size", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"},
+    prefix="transformer.",
+    hf_presets={
+        "bloom-560m": _preset(1024, 24, 16),
+        "bloom-1b1": _preset(1536, 24, 16),
+        "bloom-1b7": _preset(2048, 24, 16),
+        "bloom-3b": _preset(2560, 30, 32),
+        "bloom-7b1": _preset(4096, 30, 32),
+        "bloom": _preset(14336, 70, 112),
+    },
+)  # fmt: skip
