@@ -203,7 +203,7 @@ def _gradient_gap(ours: Transformer, theirs: Transformer) -> float:
     for name, parameter in ours.named_parameters():
         wanted = expected[name].detach()
         got = torch.zeros_like(wanted) if parameter.grad is None else parameter.grad
-        floor = 1e-3 * typical * wanted.numel() ** 0.5
+        floor = 1e-2 * typical * wanted.numel() ** 0.5
         gaps.append(float((got - wanted).norm() / torch.maximum(wanted.norm(), floor)))
     return max(gaps)
 

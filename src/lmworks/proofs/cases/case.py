@@ -19,7 +19,7 @@ class Case:
     """Keyword arguments of the reference's configuration class."""
     architecture: str
     """Class of `transformers`."""
-    own_head: bool = False
-    """The head's matrix is not the embedding's, although the reference ties them when it makes a model (T5 1.1)."""
     longest: int = 40
     """Tokens of the longest document; beyond the trained context where a position scaling is to be seen."""
+    own_head: bool = False
+    """The head's matrix is not the embedding's, although the reference ties them when it makes a model (T5 1.1)."""
