@@ -11,6 +11,8 @@ SIZES = {
     "vocab_size": 101, "hidden_size": 36, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 50,
     "max_position_embeddings": 48,
 }  # fmt: skip
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+MODERNBERT = {**SIZES, "num_hidden_layers": 4, "local_attention": 8, **SPECIAL}
 DISTILBERT = {
     "vocab_size": 101,
     "dim": 36,
@@ -57,4 +59,17 @@ CASES: tuple[Case, ...] = (
         {**SIZES, "num_hidden_layers": 4, "num_hidden_groups": 2, "embedding_size": 36}, "AlbertForPreTraining",
     ),
     *_cases("mpnet", "MPNet", SIZES),
+    *_cases("modernbert", "ModernBert", MODERNBERT),
+    Case(
+        "modernbert", "biases, mean, own layer types",
+        {**MODERNBERT, "norm_bias": True, "attention_bias": True, "mlp_bias": True, "classifier_bias": True,
+         "classifier_pooling": "mean", "classifier_activation": "silu", "num_labels": 4,
+         "layer_types": ["sliding_attention", "full_attention"] * 2}, "ModernBertForSequenceClassification",
+    ),
+    Case(
+        "modernbert", "no window, untied, no bias at the end",
+        {**MODERNBERT, "layer_types": ["full_attention"] * 4, "decoder_bias": False, "tie_word_embeddings": False},
+        "ModernBertForMaskedLM",
+    ),
+    *(c for c in _cases("nomic_bert", "NomicBert", SIZES) if c.name != "question answering"),
 )  # fmt: skip
