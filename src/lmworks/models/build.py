@@ -129,12 +129,12 @@ def _moe(config: ModelConfig, mlp: FeedForward) -> nn.Module:
         size, mlp.num_experts, mlp.num_experts_per_tok, scoring_func=mlp.scoring_func,
         norm_topk_prob=mlp.norm_topk_prob, routed_scaling_factor=mlp.routed_scaling_factor, n_group=mlp.n_group,
         topk_group=mlp.topk_group, group_score=mlp.group_score, correction_bias=mlp.correction_bias,
-        expert_capacity=mlp.expert_capacity,
+        bias=mlp.router_bias, expert_capacity=mlp.expert_capacity,
     )  # fmt: skip
     return MixtureOfExperts(
         router, size, mlp.moe_intermediate_size, mlp.hidden_act, gated=mlp.gated, bias=mlp.bias,
         shared_experts=MLP(size, shared, mlp.hidden_act, gated=mlp.gated, bias=mlp.bias) if shared else None,
-        shared_expert_gate=mlp.shared_expert_gate,
+        shared_expert_gate=mlp.shared_expert_gate, swiglu_limit=mlp.swiglu_limit,
     )  # fmt: skip
 
 

@@ -291,6 +291,9 @@ class MoEConfig(Config):
     hidden_act: Activation = "silu"
     gated: bool = True
     bias: bool = False
+    swiglu_limit: PositiveFloat | None = None
+    """Gates are at most this, ups within it and then one more (gpt-oss)."""
+    router_bias: bool = False
     scoring_func: Literal["softmax", "sigmoid"] = "softmax"
     norm_topk_prob: bool = True
     """The weights of the chosen experts sum to one."""

@@ -21,9 +21,11 @@ class Experts(nn.Module):
     """The weights of X equally shaped MLPs, stacked, and their application to tokens sorted by expert."""
 
     def __init__(
-        self, num_experts: int, hidden_size: int, intermediate_size: int, hidden_act: str, *, gated: bool, bias: bool
-    ) -> None:
+        self, num_experts: int, hidden_size: int, intermediate_size: int, hidden_act: str, *, gated: bool, bias: bool,
+        swiglu_limit: float | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.swiglu_limit = swiglu_limit
         wide, narrow = (num_experts, intermediate_size, hidden_size), (num_experts, hidden_size, intermediate_size)
         self.gate_proj = _weights(wide) if gated else None
         self.gate_proj_bias = _biases(wide) if gated and bias else None
@@ -39,8 +41,14 @@ class Experts(nn.Module):
         if self.gate_proj is None:
             inner = self.activation(up)
         else:
-            inner = self.activation(_project(x, self.gate_proj, self.gate_proj_bias, group_sizes)) * up
+            inner = self.glu(_project(x, self.gate_proj, self.gate_proj_bias, group_sizes), up)
         return _project(inner, self.down_proj, self.down_proj_bias, group_sizes)
+
+    def glu(self, gate: Tensor, up: Tensor) -> Tensor:
+        """act(gate) · up, or what gpt-oss makes of it: see `MixtureOfExperts`."""
+        if self.swiglu_limit is not None:
+            gate, up = gate.clamp(max=self.swiglu_limit), up.clamp(-self.swiglu_limit, self.swiglu_limit) + 1
+        return self.activation(gate) * up
 
 
 def _project(x: Tensor, weight: Tensor, bias: Tensor | None, group_sizes: Tensor) -> Tensor:
@@ -69,6 +77,7 @@ class MixtureOfExperts(nn.Module):
         bias: of the experts' projections.
         shared_experts: applied to every token (DeepSeekMoE, arXiv:2401.06066): several are one wide MLP.
         shared_expert_gate: multiply their output by a sigmoid of a projection of x (Qwen2-MoE).
+        swiglu_limit: gates are at most this, ups within it and then one more: act(gate) · (up + 1) (gpt-oss).
     """
 
     def __init__(
@@ -82,12 +91,14 @@ class MixtureOfExperts(nn.Module):
         bias: bool = False,
         shared_experts: nn.Module | None = None,
         shared_expert_gate: bool = False,
+        swiglu_limit: float | None = None,
     ) -> None:
         super().__init__()
         self.router = router
         self.experts = Experts(
-            router.num_experts, hidden_size, moe_intermediate_size, hidden_act, gated=gated, bias=bias
-        )
+            router.num_experts, hidden_size, moe_intermediate_size, hidden_act, gated=gated, bias=bias,
+            swiglu_limit=swiglu_limit,
+        )  # fmt: skip
         self.shared_experts = shared_experts
         self.shared_expert_gate = nn.Linear(hidden_size, 1, bias=False) if shared_expert_gate else None
 
@@ -122,7 +133,7 @@ def moe_reference(moe: MixtureOfExperts, x: Tensor, cu_seqlens: Tensor | None = 
             inner = e.activation(inner)
         else:
             gate = F.linear(x, e.gate_proj[i], None if e.gate_proj_bias is None else e.gate_proj_bias[i])
-            inner = e.activation(gate) * inner
+            inner = e.glu(gate, inner)
         y = F.linear(inner, e.down_proj[i], None if e.down_proj_bias is None else e.down_proj_bias[i])
         routed = routed + (weights * (chosen == i)).sum(1, keepdim=True).to(x.dtype) * y
     return moe._with_shared(x, routed)

@@ -24,6 +24,10 @@ GLM = {
     **SIZES, "head_dim": 12, "intermediate_size": 72, "moe_intermediate_size": 20, "n_routed_experts": 6,
     "num_experts_per_tok": 2, "n_shared_experts": 1, "first_k_dense_replace": 2, "routed_scaling_factor": 2.0,
 }  # fmt: skip
+OSS = {
+    **SIZES, "head_dim": 10, "intermediate_size": 20, "num_local_experts": 5, "num_experts_per_tok": 2,
+    "sliding_window": 9,
+}  # fmt: skip
 CASES = (
     Case("mixtral", "odd experts", {**SIZES, "intermediate_size": 40, "num_local_experts": 5}, "MixtralForCausalLM"),
     Case("mixtral", "tied, windowed", {
@@ -53,6 +57,15 @@ CASES = (
         **LATENT, "n_group": 1, "topk_group": 1, "q_lora_rank": None, "rope_interleave": False,
         "norm_topk_prob": False, "attention_bias": True,
     }, "DeepseekV3ForCausalLM"),
+    Case("granitemoe", "factors", {
+        **SIZES, "intermediate_size": 20, "num_local_experts": 5, "num_experts_per_tok": 3, "tie_word_embeddings": True,
+        "embedding_multiplier": 3.0, "residual_multiplier": 0.3, "attention_multiplier": 0.2, "logits_scaling": 2.0,
+    }, "GraniteMoeForCausalLM"),
+    Case("gpt_oss", "yarn", {**OSS, "rope_parameters": {**YARN, "truncate": False}}, "GptOssForCausalLM", longest=60),
+    Case("gpt_oss", "windows at will, tied", {
+        **OSS, "layer_types": ["full_attention", "full_attention", "sliding_attention"], "tie_word_embeddings": True,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0}, "swiglu_limit": 0.8,
+    }, "GptOssForCausalLM"),
     Case("glm4_moe", "normed, biased", {**GLM, **GROUPS, "use_qk_norm": True, "attention_bias": True},
          "Glm4MoeForCausalLM"),
     Case("glm4_moe", "one group", {**GLM, "tie_word_embeddings": True}, "Glm4MoeForCausalLM"),
