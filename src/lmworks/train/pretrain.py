@@ -144,7 +144,7 @@ def _training_flops_per_token(model: ModelConfig, store: TokenStore, sequence_le
     """Forward and backward, with the causal attention that documents of these lengths need and no more."""
     lengths = np.minimum(store.lengths, sequence_length).astype(np.float64)
     keys_per_query = float((lengths * lengths).sum() / lengths.sum() / 2)
-    return 3 * flops_per_token(model, keys_per_query)
+    return flops_per_token(model, keys_per_query).training
 
 
 def _summary(result: TrainResult, parameters: int) -> dict[str, float]:
