@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from lmworks.core.errors import ConfigError
 from lmworks.models.build import build_model
-from lmworks.models.config import AttentionConfig, MLPConfig, ModelConfig, NormConfig, RotaryPositions, StackConfig
+from lmworks.models.config import ModelConfig, StackConfig
 from lmworks.models.families import FAMILIES, family_named, family_of
+from lmworks.models.slots import AttentionConfig, Llama3Scaling, MLPConfig, NormConfig, RotaryPositions
 
 SIZES = {
     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
@@ -22,6 +23,24 @@ SIZES = {
 }  # fmt: skip
 GPT2 = {"model_type": "gpt2", "vocab_size": 32, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64}
 SCALING = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+
+
+PUBLISHED = {
+    "llama-2-7b": 6_738_415_616, "llama-2-13b": 13_015_864_320, "llama-2-70b": 68_976_648_192,
+    "llama-3-8b": 8_030_261_248, "llama-3.1-405b": 405_853_388_800, "llama-3.2-1b": 1_235_814_400,
+    "llama-3.2-3b": 3_212_749_824, "smollm2-135m": 134_515_008, "smollm2-1.7b": 1_711_376_384,
+    "gpt2": 124_439_808, "gpt2-xl": 1_557_611_200, "mistral-7b-v0.3": 7_248_023_552,
+    "mistral-nemo-12b": 12_247_782_400, "ministral-8b": 8_019_808_256, "qwen2.5-0.5b": 494_032_768,
+    "qwen2.5-7b": 7_615_616_512, "qwen2.5-72b": 72_706_203_648, "qwen3-0.6b": 596_049_920,
+    "qwen3-8b": 8_190_735_360, "gemma-2b": 2_506_172_416, "gemma-7b": 8_537_680_896,
+    "gemma-2-2b": 2_614_341_888, "gemma-2-27b": 27_227_128_320, "gemma-3-270m": 268_098_176,
+    "gemma-3-1b": 999_885_952, "phi-2": 2_779_683_840, "phi-3-mini-4k": 3_821_079_552, "phi-4": 14_659_507_200,
+    "glm-4-9b": 9_399_951_360, "olmo-1b": 1_176_764_416, "olmo-2-7b": 7_298_617_344, "olmo-3-7b": 7_298_011_136,
+    "command-r": 34_980_831_232, "command-r7b": 8_028_033_024, "stablelm-2-1.6b": 1_644_515_328,
+    "starcoder2-3b": 3_030_371_328, "smollm3-3b": 3_075_098_624, "seed-oss-36b": 36_151_104_512,
+    "ernie-4.5-0.3b": 360_748_032, "exaone-4.0-1.2b": 1_279_391_488,
+}  # fmt: skip
+"""Parameters, as the published files have them."""
 
 
 def read(**values):
@@ -37,13 +56,24 @@ def test_presets_survive_the_round_trip(name):
 
 
 def test_presets_have_the_published_sizes():
-    published = {"llama-2-7b": 6_738_415_616, "llama-3-8b": 8_030_261_248, "llama-3.2-1b": 1_235_814_400,
-                 "smollm2-135m": 134_515_008, "gpt2": 124_439_808, "gpt2-xl": 1_557_611_200,
-                 "mistral-7b-v0.3": 7_248_023_552, "qwen2.5-0.5b": 494_032_768, "qwen3-0.6b": 596_049_920}  # fmt: skip
     presets = {n: c for family in FAMILIES for n, c in family_named(family).presets.items()}
-    for name, count in published.items():
-        with torch.device("meta"):
-            assert sum(p.numel() for p in build_model(presets[name]).parameters()) == count, name
+    for name, count in PUBLISHED.items():
+        assert size(presets[name]) == count, name
+
+
+def size(config):
+    with torch.device("meta"):
+        return sum(p.numel() for p in build_model(config).parameters())
+
+
+@pytest.mark.parametrize(("name", "count"), [("300m", 3e8), ("1b", 1e9), ("10b", 1e10), ("100b", 1e11)])
+def test_the_ladder_has_the_sizes_it_is_named_by(name, count):
+    config = family_named("llama").presets[f"llama-{name}"]
+    assert size(config) == pytest.approx(count, rel=0.05)
+    attention = config.decoder.attention
+    assert attention.num_attention_heads * attention.head_dim == config.hidden_size
+    assert attention.head_dim in (64, 128)
+    assert attention.num_key_value_heads < attention.num_attention_heads
 
 
 @given(
@@ -56,11 +86,12 @@ def test_llama_like_round_trip(heads, tied, bias, factor, act, eos, name):
     bias = {"mistral": False, "qwen2": True}.get(name, bias)
     attention = AttentionConfig(
         num_attention_heads=heads[0], num_key_value_heads=heads[1], head_dim=6, qkv_bias=bias,
-        o_bias=bias and name != "qwen2", qk_norm=name == "qwen3",
+        o_bias=bias and name != "qwen2", qk_norm="per_head" if name == "qwen3" else "none",
     )  # fmt: skip
+    scaling = None if factor is None else Llama3Scaling(factor=factor)
     config = ModelConfig(
         family=name, vocab_size=11, hidden_size=20, max_position_embeddings=77, tie_word_embeddings=tied,
-        positions=RotaryPositions(rope_theta=5e5, rope_scaling=None if factor is None else {"factor": factor}),
+        positions=RotaryPositions(rope_theta=5e5, rope_scaling=scaling),
         decoder=StackConfig(
             num_hidden_layers=3, attention=attention, mlp=MLPConfig(intermediate_size=9, hidden_act=act)
         ),
@@ -93,22 +124,31 @@ def test_written_rope_is_read_by_both_generations_of_readers():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_type 'yarn'"),
-        ({"rope_parameters": {"rope_type": "dynamic", "factor": 4.0}}, "rope_type 'dynamic'"),
+        ({"rope_scaling": {"rope_type": "spiral", "factor": 4.0}}, "rope_type 'spiral' is not supported"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, "yarn RoPE scaling lacks factor"),
+        ({"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0]}}, "longrope RoPE scaling lacks long_factor"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "lacks low_freq_factor"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": -1.0}}, "factor"),
         ({"rope_scaling": "linear"}, "not a mapping"),
         ({"rope_theta": 1e6, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}, "contradicts itself"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
-        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial rotary"),
-        ({"model_type": "mistral", "sliding_window": 16}, "sliding_window = 16 is active"),
-        ({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 16}, "sliding_window = 16 is active"),
-        ({"layer_types": ["sliding_attention"]}, "layer_types"),
-        ({"model_type": "qwen2", "attention_bias": False}, "contradicts model_type 'qwen2'"),
-        ({"hidden_act": "quick_gelu"}, "quick_gelu"),
+        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor = 0.5"),
+        ({"model_type": "mistral", "sliding_window": -1}, "sliding_window = -1 is not a positive integer"),
+        ({"model_type": "qwen2", "layer_types": ["sliding_attention"] * 2}, "layer_types has 2 entries for 1 layers"),
+        ({"model_type": "qwen3", "layer_types": ["chunked_attention"]}, "layer_types .'chunked_attention'. are not"),
+        ({"model_type": "gemma3_text", "rope_parameters": {"rope_type": "default"}}, "do not go by layer type"),
+        ({"model_type": "gemma2", "hidden_activation": "relu"}, "hidden_activation = 'relu' is not supported"),
+        ({"model_type": "cohere", "use_qk_norm": True}, "use_qk_norm = True is not supported"),
+        ({"model_type": "cohere2", "sliding_window": None}, "no layer with a window"),
+        ({"model_type": "olmo", "clip_qkv": 8.0}, "clip_qkv = 8.0 is not supported"),
+        ({"model_type": "smollm3", "no_rope_layers": [], "num_hidden_layers": 0}, "num_hidden_layers = 0"),
+        ({"model_type": "smollm3", "no_rope_layers": [1], "num_hidden_layers": 2}, "1 entries for 2 layers"),
+        ({"model_type": "qwen2", "attention_bias": False}, "attention_bias = False is not supported"),
+        ({"hidden_act": "swoosh"}, "hidden_act = 'swoosh' is unknown"),
         ({"hidden_act": []}, r"hidden_act = \[\] is unknown"),
         ({"model_type": ["llama"]}, r"model_type \['llama'\] is not supported"),
-        ({"model_type": "gemma3"}, "model_type 'gemma3' is not supported"),
-        ({"model_type": None, "architectures": ["BertModel"]}, "no known architecture"),
+        ({"model_type": "gemma9"}, "model_type 'gemma9' is not supported .did you mean 'gemma"),
+        ({"model_type": None, "architectures": ["ResNetModel"]}, "no known architecture"),
         ({"vocab_size": None}, "lacks 'vocab_size'"),
         ({"vocab_size": -3}, "vocab_size = -3"),
         ({"num_key_value_heads": 3}, "not a multiple"),
@@ -123,9 +163,38 @@ def test_what_is_not_supported_is_an_error(values, message):
         read(**values)
 
 
-def test_inactive_windows_are_fine():
-    assert read(model_type="mistral", sliding_window=4096).family == "mistral"
-    assert read(model_type="qwen2", use_sliding_window=False, sliding_window=16).family == "qwen2"
+def window(config, layer=0):
+    return config.decoder.layer(layer).attention.sliding_window
+
+
+def test_windows_are_where_the_file_means_them():
+    assert window(read(model_type="mistral")) == 4096
+    assert window(read(model_type="mistral", sliding_window=None)) is None
+    assert window(read(model_type="mistral", sliding_window=16)) == 16
+    assert window(read(model_type="qwen2", use_sliding_window=False, sliding_window=16)) is None
+    qwen = {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 16, "num_hidden_layers": 3}
+    assert [window(read(**qwen, max_window_layers=2), i) for i in range(3)] == [None, None, 16]
+    gemma = {"model_type": "gemma3_text", "sliding_window": 8, "num_hidden_layers": 4}
+    named = ["sliding_attention"] * 3 + ["full_attention"]
+    assert read(**gemma, sliding_window_pattern=4) == read(**gemma, layer_types=named)
+
+
+def test_gemma_3_turns_by_the_kind_of_layer_in_either_spelling():
+    gemma = {"model_type": "gemma3_text", "num_hidden_layers": 6}
+    old = read(**gemma, rope_theta=2e6, rope_local_base_freq=5e3, rope_scaling={"rope_type": "linear", "factor": 8.0})
+    new = read(**gemma, rope_parameters={
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 2e6},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 5e3},
+    })  # fmt: skip
+    assert new == old
+    assert (new.positions.rope_theta, new.positions.rope_scaling.factor) == (2e6, 8.0)
+    assert new.decoder.layer(0).positions.rope_theta == 5e3
+    assert new.decoder.layer(5).positions is None
+
+
+def test_null_is_not_absent_where_it_means_none():
+    assert read(model_type="gemma2").head.final_logit_softcapping == 30
+    assert read(model_type="gemma2", final_logit_softcapping=None).head.final_logit_softcapping is None
 
 
 def test_keys_without_effect_warn():
@@ -142,14 +211,14 @@ def test_architecture_stands_in_for_a_missing_model_type():
 
 def test_a_family_refuses_what_it_cannot_express():
     llama = read()
-    with pytest.raises(ConfigError, match="learned positions"):
+    with pytest.raises(ConfigError, match=r"positions .*'rope'.* .as .*'learned'"):
         family_named("gpt2").to_hf(llama)
     biased = llama.decoder.attention.model_copy(update={"o_bias": True})
     odd = llama.model_copy(update={"decoder": llama.decoder.model_copy(update={"attention": biased})})
-    with pytest.raises(ConfigError, match="cannot express this model's decoder"):
+    with pytest.raises(ConfigError, match=r"decoder.attention.o_bias True .as False"):
         family_named("llama").to_hf(odd)
     layer = llama.model_copy(update={"decoder": llama.decoder.model_copy(update={"norm": NormConfig(kind="layer")})})
-    with pytest.raises(ConfigError, match="RMSNorm"):
+    with pytest.raises(ConfigError, match=r"decoder.norm .*'layer'.* .as .*'rms'"):
         family_named("llama").to_hf(layer)
     with pytest.raises(ConfigError, match="did you mean 'llama'"):
         family_named("lama")

@@ -5,6 +5,8 @@ The second lets three layers of four see a window and gives the fourth no positi
 
 from __future__ import annotations
 
+from typing import Any
+
 from lmworks.models.families.entries import Constant, Entry, Field, Only, Rotary
 from lmworks.models.families.llama_like import (
     ATTENTION_BIAS,
@@ -25,6 +27,11 @@ _COHERE: tuple[Entry, ...] = (
     Field("logit_scale", "head.logit_multiplier", 0.0625),
     Only("use_qk_norm", (False,), "the norm of queries and keys that differs by head is not built"),
 )
+_SAID: dict[str, Any] = {
+    "order_of_interleaved_layers": "local_attn_first", "position_embedding_type": "rope_gptj", "rotary_pct": 1.0,
+    "use_embedding_sharing": True, "use_gated_activation": True, "use_parallel_block": True,
+}  # fmt: skip
+"""What files of the second say beside the keys that are read."""
 _RULES = decoder_rules(norms="input_layernorm")
 
 COHERE = decoder(
@@ -37,7 +44,8 @@ COHERE = decoder(
 )  # fmt: skip
 
 COHERE2 = decoder(
-    "cohere2", "Cohere2", *_COHERE, Constant("decoder.layers.F.positions", {"kind": "none"}),
+    "cohere2", "Cohere2", *_COHERE, *(Only(k, (v,), f"it is {v} here") for k, v in _SAID.items()),
+    Constant("decoder.layers.F.positions", {"kind": "none"}),
     SlidingLayers(window=4096, full_every=4, required=True), norm=layer_norm(bias=False),
     rotary=Rotary(interleaved=True), rules=_RULES, heads=generates_only("Cohere2"),
     presets={

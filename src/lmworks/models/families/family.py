@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -102,11 +102,10 @@ class Family:
         written |= write_head(self, draft)
         again = self.config_from_hf(written)
         if again != config:
-            wanted, got = config.to_dict(), again.to_dict()
-            differing = sorted(k for k in wanted if wanted[k] != got[k])
+            changed = [f"{path} {value!r} (as {read!r})" for path, value, read in _differing(draft, again.to_dict())]
             raise ConfigError(
-                f"the family {self.name!r} cannot express this model's {', '.join(differing)}: "
-                f"{[wanted[k] for k in differing]} would be read back as {[got[k] for k in differing]}",
+                f"the family {self.name!r} cannot express this model; read back would be otherwise: "
+                f"{', '.join(changed)}",
                 "Choose another family or change these fields",
             )
         return written
@@ -130,3 +129,13 @@ class Family:
         """`ignored_tensors` of a model."""
         layers = str(config.output_stack.num_hidden_layers)
         return tuple(pattern.replace("{num_hidden_layers}", layers) for pattern in self.ignored_tensors)
+
+
+def _differing(wanted: Draft, got: Draft, parent: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted path and both values of every field in which two drafts differ."""
+    for name, value in wanted.items():
+        other = got.get(name)
+        if isinstance(value, dict) and isinstance(other, dict) and value.get("kind") == other.get("kind"):
+            yield from _differing(value, other, f"{parent}{name}.")
+        elif value != other:
+            yield f"{parent}{name}", value, other

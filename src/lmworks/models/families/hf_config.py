@@ -11,15 +11,15 @@ from lmworks.core.errors import ConfigError
 HFConfig = Mapping[str, Any]
 
 INERT = frozenset({
-    "_name_or_path", "architectures", "attention_dropout", "attn_pdrop", "auto_map", "chunk_size_feed_forward",
-    "do_sample", "dtype", "embd_pdrop", "finetuning_task", "id2label", "is_decoder", "is_encoder_decoder",
-    "is_llama_config", "label2id", "max_length", "max_new_tokens", "max_window_layers", "model_type", "n_ctx",
-    "output_attentions", "output_hidden_states", "pad_token_id", "pretraining_tp", "problem_type",
-    "quantization_config", "reorder_and_upcast_attn", "resid_pdrop", "return_dict", "rope_interleaved",
-    "rope_scaling", "rope_theta", "summary_activation", "summary_first_dropout", "summary_proj_to_labels",
-    "summary_type", "summary_use_proj", "task_specific_params", "temperature", "tokenizer_class", "top_k", "top_p",
-    "torch_dtype", "torchscript", "transformers.js_config", "transformers_version", "transformers_weights",
-    "unk_token_id", "use_cache",
+    "_name_or_path", "architectures", "attention_dropout", "attn_pdrop", "auto_map", "cache_implementation",
+    "chunk_size_feed_forward", "do_sample", "dtype", "embd_pdrop", "embedding_dropout", "finetuning_task",
+    "hidden_dropout", "id2label", "is_decoder", "is_encoder_decoder", "is_llama_config", "label2id", "max_length",
+    "max_new_tokens", "max_window_layers", "model_type", "n_ctx", "output_attentions", "output_hidden_states",
+    "pad_token_id", "pretraining_tp", "problem_type", "quantization_config", "reorder_and_upcast_attn", "resid_pdrop",
+    "residual_dropout", "return_dict", "rope_interleaved", "rope_scaling", "rope_theta", "summary_activation",
+    "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj", "task_specific_params",
+    "temperature", "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript", "transformers.js_config",
+    "transformers_version", "transformers_weights", "unk_token_id", "use_cache",
 })  # fmt: skip
 """Keys of `config.json` that do not change what the model computes at inference, or are read elsewhere."""
 

@@ -12,7 +12,7 @@ from lmworks.models.families.hf_config import HFConfig
 from lmworks.models.families.llama_like import ATTENTION_BIAS, MLP_BIAS, A, M, decoder, preset, rms_norm
 
 
-def _llama3(vocab_size: int = 128256, *sizes: int, factor: float | None = None, **further: Any) -> HFConfig:
+def _llama3(vocab_size: int, *sizes: int, factor: float | None = None, **further: Any) -> HFConfig:
     rope: dict[str, Any] = {"rope_theta": 5e5, "rope_type": "default"}
     if factor is not None:
         rope |= {"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -51,7 +51,7 @@ LLAMA = decoder(
         ),
         # Not published: sound shapes for planning and training from scratch, named by their parameters.
         "llama-300m": _llama3(32000, 1024, 2816, 24, 16, 4, 4096, head_dim=64, tie_word_embeddings=True),
-        "llama-1b": _llama3(64000, 1792, 4864, 24, 14, 2, 8192, head_dim=128, tie_word_embeddings=True),
+        "llama-1b": _llama3(49152, 2048, 5632, 20, 16, 4, 8192, head_dim=128, tie_word_embeddings=True),
         "llama-10b": _llama3(128256, 4096, 14336, 40, 32, 8, 8192, head_dim=128),
         "llama-100b": _llama3(128256, 10240, 28672, 88, 80, 8, 8192, head_dim=128),
     },

@@ -29,7 +29,8 @@ _WINDOWS = SlidingLayers(window=4096, switched=True)
 
 QWEN2 = decoder(
     "qwen2", "Qwen2", Constant(f"{A}qkv_bias", True),
-    Only("attention_bias", (True,), "Qwen2's projections of queries, keys and values have biases"), _WINDOWS,
+    Only("attention_bias", (True,), "Qwen2's projections of queries, keys and values have biases"),
+    Only("use_mrope", (False,), "positions have one axis here"), _WINDOWS,
     presets={
         "qwen2.5-0.5b": _qwen2(896, 4864, 24, 14, 2, tie_word_embeddings=True),
         "qwen2.5-1.5b": _qwen2(1536, 8960, 28, 12, 2, tie_word_embeddings=True),
