@@ -180,7 +180,7 @@ def _packed(documents: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
 
 def _gap(ours: dict[str, list[Tensor]], theirs: dict[str, list[Tensor]]) -> float:
     assert set(ours) <= set(theirs), f"outputs {sorted(ours)} and {sorted(theirs)}"
-    return max(float((a - b).abs().max()) for name in ours for a, b in zip(ours[name], theirs[name], strict=True))
+    return max(float((a - b.view_as(a)).abs().max()) for name in ours for a, b in zip(ours[name], theirs[name], strict=True))
 
 
 def _loss(outputs: dict[str, list[Tensor]], seed: int) -> Tensor:

@@ -16,10 +16,12 @@ from lmworks.proofs.cases.case import Case
 
 Document = tuple[Tensor, Tensor | None]
 """Token ids [T] of what the stack reads last, and [S] of the source, for an encoder-decoder."""
-OUTPUTS = (
-    "logits", "prediction_logits", "seq_relationship_logits", "start_logits", "end_logits", "last_hidden_state",
-)  # fmt: skip
-"""What is compared, where the reference's output has it."""
+OUTPUTS = {
+    "logits": "logits", "prediction_logits": "prediction_logits", "seq_relationship_logits": "seq_relationship_logits",
+    "sop_logits": "seq_relationship_logits", "start_logits": "start_logits", "end_logits": "end_logits",
+    "last_hidden_state": "last_hidden_state",
+}  # fmt: skip
+"""What is compared, where the reference's output has it, and its name here: ALBERT has one of its own."""
 
 
 def transformers() -> Any:
@@ -78,9 +80,9 @@ def outputs(model: Any, documents: Sequence[Document], types: Sequence[Tensor | 
         if segment is not None:
             inputs["token_type_ids"] = segment[None]
         result = model(**inputs)
-        for name in OUTPUTS:
+        for name, ours in OUTPUTS.items():
             if getattr(result, name, None) is not None:
-                collected.setdefault(name, []).append(result[name][0])
+                collected.setdefault(ours, []).append(result[name][0])
     return collected
 
 
