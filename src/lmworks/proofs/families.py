@@ -8,6 +8,7 @@ byte.
 from __future__ import annotations
 
 import math
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -213,7 +214,8 @@ def _changed_tensors(theirs: Path, ours: Path, config: ModelConfig) -> int:
     row = family_named(config.family)
     repeated = set(row.aliases) | (set(row.tied) if config.tie_word_embeddings else set())
     sources = SafetensorsSource(theirs), SafetensorsSource(ours)
-    names = [{n for n in source.shapes() if n not in repeated} for source in sources]
+    unused = re.compile("|".join([f"({re.escape(row.prefix)})?({p})" for p in row.ignored(config)] or ["(?!)"]))
+    names = [{n for n in source.shapes() if n not in repeated and not unused.fullmatch(n)} for source in sources]
     shared = names[0] & names[1]
     return len(names[0] ^ names[1]) + sum(not _same_bytes(*(s.tensor(n) for s in sources)) for n in shared)
 

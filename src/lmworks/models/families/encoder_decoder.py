@@ -47,6 +47,22 @@ class Ignored:
 
 
 @dataclass(frozen=True)
+class ScaledEmbedding:
+    """`scale_embedding`: whether embeddings are multiplied by √d_model."""
+
+    default: bool
+
+    def read(self, fields: Fields, draft: Draft) -> None:
+        """See `entries.Entry`."""
+        scaled = fields.take("scale_embedding", self.default)
+        put(draft, "embed.multiplier", draft["hidden_size"] ** 0.5 if scaled else 1.0)
+
+    def write(self, draft: Draft, hf: dict[str, Any]) -> None:
+        """See `entries.Entry`."""
+        hf["scale_embedding"] = get(draft, "embed.multiplier") != 1.0
+
+
+@dataclass(frozen=True)
 class FeedForwardProj:
     """`feed_forward_proj`: an activation, "gated-" before it where the net is gated; "gated-gelu" is the tanh form."""
 

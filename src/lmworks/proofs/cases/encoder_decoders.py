@@ -13,6 +13,13 @@ SWITCH = {
     **T5, "num_layers": 4, "num_decoder_layers": 4, "num_sparse_encoder_layers": 2, "num_sparse_decoder_layers": 2,
     "num_experts": 3,
 }  # fmt: skip
+BART = {
+    "vocab_size": 97, "d_model": 48, "encoder_layers": 2, "encoder_attention_heads": 3, "encoder_ffn_dim": 52,
+    "decoder_layers": 3, "decoder_attention_heads": 6, "decoder_ffn_dim": 44, "max_position_embeddings": 48,
+    "forced_eos_token_id": None, "decoder_start_token_id": 2,
+    "pad_token_id": 3,  # not where decoders begin: the reference passes no gradient to the padding's vector
+}  # fmt: skip
+MARIAN = {**BART, "decoder_start_token_id": 96, "activation_function": "swish"}
 CASES = (
     Case("t5", "1.0", T5, "T5ForConditionalGeneration"),
     Case("t5", "1.1", GATED, "T5ForConditionalGeneration", own_head=True),
@@ -27,4 +34,11 @@ CASES = (
         {**SWITCH, "expert_capacity": 4, "num_sparse_decoder_layers": 4},
         "SwitchTransformersForConditionalGeneration",
     ),
+    Case("bart", "summary", BART, "BartForConditionalGeneration"),
+    Case("bart", "scaled embeddings", {**BART, "scale_embedding": True}, "BartForConditionalGeneration"),
+    Case("mbart", "translation", {**BART, "scale_embedding": True}, "MBartForConditionalGeneration"),
+    Case("marian", "translation", {**MARIAN, "scale_embedding": True}, "MarianMTModel"),
+    Case("marian", "ReLU, unscaled", {**MARIAN, "activation_function": "relu"}, "MarianMTModel"),
+    Case("pegasus", "summary", {**BART, "decoder_start_token_id": 0}, "PegasusForConditionalGeneration"),
+    Case("m2m_100", "translation", BART, "M2M100ForConditionalGeneration"),
 )  # fmt: skip
