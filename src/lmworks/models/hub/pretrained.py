@@ -104,7 +104,10 @@ def save_pretrained(model: Transformer, folder: Path | str, *, dtype: torch.dtyp
     hf |= dict.fromkeys(("dtype", "torch_dtype"), str(dtype).removeprefix("torch."))
     exported = export_state(rules, {n: t.detach() for n, t in state.items()})
     exported = {n: t.to(dtype) if t.is_floating_point() else t for n, t in exported.items()}
-    generation = {"bos_token_id": config.bos_token_id, "eos_token_id": one_or_list(config.eos_token_ids)}
+    generation = {
+        "bos_token_id": config.bos_token_id, "eos_token_id": one_or_list(config.eos_token_ids),
+        "pad_token_id": config.pad_token_id, "decoder_start_token_id": config.decoder_start_token_id,
+    }  # fmt: skip
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _write_json(folder / CONFIG, hf)
@@ -115,7 +118,8 @@ def save_pretrained(model: Transformer, folder: Path | str, *, dtype: torch.dtyp
 def read_config(path: Path | str) -> ModelConfig:
     """The configuration of a model folder or GGUF file, without reading weights.
 
-    End-of-text ids come from `generation_config.json` where there is one: chat models list theirs there.
+    End-of-text ids and the decoder's first token come from `generation_config.json` where it names them: chat models
+    list theirs there, and version 5 of transformers keeps both nowhere else.
 
     Raises:
         ConfigError: it is impossible or needs what is not supported.
@@ -126,8 +130,8 @@ def read_config(path: Path | str) -> ModelConfig:
         return config_from_gguf(GGUFFile(path))
     hf = read_json(path / CONFIG)
     generation = read_json(path / GENERATION_CONFIG) if (path / GENERATION_CONFIG).is_file() else {}
-    if generation.get("eos_token_id") is not None:
-        hf = {**hf, "eos_token_id": generation["eos_token_id"]}
+    decisive = ("eos_token_id", "decoder_start_token_id")
+    hf |= {key: generation[key] for key in decisive if generation.get(key) is not None}
     return family_of(hf).config_from_hf(hf)
 
 

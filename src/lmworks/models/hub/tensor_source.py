@@ -177,9 +177,11 @@ def fill(
     check_memory(state, dtype, device, source.name)
     for alias in report.tied:
         if not torch.equal(source.tensor(alias), source.tensor(repeated[alias])):
+            why, remedy = "config.json ties the two", 'Set "tie_word_embeddings": false in config.json'
+            if alias not in tied:
+                why, remedy = "this family has one matrix for both", "Use a model whose stacks share their embedding"
             raise CheckpointError(
-                f"{source.name} holds a {alias} that differs from {repeated[alias]}, but config.json ties the two",
-                'Set "tie_word_embeddings": false in config.json',
+                f"{source.name} holds a {alias} that differs from {repeated[alias]}, but {why}", remedy
             )
     loaded: dict[str, Tensor] = {}
     for rule in rules:
