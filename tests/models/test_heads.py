@@ -145,9 +145,7 @@ def test_heads_of_decoders_are_transformers(cls, labels, tmp_path):
             torch.testing.assert_close(model.token_logits(hidden), torch.cat(alone), rtol=1e-5, atol=1e-5)
         else:
             assert model.config.head.kind == ("reward" if labels == 1 else "sequence_classification")
-            torch.testing.assert_close(
-                model.document_logits(hidden, BOUNDS), torch.stack(alone), rtol=1e-5, atol=1e-5
-            )
+            torch.testing.assert_close(model.document_logits(hidden, BOUNDS), torch.stack(alone), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("pooling", ["cls", "last"])

@@ -170,10 +170,11 @@ def _modules(folder: Path) -> dict[str, str]:
 def _settings(folder: Path, modules: Mapping[str, str], model: Transformer) -> EmbedderSettings:
     transformer = folder / modules.get("Transformer", "")
     prefix, suffix = _surroundings(_json(transformer / "tokenizer.json") or {})
+    limit = (_json(transformer / "tokenizer_config.json") or {}).get("model_max_length")
     head = model.config.head
     if not modules:
         own = head if isinstance(head, EmbeddingHead) else EmbeddingHead()
-        return EmbedderSettings(own.pooling, own.normalize, None, prefix, suffix)
+        return EmbedderSettings(own.pooling, own.normalize, limit, prefix, suffix)
     written = _json(transformer / "sentence_bert_config.json") or {}
     if written.get("do_lower_case"):
         raise ConfigError(f"{folder}: do_lower_case is not supported", "Let the tokenizer's normalizer do it")
@@ -183,7 +184,7 @@ def _settings(folder: Path, modules: Mapping[str, str], model: Transformer) -> E
         if "Pooling" in modules
         else "mean",
         normalize="Normalize" in modules,
-        max_seq_length=written.get("max_seq_length"),
+        max_seq_length=written.get("max_seq_length") or limit,
         prefix_ids=prefix,
         suffix_ids=suffix,
         prompts=said.get("prompts") or {},
