@@ -26,7 +26,8 @@ COMMANDS: dict[str, Entry] = {
     "chat": Entry("lmworks.cli.chat:chat", "Talk to a model folder or GGUF file in the terminal."),
     "prove": Entry("lmworks.cli.prove:prove", "Measure this package's promises on this machine."),
     "schema": Entry("lmworks.cli.schema:schema", "Print a JSON Schema: of recipes or of one stage's fields."),
-    "model describe": Entry("lmworks.cli.model:describe", "Count a model's parameters, operations and bytes."),
+    "model describe": Entry("lmworks.cli.model:describe", "Describe a model: layers, parameters, operations, memory."),
+    "model list": Entry("lmworks.cli.model:list_presets", "List published models that are known by name."),
     "export gguf": Entry("lmworks.cli.export:gguf", "Write a model and its tokenizer as one file for llama.cpp."),
 }
 GROUPS = {
