@@ -130,3 +130,33 @@ def test_casting_a_model_keeps_the_rotary_speeds(tmp_path):
     before = rotation(model)
     assert torch.equal(rotation(model.bfloat16()), before)
     assert model.dtype == torch.bfloat16
+
+
+VISION = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
+          "image_size": 28, "patch_size": 14}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", ["model.language_model.", "language_model.model."])
+def test_gemma_3_with_images_is_read_as_its_language_model(layout, ids, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    text = {**SIZES, "head_dim": 12, "num_hidden_layers": 3, "sliding_window": 9, "sliding_window_pattern": 3,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0}}  # fmt: skip
+    config = transformers.Gemma3Config(
+        text_config=text, vision_config=VISION, mm_tokens_per_image=4, image_token_index=9
+    )
+    torch.manual_seed(0)
+    theirs = transformers.Gemma3ForConditionalGeneration(config).eval()
+    theirs.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    stem = next(name for name in tensors if name.endswith("embed_tokens.weight")).removesuffix("embed_tokens.weight")
+    save_file({n.replace(stem, layout): t for n, t in tensors.items()}, file)
+    ours = load_pretrained(tmp_path)
+    assert ours.config.family == "gemma3_text"
+    prompt = ids[(ids != 9)]
+    with torch.no_grad():
+        torch.testing.assert_close(logits(ours, prompt), theirs(prompt[None]).logits[0], atol=1e-5, rtol=1e-5)
+        save_pretrained(ours, tmp_path / "text")
+        reread = AutoModelForCausalLM.from_pretrained(tmp_path / "text").eval()
+        torch.testing.assert_close(reread(prompt[None]).logits, theirs(prompt[None]).logits, atol=1e-5, rtol=1e-5)

@@ -81,8 +81,11 @@ FAMILIES = {
     "umt5": "lmworks.models.families.t5:UMT5",
     "vaultgemma": "lmworks.models.families.gemma:VAULTGEMMA",
     "xlm-roberta": "lmworks.models.families.roberta:XLM_ROBERTA",
+    "xlnet": "lmworks.models.families.xlnet:XLNET",
 }
 """Family name, which is Hugging Face's `model_type`, to its row."""
+LANGUAGE_PARTS = {"gemma3": "lmworks.models.families.gemma:GEMMA3"}
+"""Models of text and images of which the language model is read; their configuration names its family."""
 
 
 def family_named(name: str) -> Family:
@@ -104,6 +107,9 @@ def family_of(hf: Mapping[str, Any]) -> Family:
         ConfigError: no row reads it.
     """
     model_type, architectures = hf.get("model_type"), hf.get("architectures") or []
+    if isinstance(model_type, str) and model_type in LANGUAGE_PARTS:
+        part: Family = resolve(LANGUAGE_PARTS[model_type])
+        return part
     if model_type is not None:
         if not isinstance(model_type, str) or model_type not in FAMILIES:
             raise ConfigError(

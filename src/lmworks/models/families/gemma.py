@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from lmworks.models.families.architectures import decoder_heads
 from lmworks.models.families.entries import Constant, Entry, Field, Only, Rotary, RotaryByLayerType
+from lmworks.models.families.language_part import language_part
 from lmworks.models.families.llama_like import (
     ATTENTION_BIAS,
     SANDWICH,
@@ -75,6 +76,8 @@ VAULTGEMMA = decoder(
     presets={"vaultgemma-1b": preset(256000, 1152, 6912, 26, 4, 4, 1024, sliding_window=512)},
 )  # fmt: skip
 
+_EIGHTFOLD = {"rope_type": "linear", "factor": 8.0}
+
 GEMMA3_TEXT = decoder(
     "gemma3_text", "Gemma3Text", *_GEMMA, _SCALE, *_logit_cap(None),
     Only("attn_logit_softcapping", (), "Gemma 3 does not cap scores"), Constant("decoder.placement", "sandwich"),
@@ -88,5 +91,17 @@ GEMMA3_TEXT = decoder(
     presets={
         "gemma-3-270m": preset(262144, 640, 2048, 18, 4, 1, 32768, sliding_window=512),
         "gemma-3-1b": preset(262144, 1152, 6912, 26, 4, 1, 32768, sliding_window=512),
+        # These read images too; what is here is their language model.
+        "gemma-3-4b": preset(262208, 2560, 10240, 34, 8, 4, 131072, sliding_window=1024, rope_scaling=_EIGHTFOLD),
+        "gemma-3-12b": preset(262208, 3840, 15360, 48, 16, 8, 131072, sliding_window=1024, rope_scaling=_EIGHTFOLD),
+        "gemma-3-27b": preset(
+            262208, 5376, 21504, 62, 32, 16, 131072, head_dim=128, query_pre_attn_scalar=168, sliding_window=1024,
+            rope_scaling=_EIGHTFOLD,
+        ),
     },
+)  # fmt: skip
+
+GEMMA3 = language_part(
+    "gemma3", "Gemma3ForConditionalGeneration", GEMMA3_TEXT,
+    **preset(262208, 2304, 9216, 26, 8, 4, 131072),
 )  # fmt: skip

@@ -86,8 +86,8 @@ class Fields:
             raise ConfigError(f"config.json: {key} = {value!r} is not supported: {why}", "Use a model without it")
 
     def done(self) -> None:
-        """Warn about keys nobody read."""
-        if unread := sorted(set(self.values) - self._seen):
+        """Warn about keys nobody read; those that begin with "_" are a library's notes to itself."""
+        if unread := sorted(key for key in set(self.values) - self._seen if not key.startswith("_")):
             warnings.warn(f"config.json: {', '.join(unread)} have no effect here", UserWarning, stacklevel=3)
 
 

@@ -19,6 +19,7 @@ class LayersWithoutRotation:
         """See `Entry`."""
         count, interval = get(draft, "decoder.num_hidden_layers"), fields.count("no_rope_layer_interval", 4)
         turned = fields.take("no_rope_layers", None) or [int((i + 1) % interval > 0) for i in range(count)]
+        fields.take("sliding_window", None)  # which nothing uses
         if set(fields.take("layer_types", ())) - {"full_attention"}:
             raise ConfigError("config.json: SmolLM3 is read without windows", "Use a model whose layers all see all")
         if len(turned) < count:
