@@ -14,6 +14,7 @@ from lmworks.models.config import ModelConfig
 from lmworks.nn.attention_context import PackedContext
 from lmworks.nn.mla import MultiheadLatentAttention
 from lmworks.nn.positions import RotaryEmbedding
+from lmworks.nn.quantized import QuantizedLinear
 from lmworks.nn.rope import inverse_frequencies
 
 SIZES = {"kv_lora_rank": 10, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 5}
@@ -47,6 +48,13 @@ def test_absorbed_is_expanded_in_values_and_gradients(q_lora_rank, bias, interle
         results.append([y.detach(), inputs.grad, *(p.grad.clone() for p in mla.parameters())])
     for expanded, absorbed in zip(*results, strict=True):
         torch.testing.assert_close(absorbed, expanded, atol=1e-4, rtol=1e-4)
+
+
+def test_absorbed_is_expanded_over_int8_weights():
+    mla, x = layer(None, False), torch.randn(16, WIDTH)
+    mla.kv_b_proj = QuantizedLinear.from_linear(mla.kv_b_proj)
+    expanded, absorbed = (mla(x, signal(True), PackedContext(BOUNDS, latent=latent)) for latent in (False, True))
+    torch.testing.assert_close(absorbed, expanded, atol=1e-4, rtol=1e-4)
 
 
 def test_absorbed_hands_over_one_latent_per_token():

@@ -18,6 +18,7 @@ from lmworks.kernels.scores import Scores
 from lmworks.nn.attention_context import AttentionContext
 from lmworks.nn.norms import RMSNorm
 from lmworks.nn.positions import PositionSignal
+from lmworks.nn.quantized import QuantizedLinear
 
 
 class MultiheadLatentAttention(nn.Module):
@@ -57,7 +58,9 @@ class MultiheadLatentAttention(nn.Module):
             self.q_b_proj = nn.Linear(q_lora_rank, self.query_size, bias=False)
         self.kv_a_proj_with_mqa = nn.Linear(hidden_size, kv_lora_rank + self.rope, bias=bias)
         self.kv_a_layernorm = RMSNorm(kv_lora_rank, norm_eps)
-        self.kv_b_proj = nn.Linear(kv_lora_rank, num_heads * (self.nope + v_head_dim), bias=False)
+        self.kv_b_proj: nn.Linear | QuantizedLinear = nn.Linear(
+            kv_lora_rank, num_heads * (self.nope + v_head_dim), bias=False
+        )
         self.o_proj = nn.Linear(num_heads * v_head_dim, hidden_size, bias=bias)
 
     def forward(self, x: Tensor, signal: PositionSignal, context: AttentionContext) -> Tensor:
@@ -92,7 +95,8 @@ class MultiheadLatentAttention(nn.Module):
         scores: Scores,
     ) -> Tensor:  # fmt: skip
         """As `_expanded`, by q·(U c) = (Uᵀ q)·c and Σ a·(V c) = V Σ a·c."""
-        up = self.kv_b_proj.weight.view(query.shape[1], self.nope + self.v_head_dim, self.kv_lora_rank)
+        weight = self.kv_b_proj.dequantized() if isinstance(self.kv_b_proj, QuantizedLinear) else self.kv_b_proj.weight
+        up = weight.view(query.shape[1], self.nope + self.v_head_dim, self.kv_lora_rank)
         to_key, to_value = torch.split(up, [self.nope, self.v_head_dim], 1)
         query = torch.cat([torch.einsum("nhd,hdr->nhr", query, to_key), query_turned], -1)
         key = torch.cat([latent, key_turned], -1)

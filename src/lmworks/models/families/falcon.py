@@ -84,8 +84,5 @@ FALCON = Family(
         "falcon-7b": _preset(65024, 4544, 32, 71, multi_query=True, parallel_attn=True),
         "falcon-40b": _preset(65024, 8192, 60, 128, new_decoder_architecture=True, num_kv_heads=8),
         "falcon-180b": _preset(65024, 14848, 80, 232, new_decoder_architecture=True, num_kv_heads=8),
-        "falcon-11b": _preset(65024, 4096, 60, 32, new_decoder_architecture=True, num_kv_heads=8,
-                              num_ln_in_parallel_attn=1, ffn_hidden_size=16384, max_position_embeddings=8192,
-                              rope_theta=500042.0),
     },
 )  # fmt: skip
