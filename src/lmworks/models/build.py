@@ -72,6 +72,7 @@ def _stack(config: ModelConfig, stack: StackConfig | None) -> Stack | None:
         embed_types=nn.Embedding(embed.type_vocab_size, width) if embed.type_vocab_size else None,
         embed_norm=norm_of(embed.norm, width) if embed.norm is not None else None,
         embed_projection=nn.Linear(width, size) if embed.embedding_size else None,
+        target_embedding=nn.Parameter(torch.empty(1, size)) if stack.attention.kind == "xl" else None,
         repeat=stack.num_hidden_layers // (stack.num_hidden_groups or stack.num_hidden_layers),
         dropout=embed.dropout,
         layerdrop=stack.residual.layerdrop,

@@ -24,8 +24,11 @@ from lmworks.models.slots import (
     Positions,
     Positive,
     ResidualConfig,
+    RelativeSinusoidalPositions,
     RotaryPositions,
 )
+    SinusoidalPositions,
+    XLAttentionConfig,
 
 Placement = Literal["pre", "post", "sandwich", "reordered", "parallel", "parallel_shared"]
 
@@ -138,6 +141,20 @@ class ModelConfig(Config):
         if isinstance(positions, RotaryPositions) and rotary_dim(attention, positions) % 2:
             raise ValueError(f"the {rotary_dim(attention, positions)} coordinates to rotate must be even in number")
         if causal and isinstance(attention, LinformerConfig):
+        scaling = positions.rope_scaling if isinstance(positions, RotaryPositions) else None
+        if isinstance(positions, RotaryPositions) and isinstance(scaling, LongRopeScaling):
+            for name, divisors in (("short_factor", scaling.short_factor), ("long_factor", scaling.long_factor)):
+                if len(divisors) != rotary_dim(attention, positions) // 2:
+                    raise ValueError(
+                        f"{name} has {len(divisors)} divisors for {rotary_dim(attention, positions) // 2} angular speeds"
+                    )
+        if isinstance(attention, XLAttentionConfig) != isinstance(positions, RelativeSinusoidalPositions):
+            raise ValueError(
+                f'"xl" attention and "relative_sinusoidal" positions need each other; here are {attention.kind!r} '
+                f"and {positions.kind!r}"
+            )
+        if isinstance(positions, SinusoidalPositions | RelativeSinusoidalPositions) and self.hidden_size % 2:
+            raise ValueError(f"sines and cosines fill an even hidden_size, not {self.hidden_size}")
             raise ValueError("linformer attention cannot be causal: it mixes keys along the length")
 
     @property

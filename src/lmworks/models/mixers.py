@@ -19,12 +19,14 @@ from lmworks.models.slots import (
     LSHAttentionConfig,
     MLAConfig,
     NormConfig,
+    XLAttentionConfig,
     YarnScaling,
 )
 from lmworks.nn import mixers, rope
 from lmworks.nn.attention import Attention
 from lmworks.nn.mla import MultiheadLatentAttention
 from lmworks.nn.norms import build_norm
+from lmworks.nn.xl_attention import XLAttention
 
 
 def norm_of(norm: NormConfig, size: int) -> nn.Module:
@@ -68,6 +70,12 @@ def _mla(config: ModelConfig, stack: StackConfig, attention: AttentionSlot, inde
     )  # fmt: skip
 
 
+def _xl(config: ModelConfig, stack: StackConfig, attention: AttentionSlot, index: int) -> nn.Module:
+    assert isinstance(attention, XLAttentionConfig), "the table of mixers matches kinds to builders"
+    mask = self_attention_mask(causal=stack.causal)
+    return XLAttention(index, config.hidden_size, attention.num_attention_heads, attention.head_dim, mask=mask)
+
+
 def _mixed(config: ModelConfig, stack: StackConfig, attention: AttentionSlot, index: int) -> nn.Module:
     causal = stack.causal
     match attention:
@@ -103,6 +111,7 @@ def _mixed(config: ModelConfig, stack: StackConfig, attention: AttentionSlot, in
 MIXERS: dict[str, Callable[[ModelConfig, StackConfig, AttentionSlot, int], nn.Module]] = {
     "softmax": attention_of,
     "mla": _mla,
+    "xl": _xl,
     "block_sparse": _mixed,
     "lsh": _mixed,
     "linear": _mixed,

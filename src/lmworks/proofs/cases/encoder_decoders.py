@@ -1,4 +1,4 @@
-"""Encoder-decoders: T5, BART and their relatives."""
+"""Encoder-decoders: T5, BART and their relatives; XLNet."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ BART = {
     "pad_token_id": 3,  # not where decoders begin: the reference passes no gradient to the padding's vector
 }  # fmt: skip
 MARIAN = {**BART, "decoder_start_token_id": 96, "activation_function": "swish"}
+XLNET = {"vocab_size": 97, "d_model": 40, "n_layer": 3, "n_head": 5, "d_inner": 52}
 CASES = (
     Case("t5", "1.0", T5, "T5ForConditionalGeneration"),
     Case("t5", "1.1", GATED, "T5ForConditionalGeneration", own_head=True),
@@ -41,4 +42,10 @@ CASES = (
     Case("marian", "ReLU, unscaled", {**MARIAN, "activation_function": "relu"}, "MarianMTModel"),
     Case("pegasus", "summary", {**BART, "decoder_start_token_id": 0}, "PegasusForConditionalGeneration"),
     Case("m2m_100", "translation", BART, "M2M100ForConditionalGeneration"),
+    Case("xlnet", "language model", XLNET, "XLNetLMHeadModel"),
+    Case("xlnet", "untied, ReLU", {**XLNET, "tie_word_embeddings": False, "ff_activation": "relu"}, "XLNetLMHeadModel"),
+    Case("xlnet", "sequence classification", {**XLNET, "num_labels": 3}, "XLNetForSequenceClassification"),
+    Case("xlnet", "tagging", {**XLNET, "num_labels": 3}, "XLNetForTokenClassification"),
+    Case("xlnet", "question answering", XLNET, "XLNetForQuestionAnsweringSimple"),
+    Case("xlnet", "bare", XLNET, "XLNetModel"),
 )  # fmt: skip
