@@ -131,10 +131,11 @@ def test_texts_are_cut_to_the_models_positions(plain):
 @pytest.mark.parametrize(
     ("module", "said"),
     [({"type": "sentence_transformers.models.Dense", "path": ""}, "'Dense'"),
-     ({"type": "sentence_transformers.models.Pooling", "path": "../elsewhere"}, "outside the folder")],
+     ({"type": "sentence_transformers.models.Pooling", "path": "../elsewhere"}, "outside the folder"),
+     (None, "no list of modules")],
 )  # fmt: skip
 def test_modules_that_are_not_supported(tmp_path, module, said):
-    (tmp_path / "modules.json").write_text(json.dumps([module]))
+    (tmp_path / "modules.json").write_text(json.dumps([module] if module else {"0": "Transformer"}))
     with pytest.raises((ConfigError, CheckpointError), match=said):
         load_plain(tmp_path)
 

@@ -73,8 +73,8 @@ class StackConfig(Config):
         groups = self.num_hidden_groups
         if groups is not None and (self.num_hidden_layers % groups or self.causal):
             raise ValueError(
-                f"num_hidden_groups {groups} must divide num_hidden_layers {self.num_hidden_layers}, and the stack must "
-                "not be causal: applications of one layer would share a cache"
+                f"num_hidden_groups {groups} must divide num_hidden_layers {self.num_hidden_layers}, and the stack "
+                "must not be causal: applications of one layer would share a cache"
             )
 
     def layer(self, index: int) -> LayerConfig:

@@ -156,6 +156,8 @@ class Embedder:
 def _modules(folder: Path) -> dict[str, str]:
     """Kind of each module of a sentence-transformers folder and its folder below; empty for a plain one."""
     listed = _json(folder / "modules.json") or []
+    if not isinstance(listed, list) or not all(isinstance(module, dict) for module in listed):
+        raise CheckpointError(f"{folder}: modules.json is no list of modules", "Restore the file")
     modules = {}
     for module in listed:
         kind, path = str(module.get("type", "")).rpartition(".")[2], str(module.get("path", ""))
