@@ -15,7 +15,7 @@ from lmworks.models.build import build_model
 from lmworks.models.families import FAMILIES, family_named
 from lmworks.models.families.presets import preset_named, preset_names
 from lmworks.models.hub import save_pretrained
-from lmworks.models.hub.gguf_export import save_gguf
+from lmworks.compress.gguf_export import save_gguf
 
 HF = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
       "max_position_embeddings": 64, "tie_word_embeddings": True}  # fmt: skip

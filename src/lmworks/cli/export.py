@@ -22,7 +22,7 @@ def gguf(model: Path, output: Path, dtype: str) -> None:
     from typing import cast
 
     from lmworks.models.hub import load_pretrained
-    from lmworks.models.hub.gguf_export import DType, save_gguf
+    from lmworks.compress.gguf_export import DType, save_gguf
     from lmworks.tokenization import load_tokenizer
     from lmworks.tokenization.gguf_export import gguf_metadata
 

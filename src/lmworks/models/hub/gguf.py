@@ -1,6 +1,6 @@
 """Models in GGUF files: llama.cpp's spelling of a family's `config.json` and tensor names, as tables.
 
-The family itself does the rest, in both directions: `config_from_metadata` and `weight_rules` here, `hub.gguf_export`
+The family itself does the rest, in both directions: `config_from_metadata` and `weight_rules` here, `compress.gguf_export`
 there. The container is `core.gguf`'s business, the tokenizer inside `tokenization.gguf`'s.
 """
 

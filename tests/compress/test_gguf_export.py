@@ -15,7 +15,7 @@ from lmworks.models.build import build_model
 from lmworks.models.families import family_named
 from lmworks.models.hub import load_pretrained
 from lmworks.models.hub.gguf import ARCHITECTURES
-from lmworks.models.hub.gguf_export import save_gguf
+from lmworks.compress.gguf_export import save_gguf
 from lmworks.nn.attention_context import PackedContext
 
 VOCAB = 70
