@@ -130,7 +130,7 @@ DEEPSEEK_V3 = family(
             "moe_intermediate_size": 2048, "num_hidden_layers": 61, "num_attention_heads": 128, "n_shared_experts": 1,
             "n_routed_experts": 256, "num_experts_per_tok": 8, "first_k_dense_replace": 3, "n_group": 8,
             "topk_group": 4, "routed_scaling_factor": 2.5, "rope_scaling": _yarn(1.0), "bos_token_id": 0,
-            "eos_token_id": 1,
+            "eos_token_id": 1, "aux_loss_alpha": 0.001,
         },
     },
 )  # fmt: skip

@@ -73,6 +73,6 @@ GPT_BIGCODE = Family(
     hf_presets={
         "santacoder": _preset(49280, 2048, 24, 16, 2048, 49152),
         "starcoderbase-1b": _preset(49152, 2048, 24, 16, 8192, 0),
-        "starcoder": _preset(49152, 6144, 40, 48, 8192, 0),
+        "starcoder": {**_preset(49152, 6144, 40, 48, 8192, 0), "activation_function": "gelu"},
     },
 )  # fmt: skip

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from lmworks.models.config import ModelConfig
 from lmworks.models.families.architectures import decoder_heads
-from lmworks.models.families.entries import Constant, Count, Field, Only, Rotary, Written
+from lmworks.models.families.entries import Constant, Count, Field, Implied, Only, Rotary, Written
 from lmworks.models.families.family import Family
 from lmworks.models.families.hf_config import HFConfig
 from lmworks.models.families.llama_like import ATTENTION, COMMON, A, SlidingLayers, decoder_rules, preset, rms_norm
@@ -56,7 +56,7 @@ GPT_OSS = Family(
         Field("swiglu_limit", f"{M}swiglu_limit", 7.0),
         Only("swiglu_alpha", (1.702,), "the gate's sigmoid is steepened by 1.702", written=1.702),
         *rms_norm(1e-5), Rotary(150_000.0), SlidingLayers(window=128, full_every=2),
-        Written({"output_router_logits": False, "hidden_act": "silu"}),
+        Implied(("initial_context_length",)), Written({"output_router_logits": False, "hidden_act": "silu"}),
     ),
     weight_rules=_rules,
     spellings={"experts_per_token": "num_experts_per_tok"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lmworks.models.families.entries import Constant, Draft, Written, get, put
+from lmworks.models.families.entries import Constant, Draft, Implied, Only, Written, get, put
 from lmworks.models.families.family import Family
 from lmworks.models.families.gpt_like import A, heads, modules, sizes
 from lmworks.models.families.hf_config import Fields
@@ -45,6 +45,8 @@ GPTJ = Family(
         ),
         RotaryDim(),
         Constant("decoder.placement", "parallel_shared"),
+        Only("scale_attn_weights", (True,), "scores are always divided by the square root of the head size"),
+        Implied(("rotary", "gradient_checkpointing")),
         Written({"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}),
     ),
     weight_rules=RULES,

@@ -57,7 +57,7 @@ def _preset(hidden: int, layers: int, attention_heads: int, context: int) -> HFC
 
 MPT = Family(
     name="mpt",
-    architectures=heads("Mpt"),
+    architectures={**heads("Mpt"), "MPTForCausalLM": {"kind": "causal_lm"}},
     entries=(
         *sizes(hidden="d_model", layers="n_layers", heads="n_heads", context="max_seq_len"),
         Constant(f"{M}bias", False),

@@ -66,7 +66,7 @@ OPT = Family(
         Only("_remove_final_layer_norm", (False,), "the last norm stands where the others do"),
         WordEmbedding(),
         Written({"dropout": 0.0, "attention_dropout": 0.0, "layerdrop": 0.0}),
-        Implied(("prefix",)),
+        Implied(("activation_dropout", "prefix")),
     ),
     weight_rules=RULES,
     prefix="model.",
