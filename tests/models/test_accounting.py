@@ -49,6 +49,8 @@ CASES = {
     "encoder and decoder": model(encoder=ENCODER, stack=CROSSED),
     "linformer": model(attention={"kind": "linformer", "num_attention_heads": 3, "head_dim": 8, "projected_length": 5},
                        which="encoder", stack={"causal": False}, positions={"kind": "sinusoidal"}),
+    "xl": model(attention={"kind": "xl", "num_attention_heads": 3, "head_dim": 8}, which="encoder",
+                stack={"causal": False}, positions={"kind": "relative_sinusoidal"}),
     "linear": model(attention={"kind": "linear", "num_attention_heads": 3, "head_dim": 8}, which="encoder",
                     stack={"causal": False}),
 }  # fmt: skip
@@ -97,11 +99,13 @@ def test_parameters_of_published_models(name):
 def role(name, parameter):
     if ".experts." in name:
         return "experts"
-    if parameter.ndim == 1:
+    if parameter.ndim == 1 or name.endswith(("_bias", ".seg_embed")):
         return "vectors"
     if name.startswith(("lm_head", "head.")):
         return "head"
-    looked_up = name.startswith("embed_tokens") or ".embed_positions" in name or ".embed_types" in name
+    looked_up = (
+        name.startswith("embed_tokens") or ".embed_positions" in name or ".embed_types" in name or "target_" in name
+    )
     return "embedding" if looked_up or ".position_codes" in name else "linear"
 
 
@@ -117,7 +121,7 @@ flags = st.booleans()
 
 
 @st.composite
-def attentions(draw, causal=True, kinds=tuple(MIXERS)):
+def attentions(draw, causal=True, kinds=tuple(k for k in MIXERS if k != "xl")):
     kind = draw(st.sampled_from([k for k in kinds if not (causal and k == "linformer")]))
     heads = draw(st.integers(1, 3))
     own = {"kind": kind, "num_attention_heads": heads, "head_dim": draw(sizes)}
@@ -139,7 +143,8 @@ def feed_forwards(draw):
         return {**shape, "intermediate_size": draw(st.integers(1, 20))}
     return {**shape, "kind": "moe", "num_experts": 4, "num_experts_per_tok": draw(st.integers(1, 4)),
             "moe_intermediate_size": draw(st.integers(1, 9)), "shared_expert_gate": draw(flags),
-            "shared_intermediate_size": draw(st.sampled_from([0, 7])), "correction_bias": draw(flags)}  # fmt: skip
+            "shared_intermediate_size": draw(st.sampled_from([0, 7])), "correction_bias": draw(flags),
+            "router_bias": draw(flags)}  # fmt: skip
 
 
 norms = st.fixed_dictionaries({"kind": st.sampled_from(["rms", "layer", "batch"]), "bias": flags, "affine": flags})
@@ -197,6 +202,11 @@ def test_parameters_by_role_of_any_model(config):
     counted = parameters(config)
     assert {name: getattr(counted, name) for name in by_role(config)} == by_role(config)
     assert counted.active <= counted.total
+
+
+def test_parameters_by_role_of_attention_by_distance():
+    counted = parameters(CASES["xl"])
+    assert {name: getattr(counted, name) for name in by_role(CASES["xl"])} == by_role(CASES["xl"])
 
 
 def test_active_parameters_leave_out_experts_not_chosen():
@@ -333,6 +343,7 @@ TRAINED = {
     "alibi": trained(positions={"kind": "alibi"}),
     "mla": trained(attention={**MLA, "num_attention_heads": 4, "qk_nope_head_dim": 12, "v_head_dim": 16}),
     "moe": trained(mlp={**MOE, "moe_intermediate_size": 48, "shared_intermediate_size": 40}),
+    "clamped experts": trained(mlp={**MOE, "moe_intermediate_size": 64, "swiglu_limit": 7.0}),
     "both": trained(stack=PRE_CROSSED, encoder={**ENCODER, "attention": PRE_CROSSED["cross_attention"]}),
 }
 

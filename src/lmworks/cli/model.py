@@ -194,8 +194,8 @@ def _rendered(model: str, facts: dict[str, Any]) -> list[RenderableType]:
         f"{facts['vocab_size']:,}{tied}, context {facts['max_position_embeddings']:,}\n",
         layers, "", shares, "", operations, "",
         f"{kept}." if "refused" not in cache else f"No cache: {cache['refused']}.", inference, "", training,
-        "\nTraining in bfloat16 beside float32 weights, on one device; activations are an estimate. Checkpointed: of each "
-        "layer the input alone is kept, and it is computed again.",
+        "\nTraining in bfloat16 beside float32 weights, on one device; activations are an estimate. Checkpointed: of "
+        "each layer the input alone is kept, and the rest computed again.",
     ]  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from lmworks.models.slots import (
     MLAConfig,
     NormConfig,
     RelativeBiasPositions,
+    XLAttentionConfig,
 )
 
 
@@ -133,16 +134,17 @@ def flops_per_token(
     source = context_length if source_length is None else source_length
     stack, share = config.output_stack, source / context_length
     products = _products(config, stack)
-    cross = 0.0 if stack.cross_attention is None else mixing(stack.cross_attention, causal=False, keys=source)
-    encoder = 0.0
+    cross, encoder = 0.0, 0.0
+    if stack.cross_attention is not None:
+        cross = products["cross_attention"] + share * products["source"]
+        cross += stack.num_hidden_layers * mixing(stack.cross_attention, config.hidden_size, causal=False, keys=source)
     if config.encoder is not None and config.encoder is not stack:
-        encoder = sum(_products(config, config.encoder).values()) + _scores(config.encoder, source, absorbed=False)
+        encoder = _scores(config, config.encoder, source) + sum(_products(config, config.encoder).values())
     return Flops(
         embedding=2 * products["embedding"],
         attention=2 * products["attention"],
-        scores=2 * _scores(stack, context_length, absorbed=absorbed),
-        cross_attention=2
-        * (products["cross_attention"] + share * products["source"] + stack.num_hidden_layers * cross),
+        scores=2 * _scores(config, stack, context_length, absorbed=absorbed),
+        cross_attention=2 * cross,
         mlp=2 * products["mlp"],
         router=2 * products["router"],
         experts=2 * products["experts"],
@@ -190,11 +192,12 @@ def weight_bytes(config: ModelConfig, dtype: torch.dtype, *, int8: bool = False)
     return numbers + (parameters(config).total - numbers + sum(m.outputs for m in small)) * dtype.itemsize
 
 
-def mixing(attention: Attention, *, causal: bool, keys: float, absorbed: bool = False) -> float:
+def mixing(attention: Attention, hidden_size: int, *, causal: bool, keys: float, absorbed: bool = False) -> float:
     """Multiplications of one token's queries in all heads, besides the projections; sparse patterns as they are meant.
 
     Args:
         attention: of a layer.
+        hidden_size: which the sinusoids of distances have too.
         causal: whether it sees the past only.
         keys: that there are to see.
         absorbed: see `flops_per_token`.
@@ -204,6 +207,8 @@ def mixing(attention: Attention, *, causal: bool, keys: float, absorbed: bool = 
         case MLAConfig() as a:
             latent = 2 * a.kv_lora_rank + a.qk_rope_head_dim
             return heads * keys * (latent if absorbed else a.qk_nope_head_dim + a.qk_rope_head_dim + a.v_head_dim)
+        case XLAttentionConfig(head_dim=size):
+            return heads * (2 * size + hidden_size) * keys
         case LinearAttentionConfig(feature_map="favor", num_features=features, head_dim=size):
             return heads * (2 * features * size + 2 * features * (size + 1))
         case LinearAttentionConfig(head_dim=size):
@@ -238,7 +243,7 @@ def _width(config: ModelConfig) -> int:
 
 
 def _looked_up(config: ModelConfig, stack: StackConfig) -> int:
-    """Vectors of positions and segments; scores by distance, a table for layers with equal heads or for each."""
+    """Vectors of positions, segments, XLNet's target; scores by distance, a table for equal heads or each layer."""
     rows = config.embed.type_vocab_size
     if isinstance(config.positions, LearnedPositions):
         rows += config.max_position_embeddings + config.positions.offset
@@ -249,7 +254,8 @@ def _looked_up(config: ModelConfig, stack: StackConfig) -> int:
             heads = attention.num_attention_heads
             shared = (code.to_dict().values(), heads, getattr(attention, "head_dim", None), index * code.per_layer)
             tables[str(shared)] = code.relative_attention_num_buckets * heads
-    return rows * _width(config) + sum(tables.values())
+    target = config.hidden_size if isinstance(stack.attention, XLAttentionConfig) else 0
+    return rows * _width(config) + target + sum(tables.values())
 
 
 def _norms_and_gates(config: ModelConfig, stack: StackConfig) -> int:
@@ -263,9 +269,11 @@ def _norms_and_gates(config: ModelConfig, stack: StackConfig) -> int:
 
 
 def _inside(norm: NormConfig, attention: Attention) -> int:
-    """Norms and sinks of an attention layer."""
+    """Norms, sinks and biases of scores of an attention layer."""
     if isinstance(attention, MLAConfig):
         return (attention.q_lora_rank or 0) + attention.kv_lora_rank
+    if isinstance(attention, XLAttentionConfig):  # three biases of queries, and how two kinds of segments differ
+        return 5 * attention.num_attention_heads * attention.head_dim
     if not isinstance(attention, AttentionConfig):
         return 0
     heads = (attention.num_attention_heads, attention.num_key_value_heads)
@@ -294,6 +302,7 @@ def _repeat(stack: StackConfig) -> int:
     return stack.num_hidden_layers // (stack.num_hidden_groups or stack.num_hidden_layers)
 
 
-def _scores(stack: StackConfig, keys: float, *, absorbed: bool) -> float:
+def _scores(config: ModelConfig, stack: StackConfig, keys: float, *, absorbed: bool = False) -> float:
+    size = config.hidden_size
     layers = different_layers(stack)
-    return _repeat(stack) * sum(mixing(a, causal=stack.causal, keys=keys, absorbed=absorbed) for a, *_ in layers)
+    return _repeat(stack) * sum(mixing(a, size, causal=stack.causal, keys=keys, absorbed=absorbed) for a, *_ in layers)

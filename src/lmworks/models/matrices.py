@@ -21,6 +21,7 @@ from lmworks.models.slots import (
     MoEConfig,
     NextSentenceHead,
     RewardHead,
+    XLAttentionConfig,
 )
 
 Part = Literal["embedding", "attention", "cross_attention", "source", "mlp", "router", "experts", "vocabulary", "head"]
@@ -86,6 +87,8 @@ def attention_matrices(config: ModelConfig, attention: Attention) -> Iterator[Ma
         case _:
             for _ in range(2 if attention.kind == "lsh" else 3):
                 yield Matrix("attention", hidden, heads * attention.head_dim)
+            if isinstance(attention, XLAttentionConfig):  # of distances
+                yield Matrix("attention", hidden, heads * attention.head_dim, linear=False)
             if isinstance(attention, LinformerConfig):
                 length = config.max_position_embeddings
                 yield Matrix("attention", length, attention.projected_length, copies=2, used=0, linear=False)
@@ -98,7 +101,7 @@ def feed_forward_matrices(config: ModelConfig, mlp: FeedForward) -> Iterator[Mat
     if isinstance(mlp, MLPConfig):
         yield from _net(Matrix("mlp", hidden, mlp.intermediate_size, mlp.bias), mlp)
         return
-    yield Matrix("router", hidden, mlp.num_experts, linear=False)
+    yield Matrix("router", hidden, mlp.num_experts, mlp.router_bias, linear=False)
     expert = Matrix("experts", hidden, mlp.moe_intermediate_size, mlp.bias)
     yield from _net(expert._replace(copies=mlp.num_experts, used=mlp.num_experts_per_tok, linear=False), mlp)
     if mlp.shared_intermediate_size:

@@ -148,7 +148,8 @@ def _feed_forward_bytes(hidden: int, mlp: FeedForward, size: int) -> int:
     inner = ACTIVATION_TENSORS[mlp.hidden_act] + (2 if mlp.gated else 0)
     if isinstance(mlp, MLPConfig):
         return inner * mlp.intermediate_size * size
-    routed = mlp.num_experts_per_tok * (2 * hidden + inner * mlp.moe_intermediate_size)
+    clamped = 2 if mlp.swiglu_limit else 0
+    routed = mlp.num_experts_per_tok * (2 * hidden + (inner + clamped) * mlp.moe_intermediate_size)
     shared = inner * mlp.shared_intermediate_size + (hidden if mlp.shared_expert_gate else 0)
     router = mlp.num_experts + (hidden if size < 4 else 0)  # works in float32, on a copy of its input
     return (routed + shared) * size + router * 4
