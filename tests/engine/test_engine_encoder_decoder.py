@@ -245,3 +245,12 @@ def test_a_source_whose_logits_break_harms_nobody():
     llm.engine.abort("good")
     assert all(layer.isfinite().all() for layer in llm.engine.cache.layers)
     llm.engine.check_integrity()
+
+
+def test_encoder_decoders_that_cannot_be_served_are_named():
+    with pytest.raises(ConfigError, match="no decoder_start_token_id"):
+        engine(tiny("t5", decoder_start_token_id=None))
+    decoder = config("t5").decoder
+    narrow = decoder.cross_attention.model_copy(update={"num_key_value_heads": 2})
+    with pytest.raises(ConfigError, match="Use equal num_key_value_heads and head_dim"):
+        engine(tiny("t5", decoder=decoder.model_copy(update={"cross_attention": narrow})))

@@ -10,6 +10,7 @@ from lmworks.core.sampling import SamplingParams
 from lmworks.engine import LLM, EngineConfig
 from lmworks.engine.packed_linear import PackedLinear, pack_linears, packs
 from lmworks.models.hub import save_pretrained
+from lmworks.models.slots import MLAConfig
 
 pytestmark = pytest.mark.skipif(not packs(), reason="this machine has no bfloat16 products")
 
@@ -44,3 +45,16 @@ def test_float32_linear_maps_are_left_alone():
     model = tiny_model()
     pack_linears(model)
     assert not any(isinstance(m, PackedLinear) for m in model.modules())
+
+
+def test_latent_attention_keeps_the_matrix_that_it_absorbs():
+    latent = MLAConfig(
+        num_attention_heads=3, kv_lora_rank=12, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=10
+    )  # fmt: skip
+    decoder = tiny_model().config.decoder.model_copy(update={"attention": latent})
+    plain, packed = (tiny_model(decoder=decoder).to(torch.bfloat16).eval() for _ in range(2))
+    pack_linears(packed)
+    assert isinstance(packed.decoder.layers[0].self_attn.o_proj, PackedLinear)
+    prompts = random_prompts([20, 5])
+    answers = [[o.outputs[0].token_ids for o in LLM(m).generate(prompts, GREEDY)] for m in (plain, packed)]
+    assert answers[0] == answers[1]

@@ -22,6 +22,7 @@ from lmworks.engine.config import EngineConfig
 from lmworks.engine.llm_engine import LLMEngine
 from lmworks.engine.loading import load
 from lmworks.engine.outputs import Delta
+from lmworks.engine.prompts import Prompts
 from lmworks.engine.stats import EngineStats
 from lmworks.models.transformer import Transformer
 from lmworks.tokenization import Tokenizer
@@ -91,8 +92,13 @@ class AsyncLLM:
         return self._engine.tokenizer
 
     @property
+    def prompts(self) -> Prompts:
+        """Texts and conversations as tokens; errors as for `tokenizer`."""
+        return Prompts(self.tokenizer, self._engine.has_encoder)
+
+    @property
     def max_model_len(self) -> int:
-        """Prompt plus completion at most."""
+        """Prompt plus completion at most; behind an encoder, what the decoder says."""
         return self._engine.max_model_len
 
     @property
@@ -109,7 +115,7 @@ class AsyncLLM:
         the reason `abort` and the error in its delta.
 
         Args:
-            prompt_token_ids: the prompt.
+            prompt_token_ids: the prompt, for the encoder where the model has one; the decoder then answers.
             params: decoding parameters.
             request_id: for `abort` and telemetry; None makes one up.
 

@@ -19,7 +19,8 @@ class EngineConfig(Config):
     max_num_batched_tokens: Positive = 512
     """Tokens in one step at most; a longer prompt is computed in chunks, so that others keep streaming."""
     max_model_len: Positive | None = None
-    """Prompt plus completion at most; None means the model's context, or less where the cache is smaller."""
+    """Prompt plus completion at most, or what a decoder behind an encoder says; None means the model's context, or less
+    where the cache is smaller."""
     block_size: Positive = 16
     """Tokens per cache block; only full blocks are shared between requests."""
     num_kv_blocks: Positive | None = None
@@ -27,7 +28,8 @@ class EngineConfig(Config):
     kv_cache_memory_bytes: Positive = 512 * 2**20
     """Memory of the cache at most; what `max_num_seqs` full sequences cannot use is not taken."""
     enable_prefix_caching: bool = True
-    """Reuse the cache of a prompt's beginning that was computed before."""
+    """Reuse the cache of a prompt's beginning that was computed before. Never behind an encoder, nor where positions
+    depend on the document's length."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of weights and cache; auto keeps the type of a model in memory and takes the fastest for one from disk."""
     max_waiting: Positive = 256

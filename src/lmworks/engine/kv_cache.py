@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lmworks.core.errors import ConfigError
 from lmworks.engine.config import EngineConfig
-from lmworks.engine.servable import served_decoder
+from lmworks.engine.servable import context_length, served_decoder
 from lmworks.models.cache_layout import cache_entries
 from lmworks.models.config import ModelConfig
 from lmworks.models.slots import LearnedPositions
@@ -60,7 +60,7 @@ def cache_size(model: ModelConfig, config: EngineConfig, dtype: torch.dtype) -> 
         ConfigError: the model cannot be served, or the context asked for is longer than the model's or the cache.
     """
     decoder = served_decoder(model)
-    context, size = model.max_position_embeddings, config.block_size
+    context, size = context_length(model), config.block_size
     wanted = config.max_model_len or context
     if wanted > context:
         raise ConfigError(f"max_model_len {wanted} exceeds the model's context of {context}", "Lower max_model_len")

@@ -18,7 +18,7 @@ from lmworks.engine.llm_engine import LLMEngine
 from lmworks.engine.loading import load
 from lmworks.engine.loglikelihood import loglikelihood
 from lmworks.engine.outputs import Delta
-from lmworks.engine.prompts import encode_pair, encode_prompt, encode_source, encode_source_pair, last_user_message
+from lmworks.engine.prompts import Prompts
 from lmworks.engine.stats import EngineStats
 from lmworks.models.transformer import Transformer
 from lmworks.tokenization import Tokenizer
@@ -50,7 +50,7 @@ class LLM:
 
     @property
     def max_model_len(self) -> int:
-        """Prompt plus completion at most."""
+        """Prompt plus completion at most; behind an encoder, what the decoder says."""
         return self.engine.max_model_len
 
     @property
@@ -63,6 +63,11 @@ class LLM:
         if self.engine.tokenizer is None:
             raise RequestError("this engine has no tokenizer", "Give one, or use token ids")
         return self.engine.tokenizer
+
+    @property
+    def prompts(self) -> Prompts:
+        """Texts and conversations as tokens; errors as for `tokenizer`."""
+        return Prompts(self.tokenizer, self.engine.has_encoder)
 
     def generate(
         self,
@@ -83,8 +88,7 @@ class LLM:
             EngineError: the model failed on a prompt.
         """
         texts = [p if isinstance(p, str) else None for p in prompts]
-        encode = encode_source if self.engine.has_encoder else encode_prompt
-        ids = [tuple(encode(self.tokenizer, p) if isinstance(p, str) else p) for p in prompts]
+        ids = [tuple(self.prompts.text(p) if isinstance(p, str) else p) for p in prompts]
         if isinstance(sampling_params, SamplingParams):
             sampling_params = [sampling_params] * len(ids)
         if len(sampling_params) != len(ids):
@@ -104,14 +108,8 @@ class LLM:
         conversations: Sequence[Sequence[Message]],
         sampling_params: SamplingParams | Sequence[SamplingParams] = SamplingParams(),  # noqa: B008 - a frozen value
     ) -> list[RequestOutput]:
-        """The assistant's next turn of each conversation, in order; errors as in `generate`.
-
-        A model with an encoder and without a chat template answers the user's last message.
-        """
-        if self.engine.has_encoder and self.tokenizer.chat_template is None:
-            return self.generate([last_user_message(c) for c in conversations], sampling_params)
-        prompts = [self.tokenizer.encode_chat(c, add_generation_prompt=True).token_ids for c in conversations]
-        return self.generate(prompts, sampling_params)
+        """The assistant's next turn of each conversation, in order; errors as in `generate` and `Prompts.chat`."""
+        return self.generate([self.prompts.chat(c) for c in conversations], sampling_params)
 
     def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> list[LogLikelihood]:
         """How likely each continuation is after its context, in nats; an empty context means a document's beginning.
@@ -121,8 +119,7 @@ class LLM:
         Raises:
             RequestError: a continuation is empty.
         """
-        encode = encode_source_pair if self.engine.has_encoder else encode_pair
-        return self.loglikelihood_tokens([encode(self.tokenizer, *pair) for pair in pairs])
+        return self.loglikelihood_tokens([self.prompts.pair(*pair) for pair in pairs])
 
     def loglikelihood_tokens(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[LogLikelihood]:
         """`loglikelihood` for token ids; both sides need at least one."""

@@ -24,7 +24,7 @@ from lmworks.engine.model_runner import ModelRunner
 from lmworks.engine.outputs import Delta
 from lmworks.engine.sampler import sample
 from lmworks.engine.scheduler import Chunk, Scheduler
-from lmworks.engine.servable import decoder_prompt, shares_prefixes
+from lmworks.engine.servable import decoder_prompt, shares_prefixes, turning_points
 from lmworks.engine.stats import EngineStats
 from lmworks.engine.stop import StopChecker
 from lmworks.engine.weights import update_weights
@@ -55,6 +55,7 @@ class LLMEngine:
         self.runner = ModelRunner(model, self.cache, config.attention, config.decode_threads)
         ends = model.config.eos_token_ids + (tokenizer.eos_token_ids if tokenizer is not None else ())
         self._eos_token_ids = frozenset(ends)
+        self._turning_points = turning_points(model.config)
         self._seeds = random.Random(config.seed)
         self._live: dict[str, list[seq.Sequence]] = {}
         """Unfinished completions of each request."""
@@ -193,6 +194,8 @@ class LLMEngine:
         logprobs = None if logprob is None else (logprob,)
         if reason is not None:
             return self._close(sequence, reason, text, (token_id,), logprobs)
+        if sequence.num_tokens - 1 in self._turning_points:
+            self.scheduler.recompute(sequence)
         return self._delta(sequence, text, (token_id,), logprobs)
 
     def _close(

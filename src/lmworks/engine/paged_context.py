@@ -54,11 +54,11 @@ class PagedContext:
         """See `nn.attention_context.AttentionContext.lengths`.
 
         A prompt's length is known from its first token on, so chunks do not change its keys; generated tokens
-        are known one by one.
+        are known one by one, until the sequence is computed anew.
         """
         return torch.tensor(
             [
-                max(chunk.sequence.num_prompt_tokens, position + 1)
+                max(chunk.sequence.num_known_tokens, position + 1)
                 for chunk in self._chunks
                 for position in range(chunk.start, chunk.start + chunk.length)
             ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import tokenizers
@@ -11,6 +12,36 @@ import tokenizers
 from lmworks.core.errors import RequestError
 from lmworks.core.messages import Message
 from lmworks.tokenization import Tokenizer
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """How one model is asked."""
+
+    tokenizer: Tokenizer
+    has_encoder: bool
+    """What is asked goes to an encoder, whose texts are framed; else a decoder continues it."""
+
+    def text(self, text: str) -> list[int]:
+        """Tokens of a text; errors as in `encode_prompt` and `encode_source`."""
+        return (encode_source if self.has_encoder else encode_prompt)(self.tokenizer, text)
+
+    def chat(self, messages: Sequence[Message]) -> list[int]:
+        """Tokens that ask for the assistant's next turn.
+
+        A model with an encoder and without a chat template is asked what the user said last.
+
+        Raises:
+            TokenizerError: there is no chat template, or it refuses the conversation.
+            RequestError: no message is the user's.
+        """
+        if self.has_encoder and self.tokenizer.chat_template is None:
+            return self.text(last_user_message(messages))
+        return self.tokenizer.encode_chat(messages, add_generation_prompt=True).token_ids
+
+    def pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Tokens of a context and of its continuation; errors as in `encode_pair`."""
+        return (encode_source_pair if self.has_encoder else encode_pair)(self.tokenizer, context, continuation)
 
 
 def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:

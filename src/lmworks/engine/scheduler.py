@@ -136,6 +136,11 @@ class Scheduler:
         sequence.finish("abort")
         return blocks
 
+    def recompute(self, sequence: Sequence) -> None:
+        """Send a running sequence back to wait, its positions to be told the length that it has now."""
+        sequence.num_known_tokens = sequence.num_tokens
+        self._preempt(sequence)
+
     def preempt_all(self) -> None:
         """Send every running sequence back to wait, to be computed anew."""
         while self.running:

@@ -49,6 +49,8 @@ class Sequence:
     """Blocks with the source's keys and values."""
     block_hashes: list[bytes] = field(default_factory=list)
     """Digest of each full block and all before it, as far as it was asked for."""
+    num_known_tokens: int = field(init=False)
+    """The document's length as positions take it, where they ask for it: the prompt's, until all is computed anew."""
     status: Status = Status.WAITING
     finish_reason: FinishReason | None = None
     num_cached_tokens: int = 0
@@ -61,6 +63,7 @@ class Sequence:
     def __post_init__(self) -> None:
         assert self.prompt_token_ids, "a prompt needs a token"
         self.token_ids = list(self.prompt_token_ids)
+        self.num_known_tokens = len(self.token_ids)
 
     @property
     def num_tokens(self) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from lmworks.core.errors import ConfigError
 from lmworks.models.cache_layout import cache_entries, cache_entry
 from lmworks.models.config import ModelConfig, StackConfig
-from lmworks.models.slots import CausalLMHead
+from lmworks.models.slots import CausalLMHead, DynamicScaling, LongRopeScaling, Positions, RotaryPositions
 from lmworks.models.transformer import Transformer
 
 
@@ -58,3 +60,24 @@ def shares_prefixes(model: Transformer) -> bool:
     assert model.decoder is not None, "only models with a decoder are served"
     codes = model.decoder.position_codes
     return model.encoder is None and not any(getattr(code, "length_dependent", False) for code in codes)
+
+
+def turning_points(config: ModelConfig) -> frozenset[int]:
+    """Lengths of a document beyond which the keys of all its tokens are others (LongRoPE's two sets of angles)."""
+    scalings = (p.rope_scaling for p in _positions(config) if isinstance(p, RotaryPositions))
+    return frozenset(s.original_max_position_embeddings for s in scalings if isinstance(s, LongRopeScaling))
+
+
+def context_length(config: ModelConfig) -> int:
+    """Tokens that the decoder was made for, in one document."""
+    scaling = config.positions.rope_scaling if isinstance(config.positions, RotaryPositions) else None
+    if isinstance(scaling, DynamicScaling):
+        # `max_position_embeddings` is what such a model was trained on, not how far it is stretched.
+        return max(config.max_position_embeddings, int(scaling.factor * scaling.original_max_position_embeddings))
+    return config.max_position_embeddings
+
+
+def _positions(config: ModelConfig) -> Iterator[Positions]:
+    yield config.positions
+    if config.decoder is not None:
+        yield from (layer.positions for layer, _ in config.decoder.kinds() if layer.positions is not None)
