@@ -1,13 +1,15 @@
 """`lmworks model describe` and `model list` as a person asks: folders, files, presets, misspellings."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 
 from lmworks.cli.main import cli
-from lmworks.cli.model import description
+from lmworks.cli.model import description, readable_bytes
+from lmworks.compress.gguf_export import save_gguf
 from lmworks.core.errors import CheckpointError, ConfigError
 from lmworks.engine.kv_cache import KVCache
 from lmworks.models.accounting import parameters
@@ -15,7 +17,6 @@ from lmworks.models.build import build_model
 from lmworks.models.families import FAMILIES, family_named
 from lmworks.models.families.presets import preset_named, preset_names
 from lmworks.models.hub import save_pretrained
-from lmworks.compress.gguf_export import save_gguf
 
 HF = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
       "max_position_embeddings": 64, "tie_word_embeddings": True}  # fmt: skip
@@ -137,3 +138,17 @@ def test_described_bytes_are_those_of_the_built_cache():
     config = family_named("llama").config_from_hf(HF)
     cache = KVCache(config, num_blocks=2, block_size=4, dtype=torch.bfloat16, device=torch.device("cpu"))
     assert sum(t.nbytes for t in cache.layers) == 8 * description(config, 64)["cache_bytes"]["per_token"]
+
+
+def test_the_guide_shows_what_the_command_computes():
+    """Every row of the ladder's table, and the figures in the text below it."""
+    guide = (Path(__file__).parents[2] / "docs/guides/sizes.md").read_text()
+    for name in ("llama-300m", "llama-1b", "llama-10b", "llama-100b"):
+        values = facts(name, "--context-length", "4096")
+        inference = {row["sequences"]: row for row in values["inference"]}
+        training = {(row["sequences"], row["checkpointing"]): row for row in values["training"]}
+        weights = values["weight_bytes"]
+        shown = [weights["bfloat16"], weights["int8"], inference[1]["cache"], inference[32]["bfloat16"]]
+        shown += [training[key]["total"] for key in ((1, False), (8, False), (8, True))]
+        cells = [f"`{name}`", f"{values['parameters']['total']:,}", *map(readable_bytes, shown)]
+        assert f"| {' | '.join(cells)} |" in guide

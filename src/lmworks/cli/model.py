@@ -176,14 +176,14 @@ def _rendered(model: str, facts: dict[str, Any]) -> list[RenderableType]:
     operations.add_row("training", _short(forward["training"]), "")
     inference = _table(f"inference, sequences of {context:,}", "cache", *(f"with {k} weights" for k in weights))
     for row in facts["inference"]:
-        inference.add_row(f"{row['sequences']}", *(_bytes(row[k]) for k in ("cache", *weights)))
+        inference.add_row(f"{row['sequences']}", *(readable_bytes(row[k]) for k in ("cache", *weights)))
     training = _table(
         f"training, sequences of {context:,}", "weights and gradients", "AdamW", "activations", "head", "total"
     )
     for row in facts["training"]:
         recomputed = ", checkpointed" if row["checkpointing"] else ""
         numbers = (row["weights"] + row["gradients"], row["optimizer"], row["activations"], row["head"], row["total"])
-        training.add_row(f"{row['sequences']}{recomputed}", *map(_bytes, numbers))
+        training.add_row(f"{row['sequences']}{recomputed}", *map(readable_bytes, numbers))
     kept = f"Cache: {cache['per_token']:,} bytes per token in bfloat16"
     if cache["windowed"]:
         kept += f", {cache['windowed']:,} of them in layers that look back only as far as their window"
@@ -242,7 +242,8 @@ def _short(number: float) -> str:
     return f"{number:.0f}"
 
 
-def _bytes(number: float) -> str:
+def readable_bytes(number: float) -> str:
+    """In the largest unit up to GiB."""
     for unit in ("B", "KiB", "MiB"):
         if number < 1024:
             return f"{number:.0f} {unit}"
