@@ -9,15 +9,12 @@ from typing import Any
 
 from lmworks.models.families.entries import Constant, Field, Rotary
 from lmworks.models.families.hf_config import HFConfig
-from lmworks.models.families.llama_like import ATTENTION_BIAS, MLP_BIAS, A, M, decoder, preset, rms_norm
+from lmworks.models.families.llama_like import ATTENTION_BIAS, MLP_BIAS, A, M, decoder, llama3_scaling, preset, rms_norm
 
 
 def _llama3(vocab_size: int, *sizes: int, factor: float | None = None, **further: Any) -> HFConfig:
-    rope: dict[str, Any] = {"rope_theta": 5e5, "rope_type": "default"}
-    if factor is not None:
-        rope |= {"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                 "original_max_position_embeddings": 8192}  # fmt: skip
-    return preset(vocab_size, *sizes, rope_parameters=rope, rms_norm_eps=1e-5, **further)
+    scaling = None if factor is None else llama3_scaling(factor)
+    return preset(vocab_size, *sizes, rope_theta=5e5, rope_scaling=scaling, rms_norm_eps=1e-5, **further)
 
 
 LLAMA = decoder(

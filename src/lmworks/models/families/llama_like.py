@@ -261,3 +261,11 @@ def preset(
         "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
         "max_position_embeddings": context, **further,
     }  # fmt: skip
+
+
+def llama3_scaling(factor: float) -> dict[str, Any]:
+    """`rope_scaling` as Llama 3.1 has it."""
+    return {
+        "rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }  # fmt: skip
