@@ -13,9 +13,10 @@ from lmworks.core.errors import CheckpointError, ConfigError, DataError, Tokeniz
 from lmworks.core.lineage import load_manifest, verify, write_artifact
 from lmworks.models.accounting import weight_bytes
 from lmworks.models.build import build_model
-from lmworks.models.config import AttentionConfig, MLPConfig, ModelConfig, StackConfig
+from lmworks.models.config import ModelConfig, StackConfig
 from lmworks.models.families import family_named
 from lmworks.models.hub import load_pretrained, save_pretrained
+from lmworks.models.slots import AttentionConfig, MLPConfig
 from lmworks.nn.attention_context import PackedContext
 from lmworks.nn.quantized import QuantizedLinear
 from lmworks.tokenization import load_tokenizer

@@ -4,6 +4,7 @@ import asyncio
 
 from lmworks.core.generation import TokenLogprob
 from lmworks.engine.outputs import Delta
+from lmworks.engine.prompts import Prompts
 from lmworks.engine.stats import EngineStats
 from lmworks.tokenization import Tokenizer
 
@@ -15,6 +16,7 @@ class ScriptedEngine:
 
     def __init__(self, tokenizer: Tokenizer, reply: str = REPLY, max_model_len: int = 200) -> None:
         self.tokenizer, self.reply, self.max_model_len = tokenizer, reply, max_model_len
+        self.prompts = Prompts(tokenizer, has_encoder=False)
         self.alive = True
         self.pause = 0.0
         self.first_pause = 0.0

@@ -17,7 +17,8 @@ import torch
 
 from lmworks.data.packing import PackedRows
 from lmworks.models.build import build_model
-from lmworks.models.config import AttentionConfig, MLPConfig, ModelConfig, StackConfig
+from lmworks.models.config import ModelConfig, StackConfig
+from lmworks.models.slots import AttentionConfig, MLPConfig
 from lmworks.models.transformer import Transformer
 from lmworks.objectives.causal_lm import causal_lm
 from lmworks.train.callbacks import StepEnd

@@ -10,8 +10,9 @@ from lmworks.core.lineage import verify
 from lmworks.core.messages import Message
 from lmworks.data.conversations import load_conversations
 from lmworks.models.build import build_model
-from lmworks.models.config import AttentionConfig, MLPConfig, ModelConfig, StackConfig
+from lmworks.models.config import ModelConfig, StackConfig
 from lmworks.models.hub import load_pretrained, save_pretrained
+from lmworks.models.slots import AttentionConfig, MLPConfig
 from lmworks.nn.attention_context import PackedContext
 from lmworks.tokenization import load_tokenizer
 from lmworks.tokenization.training import TokenizerConfig, train_tokenizer

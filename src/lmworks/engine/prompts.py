@@ -39,6 +39,10 @@ class Prompts:
             return self.text(last_user_message(messages))
         return self.tokenizer.encode_chat(messages, add_generation_prompt=True).token_ids
 
+    def room(self, prompt: Sequence[int], max_model_len: int) -> int:
+        """Tokens a completion may have: the context less the prompt, or less the token that starts a decoder."""
+        return max_model_len - (1 if self.has_encoder else len(prompt))
+
     def pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Tokens of a context and of its continuation; errors as in `encode_pair`."""
         return (encode_source_pair if self.has_encoder else encode_pair)(self.tokenizer, context, continuation)

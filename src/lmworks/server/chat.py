@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 
 from fastapi import APIRouter, Request, Response
 
-from lmworks.core.errors import TokenizerError
+from lmworks.core.errors import RequestError, TokenizerError
 from lmworks.core.generation import TokenLogprob
 from lmworks.core.messages import Message
 from lmworks.protocol.chat import (
@@ -61,8 +61,8 @@ def encode(model: ServedModel, messages: Sequence[Message]) -> Sequence[int]:
             f"The model {model.name!r} has no chat template", "Use /v1/completions instead", param="model"
         )
     try:
-        return model.llm.tokenizer.encode_chat(messages, add_generation_prompt=True).token_ids
-    except TokenizerError as error:
+        return model.llm.prompts.chat(messages)
+    except (TokenizerError, RequestError) as error:
         raise InvalidRequestError(error.problem, error.remedy, param="messages") from error
 
 

@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator, Sequence
 from fastapi import APIRouter, Request, Response
 
 from lmworks.core.generation import TokenLogprob
-from lmworks.engine.prompts import encode_prompt
 from lmworks.protocol.completions import Completion, CompletionChoice, CompletionRequest, Prompt
 from lmworks.protocol.logprobs import CompletionLogprobs, completion_logprobs
 from lmworks.protocol.sse import DONE, event
@@ -43,7 +42,7 @@ async def completions(request: Request) -> Response:
 
 def encode(model: ServedModel, prompts: Sequence[Prompt]) -> list[list[int]]:
     """Token ids of each prompt; those that are token ids already are taken as they are."""
-    return [encode_prompt(model.llm.tokenizer, p) if isinstance(p, str) else p for p in prompts]
+    return [model.llm.prompts.text(p) if isinstance(p, str) else p for p in prompts]
 
 
 def echo(model: ServedModel, prompts: Sequence[Prompt]) -> list[str]:

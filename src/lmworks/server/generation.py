@@ -78,7 +78,7 @@ def new_job(
         if not prompt:
             raise InvalidRequestError("The prompt holds no tokens", "Send at least one", param=param)
         _check_ids(prompt, vocabulary, param)
-        room = limit - len(prompt)
+        room = model.llm.prompts.room(prompt, limit)
         if room < (params.max_tokens or 1):
             wanted = "" if params.max_tokens is None else f" and {params.max_tokens} for the completion"
             raise InvalidRequestError(

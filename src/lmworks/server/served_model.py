@@ -15,6 +15,7 @@ from typing import Protocol
 from lmworks import __version__
 from lmworks.core.sampling import SamplingParams
 from lmworks.engine.outputs import Delta
+from lmworks.engine.prompts import Prompts
 from lmworks.engine.stats import EngineStats
 from lmworks.tokenization import Tokenizer
 
@@ -25,6 +26,11 @@ class Engine(Protocol):
     @property
     def tokenizer(self) -> Tokenizer:
         """Fits the model."""
+        ...
+
+    @property
+    def prompts(self) -> Prompts:
+        """How texts and conversations become what the model is asked."""
         ...
 
     @property
@@ -70,8 +76,8 @@ class ServedModel:
 
     @property
     def can_chat(self) -> bool:
-        """Whether the tokenizer brings a chat template."""
-        return self.llm.tokenizer.chat_template is not None
+        """Whether there is a chat template, or an encoder, which is asked what the user said last."""
+        return self.llm.tokenizer.chat_template is not None or self.llm.prompts.has_encoder
 
     @property
     def fingerprint(self) -> str:
