@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +19,13 @@ import tokenizers
 
 from lmworks.core.errors import TokenizerError
 from lmworks.core.messages import Message
-from lmworks.tokenization.byte_alphabet import to_bytes
 from lmworks.tokenization.chat_template import RenderedChat, SpecialToken, render_chat
+from lmworks.tokenization.decoding import TokenDecoder, token_decoder
 from lmworks.tokenization.definition import TokenizerDefinition, token_text
 from lmworks.tokenization.folder import ROLES, TOKENIZER, read_folder, write_folder
 from lmworks.tokenization.gguf import read_gguf
+from lmworks.tokenization.plain_text import model_kind, plain_spec, without_prefix
+from lmworks.tokenization.spaces import clean_up
 
 MAX_UNUSED_ROWS = 1024
 """Embedding tables are padded to round sizes; more spare rows than this mean another tokenizer's weights."""
@@ -50,16 +52,10 @@ class Tokenizer:
 
     def __init__(self, definition: TokenizerDefinition) -> None:
         self.definition = definition
-        # No automatic special tokens, truncation or padding: callers decide what surrounds a text.
-        bare = {**definition.spec, "post_processor": None, "truncation": None, "padding": None}
-        try:
-            self._backend = tokenizers.Tokenizer.from_str(json.dumps(bare))
-        except Exception as error:  # noqa: BLE001 - the library raises bare Exception
-            raise TokenizerError(
-                f"tokenizer.json is damaged: {error}", "Restore it or make the tokenizer anew"
-            ) from None
-        self._backend.encode_special_tokens = True
+        spec, renamed = plain_spec(definition.spec)
+        self._backend = _backend(spec)
         self._ids = self._backend.get_vocab(with_added_tokens=True)
+        self._ids |= {token: self._ids.pop(name) for name, token in renamed.items()}
         if not self._ids:
             raise TokenizerError("the tokenizer's vocabulary is empty", "Restore it or make the tokenizer anew")
         added = definition.spec.get("added_tokens") or ()
@@ -94,7 +90,8 @@ class Tokenizer:
         processor = self.definition.spec.get("post_processor") or {}
         for step in (processor, *processor.get("processors", ())):
             first: dict[str, Any] = next(iter(step.get("single", ())), {})
-            if self._ids.get(first.get("SpecialToken", {}).get("id")) == self.bos_token_id:
+            token = first.get("SpecialToken", {}).get("id") or next(iter(step.get("cls", ())), None)
+            if self._ids.get(token) == self.bos_token_id:
                 return True
         return False
 
@@ -114,7 +111,8 @@ class Tokenizer:
         Raises:
             TokenizerError: the text holds half a surrogate pair, which has no UTF-8 form.
         """
-        ids: list[int] = self._encoding(text).ids
+        _check_text(text)
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -124,23 +122,64 @@ class Tokenizer:
         return [e.ids for e in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """The text of token ids; bytes that are not UTF-8 become U+FFFD, ids outside the vocabulary nothing."""
-        skipped = self.special_token_ids if skip_special_tokens else ()
-        return b"".join(self.token_bytes(i) for i in ids if i not in skipped).decode("utf-8", "replace")
+        """The text of token ids; bytes that are not UTF-8 become U+FFFD, ids outside the vocabulary nothing.
 
-    def token_bytes(self, token_id: int) -> bytes:
-        """The bytes of one token; empty for an id outside the vocabulary."""
+        What encoding put before the first word is no part of it: `▁Hello` is `Hello` here, ` Hello` after a token.
+        """
+        skipped = self.special_token_ids if skip_special_tokens else ()
+        known = [i for i in ids if i not in skipped and i in self]
+        text = b"".join(self.token_bytes(i, first=at == 0) for at, i in enumerate(known)).decode("utf-8", "replace")
+        character, times = self.strip
+        for _ in range(times):
+            text = text.removeprefix(character)
+        return clean_up(text) if self.cleans_up else text
+
+    def __contains__(self, token_id: int) -> bool:
+        """Whether there is a token of this id."""
+        return token_id in self._tokens
+
+    def token_bytes(self, token_id: int, first: bool = False) -> bytes:
+        """The bytes of one token inside a text, or at its beginning; empty for an id outside the vocabulary.
+
+        Raises:
+            TokenizerError: the tokenizer turns sequences into text in a way that single tokens do not show.
+        """
+        if first:
+            return self._decoder.decode(self._tokens[token_id], first=True) if token_id in self else b""
         return self._bytes.get(token_id, b"")
+
+    @property
+    def strip(self) -> tuple[str, int]:
+        """A character, and how many of it a decoded text loses at its beginning."""
+        return self._decoder.strip
+
+    @cached_property
+    def cleans_up(self) -> bool:
+        """Whether decoded text loses its spaces before punctuation.
+
+        Only where the folder asks for it, as `transformers` 5 does; never for byte-pair encoding, whose spaces are
+        the text's own.
+        """
+        asked = bool(self.definition.config.get("clean_up_tokenization_spaces"))
+        return asked and model_kind(self.definition.spec) != "BPE"
+
+    @cached_property
+    def _tokens(self) -> dict[int, str]:
+        return {i: token for token, i in self._ids.items()}
+
+    @cached_property
+    def _decoder(self) -> TokenDecoder:
+        return token_decoder(self.definition.spec.get("decoder"))
 
     @cached_property
     def _bytes(self) -> dict[int, bytes]:
-        decoder = self.definition.spec.get("decoder") or {}
-        if "ByteLevel" not in (decoder.get("type"), *(d.get("type") for d in decoder.get("decoders", ()))):
-            raise TokenizerError(
-                f"tokens of decoder {decoder.get('type')!r} cannot be turned into text (known: byte-level BPE)",
-                "Use a model with a byte-level tokenizer for generation",
-            )
-        return {i: to_bytes(token) for token, i in self._ids.items()}
+        return {i: self._decoder.decode(token, first=False) for token, i in self._ids.items()}
+
+    @cached_property
+    def _later_backend(self) -> tokenizers.Tokenizer:
+        """Encodes text that follows a special token: some tokenizers begin only a whole text as a new word."""
+        spec = without_prefix(self.definition.spec)
+        return self._backend if spec is None else _backend(plain_spec(spec)[0])
 
     def render_chat(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> RenderedChat:
         """A conversation as text, with the assistant's part of it.
@@ -172,7 +211,9 @@ class Tokenizer:
         # The library, too, cuts at special tokens first and encodes what lies between on its own.
         for start, end in (*chat.special_spans, (len(chat.text), len(chat.text))):
             if begin < start:
-                encoding = self._encoding(chat.text[begin:start])
+                _check_text(chat.text[begin:start])
+                backend = self._later_backend if begin else self._backend
+                encoding = backend.encode(chat.text[begin:start], add_special_tokens=False)
                 ids += encoding.ids
                 starts += [begin + offset for offset, _ in encoding.offsets]
             if start < end:
@@ -205,10 +246,6 @@ class Tokenizer:
             Path(folder),
         )
 
-    def _encoding(self, text: str) -> tokenizers.Encoding:
-        _check_text(text)
-        return self._backend.encode(text, add_special_tokens=False)
-
     def _role_id(self, role: str) -> int | None:
         token = token_text(self.definition.config.get(role))
         if token is None:
@@ -216,6 +253,15 @@ class Tokenizer:
         if token not in self._ids:
             raise TokenizerError(f"{role} {token!r} is not in the vocabulary", "Fix tokenizer_config.json")
         return self._ids[token]
+
+
+def _backend(spec: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    try:
+        backend = tokenizers.Tokenizer.from_str(json.dumps(spec))
+    except Exception as error:  # noqa: BLE001 - the library raises bare Exception
+        raise TokenizerError(f"tokenizer.json is damaged: {error}", "Restore it or make the tokenizer anew") from None
+    backend.encode_special_tokens = True
+    return backend
 
 
 def _check_text(text: str) -> None:
