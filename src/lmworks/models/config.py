@@ -19,16 +19,17 @@ from lmworks.models.slots import (
     FeedForward,
     Head,
     LinformerConfig,
+    LongRopeScaling,
     MLAConfig,
     NormConfig,
     Positions,
     Positive,
-    ResidualConfig,
     RelativeSinusoidalPositions,
+    ResidualConfig,
     RotaryPositions,
-)
     SinusoidalPositions,
     XLAttentionConfig,
+)
 
 Placement = Literal["pre", "post", "sandwich", "reordered", "parallel", "parallel_shared"]
 
@@ -45,9 +46,9 @@ class StackConfig(Config):
     """A column of blocks and the norm after the last."""
 
     num_hidden_layers: Positive
-    attention: Attention
     num_hidden_groups: Positive | None = None
     """Different layers there are, each applied several times in a row (ALBERT, arXiv:1909.11942); None: all are."""
+    attention: Attention
     mlp: FeedForward
     cross_attention: AttentionConfig | None = None
     """To the encoder's output, between attention and feed-forward net."""
@@ -57,9 +58,9 @@ class StackConfig(Config):
     """Of the norms: before a branch (pre), after its sum (post, arXiv:1706.03762), around it (sandwich), on its
     output (reordered, OLMo-2), or before two branches that run side by side (parallel), with one norm for both
     (parallel_shared, GPT-J)."""
-    final_norm: bool = True
     first_norm: bool = True
     """Whether the first layer normalizes its input; ModernBERT's takes the embeddings' norm as it is."""
+    final_norm: bool = True
     residual: ResidualConfig = ResidualConfig()
     pattern: str = ""
     """One letter a layer, tiled over the layers; letters without an entry in `layers` are the stack as it stands."""
@@ -69,13 +70,13 @@ class StackConfig(Config):
     def _named(self) -> Self:
         if unused := sorted(set(self.layers) - set(self.pattern)):
             raise ValueError(f"layers {unused} do not occur in the pattern {self.pattern!r}")
-        return self
         groups = self.num_hidden_groups
         if groups is not None and (self.num_hidden_layers % groups or self.causal):
             raise ValueError(
                 f"num_hidden_groups {groups} must divide num_hidden_layers {self.num_hidden_layers}, and the stack "
                 "must not be causal: applications of one layer would share a cache"
             )
+        return self
 
     def layer(self, index: int) -> LayerConfig:
         """Layer `index`; `positions` is None where they are the model's."""
@@ -109,9 +110,9 @@ class ModelConfig(Config):
     initialization: Literal["depth_scaled", "normal", "t_fixup"] = "depth_scaled"
     """Of projections back into the residual stream: std/√(2·layers) (GPT-2), the same as all, or T-Fixup's
     (Huang et al., 2020), which needs no warm-up and no norm."""
-    bos_token_id: int | None = None
     pad_token_id: int | None = None
     """For other readers of the folder: nothing is padded here."""
+    bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     decoder_start_token_id: int | None = None
     """What a decoder with an encoder begins with."""
@@ -140,14 +141,11 @@ class ModelConfig(Config):
         assert attention is not None, "a resolved layer has an attention"
         if isinstance(positions, RotaryPositions) and rotary_dim(attention, positions) % 2:
             raise ValueError(f"the {rotary_dim(attention, positions)} coordinates to rotate must be even in number")
-        if causal and isinstance(attention, LinformerConfig):
-        scaling = positions.rope_scaling if isinstance(positions, RotaryPositions) else None
-        if isinstance(positions, RotaryPositions) and isinstance(scaling, LongRopeScaling):
+        if isinstance(positions, RotaryPositions) and isinstance(positions.rope_scaling, LongRopeScaling):
+            speeds, scaling = rotary_dim(attention, positions) // 2, positions.rope_scaling
             for name, divisors in (("short_factor", scaling.short_factor), ("long_factor", scaling.long_factor)):
-                if len(divisors) != rotary_dim(attention, positions) // 2:
-                    raise ValueError(
-                        f"{name} has {len(divisors)} divisors for {rotary_dim(attention, positions) // 2} angular speeds"
-                    )
+                if len(divisors) != speeds:
+                    raise ValueError(f"{name} has {len(divisors)} divisors for {speeds} angular speeds")
         if isinstance(attention, XLAttentionConfig) != isinstance(positions, RelativeSinusoidalPositions):
             raise ValueError(
                 f'"xl" attention and "relative_sinusoidal" positions need each other; here are {attention.kind!r} '
@@ -155,6 +153,7 @@ class ModelConfig(Config):
             )
         if isinstance(positions, SinusoidalPositions | RelativeSinusoidalPositions) and self.hidden_size % 2:
             raise ValueError(f"sines and cosines fill an even hidden_size, not {self.hidden_size}")
+        if causal and isinstance(attention, LinformerConfig):
             raise ValueError("linformer attention cannot be causal: it mixes keys along the length")
 
     @property
