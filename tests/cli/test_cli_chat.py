@@ -14,14 +14,13 @@ from lmworks.core.sampling import SamplingParams
 class Echo:
     """Answers with how many messages it saw; `stop` raises Ctrl-C in mid-answer; at most `room` messages fit."""
 
-    def __init__(self, room: int = 100) -> None:
+    def __init__(self, room: int = 100, template: str | None = "a template") -> None:
         self.seen: list[list[str]] = []
         self.room = room
-        self.tokenizer = SimpleNamespace(encode_chat=self._encode)
-
-    def _encode(self, messages: list[Message], add_generation_prompt: bool) -> SimpleNamespace:
-        assert add_generation_prompt
-        return SimpleNamespace(token_ids=[m.content for m in messages])
+        self.tokenizer = SimpleNamespace(chat_template=template)
+        self.prompts = SimpleNamespace(
+            chat=lambda messages: [m.content for m in messages], text=lambda text: [text], has_encoder=False
+        )
 
     async def generate(self, prompt: list[str], params: SamplingParams) -> AsyncIterator[SimpleNamespace]:
         if len(prompt) > self.room:
@@ -75,3 +74,11 @@ def test_a_message_that_can_never_fit_is_dropped(
     talk(monkeypatch, llm, "a", "b")
     assert llm.seen == []
     assert capsys.readouterr().err.count("too long. Shorten it.") == 2
+
+
+def test_without_a_template_every_line_stands_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    llm = Echo(template=None)
+    talk(monkeypatch, llm, "a", "/reset", "b", "")
+    assert llm.seen == [["a"], ["b"]]

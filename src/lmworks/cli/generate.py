@@ -1,4 +1,4 @@
-"""`lmworks generate MODEL PROMPT`: continue a text. Knows no decoding."""
+"""`lmworks generate MODEL PROMPT`: continue a text, or answer it with an encoder-decoder. Knows no decoding."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ DEFAULTS = {"temperature": 0.8, "max_tokens": 100}
 def _run(model: Path, prompt: str, **given: Any) -> None:
     params = sampling_params(DEFAULTS, given)
     from lmworks.engine import AsyncLLM
-    from lmworks.engine.prompts import encode_prompt
 
     text = sys.stdin.read() if prompt == "-" else prompt
     llm = AsyncLLM(model)
     try:
-        click.echo(text, nl=False)
-        stream(llm, encode_prompt(llm.tokenizer, text), params)
+        if not llm.prompts.has_encoder:
+            click.echo(text, nl=False)
+        stream(llm, llm.prompts.text(text), params)
     finally:
         llm.shutdown()
 
@@ -31,7 +31,7 @@ def _run(model: Path, prompt: str, **given: Any) -> None:
 generate = click.Command(
     name="generate",
     callback=_run,
-    help="Continue PROMPT (`-` reads it from standard input) with MODEL, a model folder or GGUF file.",
+    help="Continue or answer PROMPT (`-` reads it from standard input) with MODEL, a model folder or GGUF file.",
     params=[
         click.Argument(["model"], type=click.Path(path_type=Path)),
         click.Argument(["prompt"]),

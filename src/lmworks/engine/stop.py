@@ -25,7 +25,11 @@ class StopChecker:
         self._sequence = sequence
         self._ends = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else eos_token_ids)
         self._stop = params.stop
-        self._detokenizer = StreamingDetokenizer(tokenizer) if tokenizer is not None else None
+        self._detokenizer = None
+        if tokenizer is not None:
+            # After a marker or a source a text begins; after other text it goes on, its first space included.
+            new = bool(sequence.source_token_ids) or sequence.prompt_token_ids[-1] in tokenizer.special_token_ids
+            self._detokenizer = StreamingDetokenizer(tokenizer, continues=not new)
         self._held = ""
         """Text not shown yet: it may be the beginning of a stop string."""
 

@@ -90,7 +90,7 @@ class Tokenizer:
         processor = self.definition.spec.get("post_processor") or {}
         for step in (processor, *processor.get("processors", ())):
             first: dict[str, Any] = next(iter(step.get("single", ())), {})
-            token = first.get("SpecialToken", {}).get("id") or next(iter(step.get("cls", ())), None)
+            token: str = first.get("SpecialToken", {}).get("id") or next(iter(step.get("cls", ())), "")
             if self._ids.get(token) == self.bos_token_id:
                 return True
         return False
