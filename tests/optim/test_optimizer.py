@@ -28,7 +28,7 @@ def test_roles_of_an_untied_llama():
 def test_roles_of_a_tied_gpt2():
     roles = parameter_roles(tiny_model("gpt2"))
     assert "lm_head.weight" not in roles
-    assert roles["embed_positions.weight"] == "embedding"
+    assert roles["decoder.embed_positions.weight"] == "embedding"
     assert roles["decoder.layers.0.mlp.up_proj.bias"] == "vector"
 
 

@@ -108,7 +108,6 @@ def test_bfloat16_updates_float32_weights_with_nearly_the_float32_gradient():
         finish_gradients(model, totals.n_targets, None, "here")
         assert all(p.dtype == p.grad.dtype == torch.float32 for p in model.parameters())
         gradients.append(gradient(model))
-    assert working.model.rope_frequencies.dtype == torch.float32
     assert (gradients[1] - gradients[0]).norm() / gradients[0].norm() < 2e-2
 
 
