@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT.name
-RESOURCES = (".jinja", ".html", ".css", ".js", ".json", ".c", ".cpp", ".h")
+RESOURCES = (".jinja", ".html", ".css", ".js", ".json", ".yaml", ".c", ".cpp", ".h")
 
 
 def code_version(module: str) -> str:

@@ -21,7 +21,6 @@ from lmworks.models.families.encoder_like import (
 )
 from lmworks.models.families.entries import Count, Only
 from lmworks.models.families.family import Family
-from lmworks.models.families.hf_config import HFConfig
 
 _LAYER = {
     "self_attn.q_proj": "attention.query",
@@ -34,13 +33,6 @@ _LAYER = {
     "post_attention_layernorm": "full_layer_layer_norm",
 }
 _POOLED = {"pooler": "albert.pooler"}
-
-
-def _preset(hidden_size: int, heads: int, layers: int = 12) -> HFConfig:
-    return {
-        "vocab_size": 30000, "embedding_size": 128, "hidden_size": hidden_size, "num_hidden_layers": layers,
-        "num_attention_heads": heads, "intermediate_size": 4 * hidden_size, "bos_token_id": 2, "eos_token_id": 3,
-    }  # fmt: skip
 
 
 ALBERT = Family(
@@ -85,9 +77,4 @@ ALBERT = Family(
     aliases={"predictions.decoder.bias": "predictions.bias"},
     ignored_tensors=(*UNUSED, r"sop_classifier\..*"),
     optional={"head.pooler": "pooler.weight"},
-    hf_presets={
-        "albert-base-v2": _preset(768, 12),
-        "albert-large-v2": _preset(1024, 16, 24),
-        "albert-xxlarge-v2": _preset(4096, 64),
-    },
 )

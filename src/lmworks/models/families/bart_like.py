@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from lmworks.core.errors import ConfigError
-from lmworks.models.families.encoder_decoder import GENERATION_KEYS, Ignored, ScaledEmbedding, both, shared_embedding
+from lmworks.models.families.encoder_decoder import GENERATION_KEYS, ScaledEmbedding, both, shared_embedding
 from lmworks.models.families.entries import (
     ActivationField,
     Constant,
@@ -15,13 +15,13 @@ from lmworks.models.families.entries import (
     Draft,
     Entry,
     Field,
+    Implied,
     Only,
     SpecialTokens,
     Written,
     get,
 )
 from lmworks.models.families.family import Family
-from lmworks.models.families.hf_config import HFConfig
 from lmworks.models.hub.rules import Reshape, Rule, Zeros, rename, with_bias
 
 PositionsOf = Mapping[str, Any] | Callable[[Draft], Mapping[str, Any]]
@@ -54,6 +54,14 @@ def _stack(name: str) -> tuple[Entry, ...]:
     )
 
 
+UNUSED = (
+    *GENERATION_KEYS, "classifier_dropout", "classif_dropout", "num_hidden_layers", "gradient_checkpointing",
+    "add_bias_logits", "add_final_layer_norm", "normalize_before", "normalize_embedding", "static_position_embeddings",
+    "extra_pos_embeddings", "decoder_vocab_size", "_num_labels", "max_source_positions",
+)  # fmt: skip
+"""Keys that change nothing here."""
+
+
 def _entries(
     positions: PositionsOf, *, pre_norm: bool, embed_norm: bool, activation: str, scaled: bool,
     start: int | None, pad: int,
@@ -80,11 +88,7 @@ def _entries(
         Only("tie_word_embeddings", (True,), "both stacks and the head share one matrix", written=True),
         Only("share_encoder_decoder_embeddings", (True,), "both stacks and the head share one matrix"),
         Written({"is_encoder_decoder": True, "activation_dropout": 0.0, "attention_dropout": 0.0}),
-        Ignored(
-            f"{GENERATION_KEYS} classifier_dropout classif_dropout num_hidden_layers gradient_checkpointing "
-            "add_bias_logits add_final_layer_norm normalize_before normalize_embedding static_position_embeddings "
-            "extra_pos_embeddings decoder_vocab_size _num_labels max_source_positions"
-        ),
+        Implied(UNUSED),
     )
 
 
@@ -109,18 +113,22 @@ _MODULES = {
 }
 SINUSOIDS = r"(encoder|decoder)\.embed_positions\.weights?"
 """Which old files hold."""
-_BIAS = ("lm_head.bias",)
 _RULES: tuple[Rule, ...] = (
     rename("embed_tokens.weight", "model.shared.weight"),
     *(rename(f"{s}.embed_positions.weight", f"model.{s}.embed_positions.weight") for s in ("encoder", "decoder")),
     *(rule for ours, theirs in _MODULES.items() for rule in with_bias(ours, theirs)),
     rename("lm_head.weight", "lm_head.weight"),
-    Rule(_BIAS, ("final_logits_bias",), (Reshape((1, -1), (-1,)),), also=(Rule(_BIAS, (), (Zeros(),)),)),
+    Rule(
+        ("lm_head.bias",),
+        ("final_logits_bias",),
+        (Reshape((1, -1), (-1,)),),
+        also=(Rule(("lm_head.bias",), (), (Zeros(),)),),
+    ),
 )
 
 
 def bart_like(
-    name: str, stem: str, presets: dict[str, HFConfig], *, positions: PositionsOf, pre_norm: bool = True,
+    name: str, stem: str, *, positions: PositionsOf, pre_norm: bool = True,
     embed_norm: bool = False, activation: str = "gelu", scaled: bool = False, start: int | None = None, pad: int = 1,
     bias: bool = True, classifier: bool = False,
 ) -> Family:  # fmt: skip
@@ -144,5 +152,4 @@ def bart_like(
         prefix="model.",
         aliases=shared_embedding("model."),
         ignored_tensors=(r"(encoder|decoder)\.version", *([] if positions == LEARNED else [SINUSOIDS])),
-        hf_presets=presets,
     )  # fmt: skip

@@ -27,7 +27,6 @@ from lmworks.models.families.encoder_like import (
 )
 from lmworks.models.families.entries import Only
 from lmworks.models.families.family import Family
-from lmworks.models.families.hf_config import HFConfig
 
 ABSOLUTE = (
     Only("position_embedding_type", ("absolute",), "relative_key positions are not supported"),
@@ -42,13 +41,6 @@ ENTRIES = (*common(), *LEARNED, *POST_NORM, *BIASED, *PLAIN_MLP, TOKEN_TYPES, *A
 _POOLED = {"pooler": "bert.pooler.dense"}
 _PAIR = {**_POOLED, "next_sentence": "cls.seq_relationship"}
 _TRANSFORM = {"dense": "cls.predictions.transform.dense", "norm": "cls.predictions.transform.LayerNorm"}
-
-
-def _preset(vocab_size: int, hidden_size: int, layers: int, heads: int, intermediate_size: int) -> HFConfig:
-    return {
-        "vocab_size": vocab_size, "hidden_size": hidden_size, "num_hidden_layers": layers,
-        "num_attention_heads": heads, "intermediate_size": intermediate_size,
-    }  # fmt: skip
 
 
 BERT = Family(
@@ -78,13 +70,6 @@ BERT = Family(
     ignored_tensors=UNUSED,
     legacy_names=GAMMA_BETA,
     optional={"head.pooler": "pooler.dense.weight"},
-    hf_presets={
-        "bert-base-uncased": _preset(30522, 768, 12, 12, 3072),
-        "bert-large-uncased": _preset(30522, 1024, 24, 16, 4096),
-        "bert-base-multilingual-cased": _preset(119547, 768, 12, 12, 3072),
-        "minilm-l6-h384": {**_preset(30522, 384, 6, 12, 1536), "architectures": ["BertModel"]},
-        "minilm-l12-h384": {**_preset(30522, 384, 12, 12, 1536), "architectures": ["BertModel"]},
-    },
 )
 _ELECTRA_HEADS = encoder_heads("Electra", lm_act="gelu", classifier_act="gelu")
 ELECTRA = Family(
@@ -121,8 +106,4 @@ ELECTRA = Family(
     tied=("generator_lm_head.weight",),
     ignored_tensors=UNUSED,
     legacy_names=GAMMA_BETA,
-    hf_presets={
-        "electra-small-discriminator": {**_preset(30522, 256, 12, 4, 1024), "embedding_size": 128},
-        "electra-base-discriminator": {**_preset(30522, 768, 12, 12, 3072), "embedding_size": 768},
-    },
 )

@@ -6,7 +6,6 @@ from lmworks.models.config import ModelConfig
 from lmworks.models.families.entries import Constant, Implied, Only, Written, get
 from lmworks.models.families.family import Family
 from lmworks.models.families.gpt_like import A, M, fused, heads, modules, sizes
-from lmworks.models.families.hf_config import HFConfig
 from lmworks.models.hub.rules import Rule
 
 _BLOCK = "transformer.h.{i}."
@@ -25,13 +24,6 @@ def _rules(config: ModelConfig) -> tuple[Rule, ...]:
             "input_layernorm=input_layernorm post_attention_layernorm=post_attention_layernorm", _BLOCK,
         ),
     )  # fmt: skip
-
-
-def _preset(hidden: int, layers: int, attention_heads: int) -> HFConfig:
-    return {
-        "vocab_size": 250880, "n_embed": hidden, "n_layer": layers, "num_attention_heads": attention_heads,
-        "seq_length": 2048, "bos_token_id": 1, "eos_token_id": 2,
-    }  # fmt: skip
 
 
 BLOOM = Family(
@@ -53,12 +45,4 @@ BLOOM = Family(
     weight_rules=_rules,
     spellings={"n_embed": "hidden_size", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"},
     prefix="transformer.",
-    hf_presets={
-        "bloom-560m": _preset(1024, 24, 16),
-        "bloom-1b1": _preset(1536, 24, 16),
-        "bloom-1b7": _preset(2048, 24, 16),
-        "bloom-3b": _preset(2560, 30, 32),
-        "bloom-7b1": _preset(4096, 30, 32),
-        "bloom": _preset(14336, 70, 112),
-    },
 )  # fmt: skip

@@ -16,7 +16,6 @@ from lmworks.models.families.llama_like import (
     decoder_rules,
     generates_only,
     layer_norm,
-    preset,
 )
 
 _COHERE: tuple[Entry, ...] = (
@@ -37,10 +36,6 @@ _RULES = decoder_rules(norms="input_layernorm")
 COHERE = decoder(
     "cohere", "Cohere", *_COHERE, norm=layer_norm(bias=False), rotary=Rotary(5e5, interleaved=True), rules=_RULES,
     heads=generates_only("Cohere"),
-    presets={
-        "command-r": preset(256000, 8192, 22528, 40, 64, 64, 131072, rope_theta=8e6),
-        "aya-23-8b": preset(256000, 4096, 14336, 32, 32, 8, 8192, rope_theta=1e4),
-    },
 )  # fmt: skip
 
 COHERE2 = decoder(
@@ -48,9 +43,4 @@ COHERE2 = decoder(
     Constant("decoder.layers.F.positions", {"kind": "none"}),
     SlidingLayers(window=4096, full_every=4, required=True), norm=layer_norm(bias=False),
     rotary=Rotary(interleaved=True), rules=_RULES, heads=generates_only("Cohere2"),
-    presets={
-        "command-r7b": preset(
-            256000, 4096, 14336, 32, 32, 8, 8192, rope_theta=5e4, logit_scale=0.25
-        )
-    },
 )  # fmt: skip

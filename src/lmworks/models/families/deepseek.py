@@ -7,8 +7,6 @@ further tokens; they come after the last layer and are not read.
 
 from __future__ import annotations
 
-from typing import Any
-
 from lmworks.models.config import ModelConfig
 from lmworks.models.families.architectures import decoder_heads
 from lmworks.models.families.entries import (
@@ -22,7 +20,6 @@ from lmworks.models.families.entries import (
     Written,
 )
 from lmworks.models.families.family import Family
-from lmworks.models.families.hf_config import HFConfig
 from lmworks.models.families.llama_like import COMMON, LLAMA_RULES, renamed, rms_norm
 from lmworks.models.families.moe_like import (
     OURS,
@@ -73,9 +70,7 @@ V3_ROUTING: tuple[Entry, ...] = (
 )
 
 
-def family(
-    name: str, stem: str, *entries: Entry, presets: dict[str, HFConfig], norm: tuple[Entry, ...] = rms_norm(1e-6)
-) -> Family:
+def family(name: str, stem: str, *entries: Entry, norm: tuple[Entry, ...] = rms_norm(1e-6)) -> Family:
     """A family with DeepSeek's experts; `entries` say how it attends and how it chooses."""
     return Family(
         name=name,
@@ -90,47 +85,16 @@ def family(
                    "num_experts": "n_routed_experts"},
         prefix="model.",
         ignored_tensors=(r"layers\.{num_hidden_layers}\..*", r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq"),
-        hf_presets=presets,
     )  # fmt: skip
 
 
-def _yarn(mscale: float) -> dict[str, Any]:
-    return {"type": "yarn", "factor": 40, "original_max_position_embeddings": 4096, "beta_fast": 32, "beta_slow": 1,
-            "mscale": mscale, "mscale_all_dim": mscale}  # fmt: skip
-
-
-_HEADS = {"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
-          "max_position_embeddings": 163840, "rope_theta": 10000}  # fmt: skip
-_V2 = {**_HEADS, "vocab_size": 102400, "n_shared_experts": 2, "num_experts_per_tok": 6, "first_k_dense_replace": 1,
-       "aux_loss_alpha": 0.001, "rope_scaling": _yarn(0.707), "bos_token_id": 100000,
-       "eos_token_id": 100001}  # fmt: skip
 DEEPSEEK_V2 = family(
     "deepseek_v2", "DeepseekV2", *LATENT_ATTENTION, TopkMethod(), Constant(f"{M}norm_topk_prob", False),
     Only("norm_topk_prob", (False,), "the weights of V2's experts are not normalized", written=False),
     Only("scoring_func", ("softmax",), "the choice of V2 is by softmax", written="softmax"),
     Only("mlp_bias", (False,), "the MLPs have no biases", written=False),
-    presets={
-        "deepseek-v2-lite": {
-            **_V2, "hidden_size": 2048, "intermediate_size": 10944, "moe_intermediate_size": 1408,
-            "num_hidden_layers": 27, "num_attention_heads": 16, "n_routed_experts": 64, "q_lora_rank": None,
-        },
-        "deepseek-v2": {
-            **_V2, "hidden_size": 5120, "intermediate_size": 12288, "moe_intermediate_size": 1536,
-            "num_hidden_layers": 60, "num_attention_heads": 128, "n_routed_experts": 160, "q_lora_rank": 1536,
-            "topk_method": "group_limited_greedy", "n_group": 8, "topk_group": 3, "routed_scaling_factor": 16.0,
-        },
-    },
 )  # fmt: skip
 DEEPSEEK_V3 = family(
     "deepseek_v3", "DeepseekV3", *LATENT_ATTENTION, Field("rope_interleave", "positions.interleaved", True),
     Field("n_group", f"{M}n_group", 8), Field("topk_group", f"{M}topk_group", 4), *V3_ROUTING,
-    presets={
-        "deepseek-v3": {
-            **_HEADS, "vocab_size": 129280, "hidden_size": 7168, "intermediate_size": 18432, "q_lora_rank": 1536,
-            "moe_intermediate_size": 2048, "num_hidden_layers": 61, "num_attention_heads": 128, "n_shared_experts": 1,
-            "n_routed_experts": 256, "num_experts_per_tok": 8, "first_k_dense_replace": 3, "n_group": 8,
-            "topk_group": 4, "routed_scaling_factor": 2.5, "rope_scaling": _yarn(1.0), "bos_token_id": 0,
-            "eos_token_id": 1, "aux_loss_alpha": 0.001,
-        },
-    },
 )  # fmt: skip

@@ -32,7 +32,6 @@ _LAYER = {
     "mlp.down_proj": "ffn.lin2",
     "post_attention_layernorm": "output_layer_norm",
 }
-_SIZES = {"vocab_size": 30522, "dim": 768, "n_layers": 6, "n_heads": 12, "hidden_dim": 3072}
 
 DISTILBERT = Family(
     name="distilbert",
@@ -62,5 +61,4 @@ DISTILBERT = Family(
     tied=("vocab_projector.weight",),
     ignored_tensors=UNUSED,
     legacy_names=GAMMA_BETA,
-    hf_presets={"distilbert-base-uncased": _SIZES, "distilbert-base-cased": {**_SIZES, "vocab_size": 28996}},
 )

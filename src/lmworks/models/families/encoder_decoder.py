@@ -1,4 +1,4 @@
-"""What files of encoder-decoder models share: keys that come twice, tied embeddings, keys without effect."""
+"""What files of encoder-decoder models share: keys that come twice, tied embeddings."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from lmworks.models.families.entries import Draft, get, put
 from lmworks.models.families.hf_config import ACTIVATIONS, Fields
 
 GENERATION_KEYS = (
-    "output_past num_beams length_penalty early_stopping no_repeat_ngram_size min_length prefix forced_bos_token_id "
-    "forced_eos_token_id bad_words_ids num_return_sequences repetition_penalty"
-)
+    "output_past", "num_beams", "length_penalty", "early_stopping", "no_repeat_ngram_size", "min_length", "prefix",
+    "forced_bos_token_id", "forced_eos_token_id", "bad_words_ids", "num_return_sequences", "repetition_penalty",
+    "force_bos_token_to_be_generated",
+)  # fmt: skip
 """How transformers generates by default, which old files keep in `config.json`."""
 
 
@@ -29,21 +30,6 @@ def attentions(leaf: str) -> str:
 def shared_embedding(prefix: str = "") -> dict[str, str]:
     """The stacks' names of the one embedding: alias to owner."""
     return {f"{prefix}{stack}.embed_tokens.weight": f"{prefix}shared.weight" for stack in ("encoder", "decoder")}
-
-
-@dataclass(frozen=True)
-class Ignored:
-    """Keys, separated by spaces, that change nothing here; they are read without a warning and not written."""
-
-    keys: str
-
-    def read(self, fields: Fields, draft: Draft) -> None:
-        """See `entries.Entry`."""
-        for key in self.keys.split():
-            fields.take(key, None)
-
-    def write(self, draft: Draft, hf: dict[str, Any]) -> None:
-        """Nothing."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from lmworks.models.config import ModelConfig
 from lmworks.models.families.entries import Draft, Field, Implied, Only, Rotary, Written, get, put
 from lmworks.models.families.family import Family
 from lmworks.models.families.gpt_like import A, M, fused, heads, modules, sizes
-from lmworks.models.families.hf_config import Fields, HFConfig
+from lmworks.models.families.hf_config import Fields
 from lmworks.models.hub.rules import Rule
 
 _BLOCK = "transformer.h.{i}."
@@ -56,13 +56,6 @@ class Layout:
         }  # fmt: skip
 
 
-def _preset(vocab: int, hidden: int, layers: int, attention_heads: int, **others: Any) -> HFConfig:
-    return {
-        "vocab_size": vocab, "hidden_size": hidden, "num_hidden_layers": layers,
-        "num_attention_heads": attention_heads, "bos_token_id": 11, "eos_token_id": 11, **others,
-    }  # fmt: skip
-
-
 FALCON = Family(
     name="falcon",
     architectures=heads("Falcon"),
@@ -80,9 +73,4 @@ FALCON = Family(
     spellings={"n_embed": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads",
                "n_head_kv": "num_kv_heads"},
     prefix="transformer.",
-    hf_presets={
-        "falcon-7b": _preset(65024, 4544, 32, 71, multi_query=True, parallel_attn=True),
-        "falcon-40b": _preset(65024, 8192, 60, 128, new_decoder_architecture=True, num_kv_heads=8),
-        "falcon-180b": _preset(65024, 14848, 80, 232, new_decoder_architecture=True, num_kv_heads=8),
-    },
 )  # fmt: skip

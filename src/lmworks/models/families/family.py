@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 from typing import Any
 
+from lmworks.core.config import load_yaml
 from lmworks.core.errors import ConfigError
 from lmworks.models.config import ModelConfig
 from lmworks.models.families.architectures import read_head, write_head
 from lmworks.models.families.entries import Draft, Entry, get, put
 from lmworks.models.families.hf_config import Fields, HFConfig
 from lmworks.models.hub.rules import Rule, expand
+
+
+@cache
+def _published() -> Mapping[str, Mapping[str, HFConfig]]:
+    return load_yaml(Path(__file__).with_name("presets.yaml"))
+
 
 WeightRules = tuple[Rule, ...] | Callable[[ModelConfig], tuple[Rule, ...]]
 
@@ -47,8 +55,11 @@ class Family:
     tied_unless_stored: bool = False
     """The head is tied where a file lacks its matrix and only there, whatever `config.json` says: version 5 of
     transformers ties T5 1.1 in every `config.json`, version 4 in none."""
-    hf_presets: Mapping[str, HFConfig] = field(default_factory=dict)
-    """Published models by name: the sizes in their `config.json`."""
+
+    @property
+    def hf_presets(self) -> Mapping[str, HFConfig]:
+        """Published models by name: what their `config.json` says, from `presets.yaml`."""
+        return _published().get(self.name, {})
 
     @cached_property
     def presets(self) -> Mapping[str, ModelConfig]:

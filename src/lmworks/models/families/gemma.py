@@ -52,20 +52,11 @@ def _logit_cap(default: float | None) -> tuple[Entry, ...]:
 
 GEMMA = decoder(
     "gemma", "Gemma", *_GEMMA,
-    presets={
-        "gemma-2b": preset(256000, 2048, 16384, 18, 8, 1, 8192),
-        "gemma-7b": preset(256000, 3072, 24576, 28, 16, 16, 8192),
-    },
 )  # fmt: skip
 
 GEMMA2 = decoder(
     "gemma2", "Gemma2", *_GEMMA, _SCALE, _SCORE_CAP, *_logit_cap(30.0), Constant("decoder.placement", "sandwich"),
     SlidingLayers(window=4096, full_every=2), rules=decoder_rules(norms=SANDWICH),
-    presets={
-        "gemma-2-2b": preset(256000, 2304, 9216, 26, 8, 4, 8192),
-        "gemma-2-9b": preset(256000, 3584, 14336, 42, 16, 8, 8192),
-        "gemma-2-27b": preset(256000, 4608, 36864, 46, 32, 16, 8192, head_dim=128, query_pre_attn_scalar=144),
-    },
 )  # fmt: skip
 
 VAULTGEMMA = decoder(
@@ -73,10 +64,8 @@ VAULTGEMMA = decoder(
     SlidingLayers(window=4096, full_every=2),
     rules=decoder_rules(norms="input_layernorm post_attention_layernorm=pre_feedforward_layernorm"),
     heads=generates_only("VaultGemma"),
-    presets={"vaultgemma-1b": preset(256000, 1152, 6912, 26, 4, 4, 1024, sliding_window=512)},
 )  # fmt: skip
 
-_EIGHTFOLD = {"rope_type": "linear", "factor": 8.0}
 
 GEMMA3_TEXT = decoder(
     "gemma3_text", "Gemma3Text", *_GEMMA, _SCALE, *_logit_cap(None),
@@ -87,17 +76,6 @@ GEMMA3_TEXT = decoder(
     heads={
         "Gemma3ForCausalLM": {"kind": "causal_lm"},
         **{k: v for k, v in decoder_heads("Gemma3Text").items() if k.endswith(("Model", "ForSequenceClassification"))},
-    },
-    presets={
-        "gemma-3-270m": preset(262144, 640, 2048, 18, 4, 1, 32768, sliding_window=512),
-        "gemma-3-1b": preset(262144, 1152, 6912, 26, 4, 1, 32768, sliding_window=512),
-        # These read images too; what is here is their language model.
-        "gemma-3-4b": preset(262208, 2560, 10240, 34, 8, 4, 131072, sliding_window=1024, rope_scaling=_EIGHTFOLD),
-        "gemma-3-12b": preset(262208, 3840, 15360, 48, 16, 8, 131072, sliding_window=1024, rope_scaling=_EIGHTFOLD),
-        "gemma-3-27b": preset(
-            262208, 5376, 21504, 62, 32, 16, 131072, head_dim=128, query_pre_attn_scalar=168, sliding_window=1024,
-            rope_scaling=_EIGHTFOLD,
-        ),
     },
 )  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lmworks.models.families.entries import Constant, Entry, Field, Rotary
-from lmworks.models.families.llama_like import A, decoder, decoder_rules, preset, rms_norm
+from lmworks.models.families.llama_like import A, decoder, decoder_rules, rms_norm
 from lmworks.models.families.phi3 import FUSED_GATE
 
 _GLM: tuple[Entry, ...] = (
@@ -20,14 +20,9 @@ _OUTPUT_NORMS = (
 
 GLM = decoder(
     "glm", "Glm", *_GLM, norm=_EPS, rotary=_ROTARY, rules=decoder_rules(mlp=FUSED_GATE),
-    presets={"glm-4-9b": preset(151552, 4096, 13696, 40, 32, 2, 131072)},
 )  # fmt: skip
 
 GLM4 = decoder(
     "glm4", "Glm4", *_GLM, Constant("decoder.placement", "sandwich"), norm=_EPS, rotary=_ROTARY,
     rules=decoder_rules(mlp=FUSED_GATE, norms=_OUTPUT_NORMS),
-    presets={
-        "glm-4-9b-0414": preset(151552, 4096, 13696, 40, 32, 2, 32768, attention_bias=False, rms_norm_eps=1e-5),
-        "glm-4-32b-0414": preset(151552, 6144, 23040, 61, 48, 2, 32768, attention_bias=False, rms_norm_eps=1e-5),
-    },
 )  # fmt: skip

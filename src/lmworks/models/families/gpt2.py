@@ -19,7 +19,6 @@ from lmworks.models.families.entries import (
     get,
 )
 from lmworks.models.families.family import Family
-from lmworks.models.families.hf_config import HFConfig
 from lmworks.models.hub.rules import Rule, Split, Transpose, rename, with_bias
 
 A, M = "decoder.attention.", "decoder.mlp."
@@ -80,13 +79,6 @@ WEIGHT_RULES = (
 )
 
 
-def _preset(hidden_size: int, layers: int, heads: int) -> HFConfig:
-    return {
-        "vocab_size": 50257, "n_embd": hidden_size, "n_layer": layers, "n_head": heads, "n_positions": 1024,
-        "bos_token_id": 50256, "eos_token_id": 50256,
-    }  # fmt: skip
-
-
 GPT2 = Family(
     name="gpt2",
     architectures=decoder_heads("GPT2", "LMHeadModel"),
@@ -94,10 +86,4 @@ GPT2 = Family(
     weight_rules=WEIGHT_RULES,
     prefix="transformer.",
     ignored_tensors=(r"h\.\d+\.attn\.(masked_)?bias",),
-    hf_presets={
-        "gpt2": _preset(768, 12, 12),
-        "gpt2-medium": _preset(1024, 24, 16),
-        "gpt2-large": _preset(1280, 36, 20),
-        "gpt2-xl": _preset(1600, 48, 25),
-    },
 )

@@ -9,7 +9,7 @@ from lmworks.models.config import ModelConfig
 from lmworks.models.families.entries import Constant, Draft, Implied, Only, Written, get, put
 from lmworks.models.families.family import Family
 from lmworks.models.families.gpt_like import A, fused, heads, modules, sizes
-from lmworks.models.families.hf_config import Fields, HFConfig
+from lmworks.models.families.hf_config import Fields
 from lmworks.models.hub.rules import Rule
 
 _BLOCK = "transformer.h.{i}."
@@ -41,13 +41,6 @@ class MultiQuery:
         hf["multi_query"] = get(draft, f"{A}num_key_value_heads") == 1
 
 
-def _preset(vocab: int, hidden: int, layers: int, attention_heads: int, context: int, end: int) -> HFConfig:
-    return {
-        "vocab_size": vocab, "n_embd": hidden, "n_layer": layers, "n_head": attention_heads, "n_inner": 4 * hidden,
-        "n_positions": context, "bos_token_id": end, "eos_token_id": end,
-    }  # fmt: skip
-
-
 GPT_BIGCODE = Family(
     name="gpt_bigcode",
     architectures=heads("GPTBigCode"),
@@ -70,9 +63,4 @@ GPT_BIGCODE = Family(
     weight_rules=_rules,
     prefix="transformer.",
     ignored_tensors=(r"h\.\d+\.attn\.(masked_)?bias",),
-    hf_presets={
-        "santacoder": _preset(49280, 2048, 24, 16, 2048, 49152),
-        "starcoderbase-1b": _preset(49152, 2048, 24, 16, 8192, 0),
-        "starcoder": {**_preset(49152, 6144, 40, 48, 8192, 0), "activation_function": "gelu"},
-    },
 )  # fmt: skip

@@ -9,8 +9,7 @@ from lmworks.models.config import ModelConfig
 from lmworks.models.families.architectures import decoder_heads
 from lmworks.models.families.entries import Constant, Count, Field, Implied, Only, Rotary, Written
 from lmworks.models.families.family import Family
-from lmworks.models.families.hf_config import HFConfig
-from lmworks.models.families.llama_like import ATTENTION, COMMON, A, SlidingLayers, decoder_rules, preset, rms_norm
+from lmworks.models.families.llama_like import ATTENTION, COMMON, A, SlidingLayers, decoder_rules, rms_norm
 from lmworks.models.families.moe_like import OURS, M, expert_entries
 from lmworks.models.hub.rules import Rule, Split, Transpose, rename, with_bias
 from lmworks.models.slots import MoEConfig
@@ -35,16 +34,6 @@ def _rules(config: ModelConfig) -> tuple[Rule, ...]:
     )
 
 
-def _preset(layers: int, experts: int) -> HFConfig:
-    yarn = {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
-            "original_max_position_embeddings": 4096}  # fmt: skip
-    return preset(
-        201088, 2880, 2880, layers, 64, 8, 131072, head_dim=64, num_local_experts=experts, num_experts_per_tok=4,
-        attention_bias=True, sliding_window=128, rope_theta=150000.0, rope_scaling=yarn, swiglu_limit=7.0,
-        router_aux_loss_coef=0.9, eos_token_id=200002,
-    )  # fmt: skip
-
-
 GPT_OSS = Family(
     name="gpt_oss",
     architectures=decoder_heads("GptOss"),
@@ -61,5 +50,4 @@ GPT_OSS = Family(
     weight_rules=_rules,
     spellings={"experts_per_token": "num_experts_per_tok"},
     prefix="model.",
-    hf_presets={"gpt-oss-20b": _preset(24, 32), "gpt-oss-120b": _preset(36, 128)},
 )  # fmt: skip

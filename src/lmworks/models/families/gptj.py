@@ -52,10 +52,4 @@ GPTJ = Family(
     weight_rules=RULES,
     prefix="transformer.",
     ignored_tensors=(r"h\.\d+\.attn\.(masked_)?bias",),
-    hf_presets={
-        "gpt-j-6b": {
-            "vocab_size": 50400, "n_embd": 4096, "n_layer": 28, "n_head": 16, "n_positions": 2048, "rotary_dim": 64,
-            "bos_token_id": 50256, "eos_token_id": 50256,
-        },
-    },
 )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lmworks.models.families.entries import Constant, Field
-from lmworks.models.families.llama_like import ATTENTION_BIAS, MLP_BIAS, A, decoder, generates_only, preset
+from lmworks.models.families.llama_like import ATTENTION_BIAS, MLP_BIAS, A, decoder, generates_only
 
 FACTORS = (
     Field("embedding_multiplier", "embed.multiplier", 1.0),
@@ -15,14 +15,4 @@ FACTORS = (
 GRANITE = decoder(
     "granite", "Granite", ATTENTION_BIAS, MLP_BIAS, *FACTORS,
     heads=generates_only("Granite"),
-    presets={
-        "granite-3.3-2b": preset(
-            49159, 2048, 8192, 40, 32, 8, 131072, rope_theta=1e7, rms_norm_eps=1e-5, tie_word_embeddings=True,
-            embedding_multiplier=12.0, residual_multiplier=0.22, attention_multiplier=0.015625, logits_scaling=8.0,
-        ),
-        "granite-3.3-8b": preset(
-            49159, 4096, 12800, 40, 32, 8, 131072, rope_theta=1e7, rms_norm_eps=1e-5, tie_word_embeddings=True,
-            embedding_multiplier=12.0, residual_multiplier=0.22, attention_multiplier=0.0078125, logits_scaling=16.0,
-        ),
-    },
 )  # fmt: skip

@@ -54,5 +54,4 @@ def language_part(name: str, architecture: str, of: Family, **defaults: Any) -> 
         ignored_tensors=(r"(vision_tower|multi_modal_projector)\..*",),
         # The first files are of modules in another order.
         legacy_names={r"^(language_model\.model|model\.language_model)\.": of.prefix, r"^language_model\.lm_": "lm_"},
-        hf_presets={},
     )

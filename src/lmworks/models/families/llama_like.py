@@ -197,11 +197,6 @@ def decoder_rules(
     )
 
 
-EMBEDDING_AND_HEADS = embedding_and_heads()
-LLAMA_ATTENTION = renamed(
-    "decoder.layers.{i}.self_attn", "model.layers.{i}.self_attn", "q_proj k_proj v_proj o_proj q_norm k_norm"
-)
-LLAMA_NORMS = renamed("decoder.layers.{i}", "model.layers.{i}", "input_layernorm post_attention_layernorm")
 LLAMA_RULES = decoder_rules()
 SANDWICH = (
     "input_layernorm self_attn_output_layernorm=post_attention_layernorm "
@@ -217,7 +212,7 @@ _NO_PADDING = Written({"pad_token_id": None})
 
 
 def decoder(
-    name: str, stem: str, *entries: Entry, presets: Mapping[str, HFConfig],
+    name: str, stem: str, *entries: Entry,
     norm: tuple[Entry, ...] = (RMS_NORM,), rotary: Entry = ROTARY, rules: tuple[Rule, ...] = LLAMA_RULES,
     heads: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Family:  # fmt: skip
@@ -242,7 +237,6 @@ def decoder(
         weight_rules=rules,
         prefix="model.",
         ignored_tensors=(r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
-        hf_presets=presets,
     )
 
 
@@ -260,12 +254,4 @@ def preset(
         "vocab_size": vocab_size, "hidden_size": hidden_size, "intermediate_size": intermediate_size,
         "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
         "max_position_embeddings": context, **further,
-    }  # fmt: skip
-
-
-def llama3_scaling(factor: float) -> dict[str, Any]:
-    """`rope_scaling` as Llama 3.1 has it."""
-    return {
-        "rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
     }  # fmt: skip

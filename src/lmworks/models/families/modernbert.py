@@ -84,14 +84,6 @@ _FUSED = tuple(
 _HEAD = {"dense": "head.dense", "norm": "head.norm", "score": "classifier"}
 
 
-def _preset(hidden_size: int, layers: int, heads: int, intermediate_size: int) -> dict[str, Any]:
-    return {
-        "vocab_size": 50368, "hidden_size": hidden_size, "num_hidden_layers": layers, "num_attention_heads": heads,
-        "intermediate_size": intermediate_size, "max_position_embeddings": 8192, "bos_token_id": 50281,
-        "eos_token_id": 50282, "pad_token_id": 50283,
-    }  # fmt: skip
-
-
 MODERNBERT = Family(
     name="modernbert",
     architectures=_with_norm(encoder_heads("ModernBert", lm_act="gelu", classifier_act="gelu")),
@@ -135,5 +127,4 @@ MODERNBERT = Family(
     ),
     prefix="model.",
     tied=("decoder.weight",),
-    hf_presets={"modernbert-base": _preset(768, 22, 12, 1152), "modernbert-large": _preset(1024, 28, 16, 2624)},
 )

@@ -9,7 +9,7 @@ from lmworks.core.errors import ConfigError
 from lmworks.models.families.entries import Constant, Draft, Implied, Only, Written
 from lmworks.models.families.family import Family
 from lmworks.models.families.gpt_like import OURS, M, heads, modules, sizes
-from lmworks.models.families.hf_config import Fields, HFConfig
+from lmworks.models.families.hf_config import Fields
 from lmworks.models.hub.rules import Rule, Split
 
 _BLOCK = "transformer.blocks.{i}."
@@ -48,13 +48,6 @@ class MptAttention:
         hf["attn_config"] = dict(self.only)
 
 
-def _preset(hidden: int, layers: int, attention_heads: int, context: int) -> HFConfig:
-    return {
-        "vocab_size": 50432, "d_model": hidden, "n_layers": layers, "n_heads": attention_heads, "max_seq_len": context,
-        "expansion_ratio": 4, "attn_config": {"alibi": True},
-    }  # fmt: skip
-
-
 MPT = Family(
     name="mpt",
     architectures={**heads("Mpt"), "MPTForCausalLM": {"kind": "causal_lm"}},
@@ -73,5 +66,4 @@ MPT = Family(
     weight_rules=_RULES,
     spellings={"hidden_size": "d_model", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads"},
     prefix="transformer.",
-    hf_presets={"mpt-7b": _preset(4096, 32, 32, 2048), "mpt-30b": _preset(7168, 48, 64, 8192)},
 )

@@ -14,7 +14,6 @@ from lmworks.models.families.llama_like import (
     SlidingLayers,
     decoder,
     decoder_rules,
-    preset,
     rms_norm,
 )
 
@@ -32,32 +31,14 @@ _REORDERED: tuple[Entry, ...] = (
 OLMO = decoder(
     "olmo", "Olmo", ATTENTION_BIAS, Only("clip_qkv", (), "queries, keys and values are not clipped here"),
     norm=(Constant("decoder.norm", {"kind": "layer", "affine": False, "eps": 1e-5}),), heads=_heads("Olmo"),
-    presets={
-        "olmo-1b": preset(50304, 2048, 8192, 16, 16, 16, 2048, tie_word_embeddings=True),
-        "olmo-7b": preset(50304, 4096, 11008, 32, 32, 32, 2048),
-    },
 )  # fmt: skip
 
 OLMO2 = decoder(
     "olmo2", "Olmo2", *_REORDERED, norm=rms_norm(1e-5), rules=decoder_rules(norms=REORDERED), heads=_heads("Olmo2"),
-    presets={
-        "olmo-2-1b": preset(100352, 2048, 8192, 16, 16, 16, 4096, rope_theta=5e5, rms_norm_eps=1e-6),
-        "olmo-2-7b": preset(100352, 4096, 11008, 32, 32, 32, 4096, rope_theta=5e5, rms_norm_eps=1e-6),
-        "olmo-2-13b": preset(100352, 5120, 13824, 40, 40, 40, 4096, rope_theta=5e5, rms_norm_eps=1e-6),
-        "olmo-2-32b": preset(100352, 5120, 27648, 64, 40, 8, 4096, rope_theta=5e5, rms_norm_eps=1e-6),
-    },
 )  # fmt: skip
 
 OLMO3 = decoder(
     "olmo3", "Olmo3", *_REORDERED, SlidingLayers(window=4096, full_every=4), norm=rms_norm(1e-5),
     rotary=RotaryByLayerType(Rotary(5e5), Rotary(5e5, ours="decoder.layers.S.positions"), "rope_theta"),
     rules=decoder_rules(norms=REORDERED), heads=_heads("Olmo3"),
-    presets={
-        "olmo-3-7b": preset(
-            100278, 4096, 11008, 32, 32, 32, 65536, rms_norm_eps=1e-6, rope_scaling={
-                "rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 8192,
-                "attention_factor": 1.2079441541679836, "beta_fast": 32.0, "beta_slow": 1.0,
-            },
-        )
-    },
 )  # fmt: skip

@@ -9,7 +9,7 @@ from lmworks.core.errors import ConfigError
 from lmworks.models.families.entries import Constant, Draft, Field, Implied, Only, Written
 from lmworks.models.families.family import Family
 from lmworks.models.families.gpt_like import A, M, heads, modules, sizes
-from lmworks.models.families.hf_config import Fields, HFConfig
+from lmworks.models.families.hf_config import Fields
 
 _LAYER = "model.decoder.layers.{i}."
 RULES = (
@@ -44,13 +44,6 @@ class WordEmbedding:
         hf["word_embed_proj_dim"] = draft["hidden_size"]
 
 
-def _preset(hidden: int, layers: int, attention_heads: int) -> HFConfig:
-    return {
-        "vocab_size": 50272, "hidden_size": hidden, "num_hidden_layers": layers, "ffn_dim": 4 * hidden,
-        "num_attention_heads": attention_heads, "max_position_embeddings": 2048, "bos_token_id": 2, "eos_token_id": 2,
-    }  # fmt: skip
-
-
 OPT = Family(
     name="opt",
     architectures=heads("OPT"),
@@ -70,13 +63,4 @@ OPT = Family(
     ),
     weight_rules=RULES,
     prefix="model.",
-    hf_presets={
-        "opt-125m": _preset(768, 12, 12),
-        "opt-1.3b": _preset(2048, 24, 32),
-        "opt-2.7b": _preset(2560, 32, 32),
-        "opt-6.7b": _preset(4096, 32, 32),
-        "opt-13b": _preset(5120, 40, 40),
-        "opt-30b": _preset(7168, 48, 56),
-        "opt-66b": _preset(9216, 64, 72),
-    },
 )  # fmt: skip

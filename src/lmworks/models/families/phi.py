@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lmworks.models.families.entries import ActivationField, Constant, Only, Rotary
-from lmworks.models.families.llama_like import A, M, decoder, decoder_rules, layer_norm, preset
+from lmworks.models.families.llama_like import A, M, decoder, decoder_rules, layer_norm
 
 PHI = decoder(
     "phi", "Phi", Constant("decoder.placement", "parallel_shared"),
@@ -16,8 +16,4 @@ PHI = decoder(
         attention="q_proj k_proj v_proj o_proj=dense", mlp="up_proj=fc1 down_proj=fc2", norms="input_layernorm",
         norm="final_layernorm",
     ),
-    presets={
-        "phi-1.5": preset(51200, 2048, 8192, 24, 32, 32, 2048),
-        "phi-2": preset(51200, 2560, 10240, 32, 32, 32, 2048, partial_rotary_factor=0.4),
-    },
 )  # fmt: skip

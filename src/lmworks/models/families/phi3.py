@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lmworks.models.families.entries import Only, Rotary
-from lmworks.models.families.llama_like import SlidingLayers, decoder, decoder_rules, preset, rms_norm
+from lmworks.models.families.llama_like import SlidingLayers, decoder, decoder_rules, rms_norm
 
 FUSED_ATTENTION = "q_proj+k_proj+v_proj=qkv_proj o_proj"
 FUSED_GATE = "gate_proj+up_proj=gate_up_proj down_proj"
@@ -12,9 +12,4 @@ PHI3 = decoder(
     "phi3", "Phi3", *(Only(key, (False,), "Phi-3 has none") for key in ("attention_bias", "mlp_bias", "lm_head_bias")),
     SlidingLayers(typed=False), norm=rms_norm(1e-5), rotary=Rotary(partial=1.0, original=4096),
     rules=decoder_rules(attention=FUSED_ATTENTION, mlp=FUSED_GATE),
-    presets={
-        "phi-3-mini-4k": preset(32064, 3072, 8192, 32, 32, 32, 4096, sliding_window=2047),
-        "phi-3-medium-4k": preset(32064, 5120, 17920, 40, 40, 10, 4096, sliding_window=2047),
-        "phi-4": preset(100352, 5120, 17920, 40, 40, 10, 16384, rope_theta=250000.0),
-    },
 )  # fmt: skip

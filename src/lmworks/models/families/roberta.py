@@ -23,7 +23,6 @@ from lmworks.models.families.encoder_like import (
 )
 from lmworks.models.families.entries import Constant, Entry, Only
 from lmworks.models.families.family import Family
-from lmworks.models.families.hf_config import HFConfig
 from lmworks.models.hub.rules import Rule, rename
 
 ENTRIES = (*common(pad=1), OffsetPositions(), *POST_NORM, *BIASED, *PLAIN_MLP, *ABSOLUTE)
@@ -31,7 +30,7 @@ ENTRIES = (*common(pad=1), OffsetPositions(), *POST_NORM, *BIASED, *PLAIN_MLP, *
 
 def _family(
     name: str, stem: str, prefix: str, entries: tuple[Entry, ...], layer: dict[str, str], *,
-    others: tuple[Rule, ...] = (), presets: dict[str, HFConfig],
+    others: tuple[Rule, ...] = (),
 ) -> Family:  # fmt: skip
     return Family(
         name=name,
@@ -56,36 +55,17 @@ def _family(
         aliases={"lm_head.decoder.bias": "lm_head.bias"},
         ignored_tensors=UNUSED,
         optional={"head.pooler": "pooler.dense.weight"},
-        hf_presets=presets,
     )
-
-
-def _preset(vocab_size: int, size: str = "base", **more: object) -> HFConfig:
-    sizes = {"base": (768, 12, 12, 3072), "large": (1024, 24, 16, 4096)}[size]
-    keys = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-    return {
-        "vocab_size": vocab_size, **dict(zip(keys, sizes, strict=True)), "max_position_embeddings": 514,
-        "layer_norm_eps": 1e-5, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1, **more,
-    }  # fmt: skip
 
 
 ROBERTA = _family(
     "roberta", "Roberta", "roberta.", (*ENTRIES, TOKEN_TYPES), BERT_LAYER,
-    presets={
-        "roberta-base": _preset(50265, type_vocab_size=1),
-        "roberta-large": _preset(50265, "large", type_vocab_size=1),
-    },
 )  # fmt: skip
 XLM_ROBERTA = _family(
     "xlm-roberta", "XLMRoberta", "roberta.", (*ENTRIES, TOKEN_TYPES), BERT_LAYER,
-    presets={
-        "xlm-roberta-base": _preset(250002, type_vocab_size=1),
-        "xlm-roberta-large": _preset(250002, "large", type_vocab_size=1),
-    },
 )  # fmt: skip
 CAMEMBERT = _family(
     "camembert", "Camembert", "roberta.", (*ENTRIES, TOKEN_TYPES), BERT_LAYER,
-    presets={"camembert-base": _preset(32005, type_vocab_size=1, bos_token_id=5, eos_token_id=6)},
 )  # fmt: skip
 MPNET = _family(
     "mpnet", "MPNet", "mpnet.",
@@ -99,5 +79,4 @@ MPNET = _family(
     {f"self_attn.{p}_proj": f"attention.attn.{p}" for p in "qkvo"} | {"input_layernorm": "attention.LayerNorm"}
     | {ours: theirs for ours, theirs in BERT_LAYER.items() if not theirs.startswith("attention")},
     others=(rename("encoder.position_codes.0.weight", "mpnet.encoder.relative_attention_bias.weight"),),
-    presets={"mpnet-base": _preset(30527)},
 )  # fmt: skip

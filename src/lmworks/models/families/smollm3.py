@@ -8,7 +8,7 @@ from typing import Any
 from lmworks.core.errors import ConfigError
 from lmworks.models.families.entries import Draft, Only, Rotary, get, letters, tiled
 from lmworks.models.families.hf_config import Fields
-from lmworks.models.families.llama_like import ATTENTION_BIAS, MLP_BIAS, TIED, decoder, preset
+from lmworks.models.families.llama_like import ATTENTION_BIAS, MLP_BIAS, TIED, decoder
 
 
 @dataclass(frozen=True)
@@ -39,5 +39,4 @@ class LayersWithoutRotation:
 SMOLLM3 = decoder(
     "smollm3", "SmolLM3", TIED, ATTENTION_BIAS, MLP_BIAS, LayersWithoutRotation(),
     Only("use_sliding_window", (False,), "SmolLM3 is read without windows", False), rotary=Rotary(2e6),
-    presets={"smollm3-3b": preset(128256, 2048, 11008, 36, 16, 4, 65536, rope_theta=5e6)},
 )  # fmt: skip

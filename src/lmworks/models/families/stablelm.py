@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lmworks.models.families.entries import Field, Only, Rotary
-from lmworks.models.families.llama_like import A, decoder, layer_norm, preset
+from lmworks.models.families.llama_like import A, decoder, layer_norm
 
 STABLELM = decoder(
     "stablelm", "StableLm", Field("use_qkv_bias", f"{A}qkv_bias", False),
@@ -14,8 +14,4 @@ STABLELM = decoder(
     ),
     Only("qk_layernorm", (False,), "the norm of queries and keys that differs by head is not built"),
     norm=layer_norm(), rotary=Rotary(partial=0.25),
-    presets={
-        "stablelm-3b-4e1t": preset(50304, 2560, 6912, 32, 32, 32, 4096),
-        "stablelm-2-1.6b": preset(100352, 2048, 5632, 24, 32, 32, 4096, use_qkv_bias=True),
-    },
 )  # fmt: skip

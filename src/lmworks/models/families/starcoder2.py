@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from lmworks.models.families.entries import ActivationField, Constant, Field
-from lmworks.models.families.llama_like import TIED, A, M, SlidingLayers, decoder, decoder_rules, layer_norm, preset
+from lmworks.models.families.llama_like import TIED, A, M, SlidingLayers, decoder, decoder_rules, layer_norm
 
 STARCODER2 = decoder(
     "starcoder2", "Starcoder2", TIED, Field("use_bias", f"{A}qkv_bias {A}o_bias {M}bias", True),
     Constant(f"{M}gated", False), ActivationField("hidden_act", f"{M}hidden_act", "gelu_pytorch_tanh"),
     SlidingLayers(typed=False), norm=layer_norm("norm_epsilon"),
     rules=decoder_rules(mlp="up_proj=c_fc down_proj=c_proj"),
-    presets={
-        "starcoder2-3b": preset(
-            49152, 3072, 12288, 30, 24, 2, 16384, rope_theta=999999.4420358813, sliding_window=4096
-        ),
-        "starcoder2-7b": preset(49152, 4608, 18432, 32, 36, 4, 16384, rope_theta=1e6, sliding_window=4096),
-    },
 )  # fmt: skip

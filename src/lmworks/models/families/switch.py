@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lmworks.models.config import ModelConfig
-from lmworks.models.families.encoder_decoder import Ignored, TiedHead, both
-from lmworks.models.families.entries import ActivationField, Constant, Draft, Only, get, letters, put, tiled
-from lmworks.models.families.hf_config import Fields, HFConfig
+from lmworks.models.families.encoder_decoder import TiedHead, both
+from lmworks.models.families.entries import ActivationField, Constant, Draft, Implied, Only, get, letters, put, tiled
+from lmworks.models.families.hf_config import Fields
 from lmworks.models.families.t5 import SIZES, T5, t5_rules
 from lmworks.models.hub.rules import Rule, Stack, rename
 from lmworks.models.slots import MoEConfig
@@ -70,14 +70,12 @@ def _rules(config: ModelConfig) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def _preset(d_model: int, d_ff: int, layers: int, heads: int, experts: int, sparse: int, **more: Any) -> HFConfig:
-    return {
-        "vocab_size": 32128, "d_model": d_model, "d_ff": d_ff, "num_layers": layers, "num_decoder_layers": layers,
-        "num_heads": heads, "d_kv": 64, "num_experts": experts, "num_sparse_encoder_layers": sparse,
-        "num_sparse_decoder_layers": sparse, "expert_capacity": 64, "eos_token_id": 1, **more,
-    }  # fmt: skip
-
-
+UNUSED = (
+    "router_dtype", "router_jitter_noise", "router_ignore_padding_tokens", "add_router_probs", "router_type",
+    "encoder_sparse_step", "decoder_sparse_step", "feed_forward_proj", "batch_prioritized_routing",
+    "add_cross_attention", "num_selected_experts",
+)  # fmt: skip
+"""Keys that change nothing here."""
 SWITCH_TRANSFORMERS = replace(
     T5,
     name="switch_transformers",
@@ -91,16 +89,8 @@ SWITCH_TRANSFORMERS = replace(
         SparseLayers(),
         TiedHead(),
         Only("router_bias", (False,), "routers have no bias"),
-        Ignored(
-            "router_dtype router_jitter_noise router_ignore_padding_tokens add_router_probs router_type "
-            "encoder_sparse_step decoder_sparse_step feed_forward_proj batch_prioritized_routing add_cross_attention "
-            "num_selected_experts"
-        ),
+        Implied(UNUSED),
     ),
     weight_rules=_rules,
     tied_unless_stored=False,
-    hf_presets={
-        **{f"switch-base-{n}": _preset(768, 3072, 12, 12, n, 6) for n in (8, 16, 32, 64, 128, 256)},
-        "switch-large-128": _preset(1024, 4096, 24, 16, 128, 12),
-    },
 )  # fmt: skip

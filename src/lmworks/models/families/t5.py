@@ -8,21 +8,18 @@ a file does not say, is the length trained on and may be raised.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from lmworks.models.config import ModelConfig
 from lmworks.models.families.encoder_decoder import (
     GENERATION_KEYS,
     FeedForwardProj,
-    Ignored,
     TiedHead,
     attentions,
     both,
     shared_embedding,
 )
-from lmworks.models.families.entries import Constant, Count, Entry, Field, SpecialTokens, Written, get
+from lmworks.models.families.entries import Constant, Count, Entry, Field, Implied, SpecialTokens, Written, get
 from lmworks.models.families.family import Family
-from lmworks.models.families.hf_config import HFConfig
 from lmworks.models.hub.rules import Rule, rename
 
 SIZES: tuple[Entry, ...] = (
@@ -46,7 +43,7 @@ SIZES: tuple[Entry, ...] = (
     Field("pad_token_id", "pad_token_id", 0),
     Field("decoder_start_token_id", "decoder_start_token_id", 0),
     Written({"is_encoder_decoder": True, "initializer_factor": 1.0}),
-    Ignored(f"{GENERATION_KEYS} dense_act_fn is_gated_act classifier_dropout"),
+    Implied((*GENERATION_KEYS, "dense_act_fn", "is_gated_act", "classifier_dropout", "scalable_attention")),
 )
 
 
@@ -79,25 +76,6 @@ REPEATED_BIAS = r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attenti
 """Old files hold a bias of cross-attention, which nothing reads."""
 
 
-def _preset(d_model: int, d_ff: int, layers: int, heads: int, d_kv: int = 64, **more: Any) -> HFConfig:
-    return {
-        "vocab_size": 32128, "d_model": d_model, "d_ff": d_ff, "num_layers": layers, "num_heads": heads, "d_kv": d_kv,
-        "eos_token_id": 1, "n_positions": 512, **more,
-    }  # fmt: skip
-
-
-def _gated(d_model: int, d_ff: int, layers: int, heads: int, **more: Any) -> HFConfig:
-    more = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, **more}
-    return _preset(d_model, d_ff, layers, heads, **more)
-
-
-_SIZES = {
-    "small": (512, 1024, 8, 6), "base": (768, 2048, 12, 12), "large": (1024, 2816, 24, 16),
-    "xl": (2048, 5120, 24, 32), "xxl": (4096, 10240, 24, 64),
-}  # fmt: skip
-"""Of T5 1.1 and what is made from it: d_model, d_ff, layers, heads."""
-
-
 def _row(name: str, stem: str, *, gated: bool = True, scales: bool = True, per_layer: bool = False) -> Family:
     return Family(
         name=name,
@@ -119,26 +97,10 @@ def _row(name: str, stem: str, *, gated: bool = True, scales: bool = True, per_l
 
 T5 = replace(
     _row("t5", "T5", gated=False),
-    hf_presets={
-        "t5-small": _preset(512, 2048, 6, 8),
-        "t5-base": _preset(768, 3072, 12, 12),
-        "t5-large": _preset(1024, 4096, 24, 16),
-        "t5-3b": _preset(1024, 16384, 24, 32, 128),
-        "t5-11b": _preset(1024, 65536, 24, 128, 128),
-        **{f"t5-v1_1-{size}": _gated(*numbers) for size, numbers in _SIZES.items()},
-        **{f"flan-t5-{size}": _gated(*numbers) for size, numbers in _SIZES.items()},
-    },
 )
 MT5 = replace(
     _row("mt5", "MT5", scales=False),
-    hf_presets={
-        f"mt5-{size}": _gated(*numbers, vocab_size=250112, n_positions=1024) for size, numbers in _SIZES.items()
-    },
 )
 UMT5 = replace(
     _row("umt5", "UMT5", per_layer=True),
-    hf_presets={
-        f"umt5-{size}": _gated(*_SIZES[size], vocab_size=256384, n_positions=1024)
-        for size in ("small", "base", "xl", "xxl")
-    },
 )

@@ -8,20 +8,19 @@ and 512 where a file does not say, is the length trained on.
 from __future__ import annotations
 
 from lmworks.models.config import ModelConfig
-from lmworks.models.families.encoder_decoder import Ignored
 from lmworks.models.families.entries import (
     ActivationField,
     Constant,
     Count,
     Draft,
     Field,
+    Implied,
     Only,
     SpecialTokens,
     Written,
     get,
 )
 from lmworks.models.families.family import Family
-from lmworks.models.families.hf_config import HFConfig
 from lmworks.models.hub.rules import Reshape, Rule, Transpose, rename, with_bias
 from lmworks.models.slots import XLAttentionConfig
 
@@ -32,6 +31,11 @@ def _head_dim(draft: Draft) -> int:
     return int(draft["hidden_size"] // get(draft, f"{A}num_attention_heads"))
 
 
+UNUSED = (
+    "reuse_len", "same_length", "use_mems_eval", "use_mems_train", "summary_last_dropout", "start_n_top", "end_n_top",
+    "ff_dropout", "init", "init_range", "init_std", "n_token", "max_position_embeddings",
+)  # fmt: skip
+"""Keys that change nothing here."""
 ENTRIES = (
     Field("vocab_size", "vocab_size"),
     Count("d_model", "hidden_size"),
@@ -63,10 +67,7 @@ ENTRIES = (
     Only("summary_use_proj", (True,), "there is a dense layer before the labels", written=True),
     Only("summary_activation", ("tanh",), "that layer ends in tanh", written="tanh"),
     Written({"mem_len": None}),
-    Ignored(
-        "reuse_len same_length use_mems_eval use_mems_train summary_last_dropout start_n_top end_n_top ff_dropout "
-        "init init_range init_std n_token max_position_embeddings"
-    ),
+    Implied(UNUSED),
 )
 
 
@@ -100,13 +101,6 @@ def _rules(config: ModelConfig) -> tuple[Rule, ...]:
     )
 
 
-def _preset(d_model: int, layers: int, heads: int) -> HFConfig:
-    return {
-        "vocab_size": 32000, "d_model": d_model, "n_layer": layers, "n_head": heads, "d_inner": 4 * d_model,
-        "bos_token_id": 1, "eos_token_id": 2,
-    }  # fmt: skip
-
-
 XLNET = Family(
     name="xlnet",
     architectures={
@@ -122,5 +116,4 @@ XLNET = Family(
     weight_rules=_rules,
     prefix="transformer.",
     tied=("lm_loss.weight",),
-    hf_presets={"xlnet-base-cased": _preset(768, 12, 12), "xlnet-large-cased": _preset(1024, 24, 16)},
 )  # fmt: skip
