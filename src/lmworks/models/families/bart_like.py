@@ -7,7 +7,13 @@ from functools import partial
 from typing import Any
 
 from lmworks.core.errors import ConfigError
-from lmworks.models.families.encoder_decoder import GENERATION_KEYS, ScaledEmbedding, both, shared_embedding
+from lmworks.models.families.encoder_decoder import (
+    FAIRSEQ_KEYS,
+    GENERATION_KEYS,
+    ScaledEmbedding,
+    both,
+    shared_embedding,
+)
 from lmworks.models.families.entries import (
     ActivationField,
     Constant,
@@ -54,14 +60,6 @@ def _stack(name: str) -> tuple[Entry, ...]:
     )
 
 
-UNUSED = (
-    *GENERATION_KEYS, "classifier_dropout", "classif_dropout", "num_hidden_layers", "gradient_checkpointing",
-    "add_bias_logits", "add_final_layer_norm", "normalize_before", "normalize_embedding", "static_position_embeddings",
-    "extra_pos_embeddings", "decoder_vocab_size", "_num_labels", "max_source_positions",
-)  # fmt: skip
-"""Keys that change nothing here."""
-
-
 def _entries(
     positions: PositionsOf, *, pre_norm: bool, embed_norm: bool, activation: str, scaled: bool,
     start: int | None, pad: int,
@@ -88,42 +86,37 @@ def _entries(
         Only("tie_word_embeddings", (True,), "both stacks and the head share one matrix", written=True),
         Only("share_encoder_decoder_embeddings", (True,), "both stacks and the head share one matrix"),
         Written({"is_encoder_decoder": True, "activation_dropout": 0.0, "attention_dropout": 0.0}),
-        Implied(UNUSED),
+        Implied((*GENERATION_KEYS, *FAIRSEQ_KEYS)),
     )
 
 
-def _layer(stack: str) -> dict[str, str]:
-    """Modules of ours to theirs."""
+def _modules(stack: str) -> dict[str, str]:
+    """Modules of ours to theirs, below the stack's name."""
     sublayers = {"self_attn": "self_attn", "cross_attn": "encoder_attn"}
     projections = {"q_proj": "q_proj", "k_proj": "k_proj", "v_proj": "v_proj", "o_proj": "out_proj"}
-    names = {f"{a}.{p}": f"{b}.{q}" for a, b in sublayers.items() for p, q in projections.items()} | {
+    layer = {f"{a}.{p}": f"{b}.{q}" for a, b in sublayers.items() for p, q in projections.items()} | {
         "input_layernorm": "self_attn_layer_norm", "cross_attention_layernorm": "encoder_attn_layer_norm",
         "post_attention_layernorm": "final_layer_norm", "mlp.up_proj": "fc1", "mlp.down_proj": "fc2",
     }  # fmt: skip
-    return {f"{stack}.layers.{{i}}.{ours}": f"model.{stack}.layers.{{i}}.{theirs}" for ours, theirs in names.items()}
+    beside = {"embed_positions": "embed_positions", "embed_norm": "layernorm_embedding", "norm": "layer_norm"}
+    names = {f"layers.{{i}}.{ours}": f"layers.{{i}}.{theirs}" for ours, theirs in layer.items()} | beside
+    return {f"{stack}.{ours}": f"model.{stack}.{theirs}" for ours, theirs in names.items()}
 
 
 _MODULES = {
-    **_layer("encoder"),
-    **_layer("decoder"),
-    **{f"{s}.embed_norm": f"model.{s}.layernorm_embedding" for s in ("encoder", "decoder")},
-    **{f"{s}.norm": f"model.{s}.layer_norm" for s in ("encoder", "decoder")},
+    "embed_tokens": "model.shared",
+    **_modules("encoder"),
+    **_modules("decoder"),
     "head.dense": "classification_head.dense",
     "head.score": "classification_head.out_proj",
 }
 SINUSOIDS = r"(encoder|decoder)\.embed_positions\.weights?"
 """Which old files hold."""
+_BIAS = ("lm_head.bias",)
 _RULES: tuple[Rule, ...] = (
-    rename("embed_tokens.weight", "model.shared.weight"),
-    *(rename(f"{s}.embed_positions.weight", f"model.{s}.embed_positions.weight") for s in ("encoder", "decoder")),
     *(rule for ours, theirs in _MODULES.items() for rule in with_bias(ours, theirs)),
     rename("lm_head.weight", "lm_head.weight"),
-    Rule(
-        ("lm_head.bias",),
-        ("final_logits_bias",),
-        (Reshape((1, -1), (-1,)),),
-        also=(Rule(("lm_head.bias",), (), (Zeros(),)),),
-    ),
+    Rule(_BIAS, ("final_logits_bias",), (Reshape((1, -1), (-1,)),), also=(Rule(_BIAS, (), (Zeros(),)),)),
 )
 
 

@@ -15,6 +15,12 @@ GENERATION_KEYS = (
     "force_bos_token_to_be_generated",
 )  # fmt: skip
 """How transformers generates by default, which old files keep in `config.json`."""
+FAIRSEQ_KEYS = (
+    "classifier_dropout", "classif_dropout", "num_hidden_layers", "gradient_checkpointing",
+    "add_bias_logits", "add_final_layer_norm", "normalize_before", "normalize_embedding", "static_position_embeddings",
+    "extra_pos_embeddings", "decoder_vocab_size", "_num_labels", "max_source_positions",
+)  # fmt: skip
+"""What files converted from fairseq also say; the family's name decides about it."""
 
 
 def both(*leaves: str) -> str:

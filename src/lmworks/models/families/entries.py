@@ -82,8 +82,10 @@ class Field:
             put(draft, path, value)
 
     def write(self, draft: Draft, hf: dict[str, Any]) -> None:
-        """See `Entry`."""
-        hf[self.hf] = self.save(get(draft, self.ours.split()[0]))
+        """See `Entry`; nothing where the model has no such field, as a head's without that head."""
+        value = get(draft, self.ours.split()[0], REQUIRED)
+        if value is not REQUIRED:
+            hf[self.hf] = self.save(value)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ On disk its linear maps are `Conv1D`, that is [in, out], and queries, keys and v
 from __future__ import annotations
 
 from lmworks.core.errors import ConfigError
+from lmworks.models.config import ModelConfig
 from lmworks.models.families.architectures import decoder_heads
 from lmworks.models.families.entries import (
     ActivationField,
@@ -63,7 +64,7 @@ ENTRIES = (
     Written({"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}),
 )
 _QKV = tuple(f"decoder.layers.{{i}}.self_attn.{p}_proj" for p in "qkv")
-WEIGHT_RULES = (
+RULES = (
     rename("embed_tokens.weight", "transformer.wte.weight"),
     rename("decoder.embed_positions.weight", "transformer.wpe.weight"),
     Rule(tuple(f"{n}.weight" for n in _QKV), ("transformer.h.{i}.attn.c_attn.weight",), (Transpose(), Split())),
@@ -75,15 +76,19 @@ WEIGHT_RULES = (
     *with_bias("decoder.layers.{i}.post_attention_layernorm", "transformer.h.{i}.ln_2"),
     *with_bias("decoder.norm", "transformer.ln_f"),
     rename("lm_head.weight", "lm_head.weight"),
-    *with_bias("head.score", "score"),
 )
+
+
+def weight_rules(config: ModelConfig) -> tuple[Rule, ...]:
+    """All tensors; the matrix of labels has one name for documents and another for tokens."""
+    return (*RULES, *with_bias("head.score", "classifier" if config.head.kind == "token_classification" else "score"))
 
 
 GPT2 = Family(
     name="gpt2",
     architectures=decoder_heads("GPT2", "LMHeadModel"),
     entries=ENTRIES,
-    weight_rules=WEIGHT_RULES,
+    weight_rules=weight_rules,
     prefix="transformer.",
     ignored_tensors=(r"h\.\d+\.attn\.(masked_)?bias",),
 )

@@ -7,8 +7,6 @@ a file does not say, is the length trained on and may be raised.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from lmworks.models.config import ModelConfig
 from lmworks.models.families.encoder_decoder import (
     GENERATION_KEYS,
@@ -95,12 +93,6 @@ def _row(name: str, stem: str, *, gated: bool = True, scales: bool = True, per_l
     )
 
 
-T5 = replace(
-    _row("t5", "T5", gated=False),
-)
-MT5 = replace(
-    _row("mt5", "MT5", scales=False),
-)
-UMT5 = replace(
-    _row("umt5", "UMT5", per_layer=True),
-)
+T5 = _row("t5", "T5", gated=False)
+MT5 = _row("mt5", "MT5", scales=False)
+UMT5 = _row("umt5", "UMT5", per_layer=True)

@@ -12,6 +12,13 @@ OPT = {**SIZES, "ffn_dim": 80, "max_position_embeddings": 128, "word_embed_proj_
 GPT = {"vocab_size": 97, "n_embd": 48, "n_layer": 3, "n_head": 6, "n_positions": 128, "bos_token_id": 1,
        "eos_token_id": 2}  # fmt: skip
 CASES = (
+    Case("gpt2", "tied", GPT, "GPT2LMHeadModel"),
+    Case("gpt2", "untied, narrow, relu", {
+        **GPT, "n_head": 3, "n_inner": 56, "activation_function": "relu", "tie_word_embeddings": False,
+    }, "GPT2LMHeadModel"),
+    Case("gpt2", "classifier", {**GPT, "num_labels": 3, "pad_token_id": 0}, "GPT2ForSequenceClassification"),
+    Case("gpt2", "tagging", {**GPT, "num_labels": 3}, "GPT2ForTokenClassification"),
+    Case("gpt2", "bare", GPT, "GPT2Model"),
     Case("gpt_neox", "parallel", {**NEOX, "rope_parameters": {"rope_theta": 1000.0, "partial_rotary_factor": 0.5}},
          "GPTNeoXForCausalLM"),
     Case("gpt_neox", "in turn, tied", {
