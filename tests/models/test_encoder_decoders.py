@@ -31,7 +31,7 @@ def reference(architecture, config, folder):
     cls = getattr(transformers, architecture)
     torch.manual_seed(0)
     model = cls(cls.config_class(**config)).eval()
-    for parameter in model.parameters():
+    for parameter in (p for p in model.parameters() if p.requires_grad):
         parameter.data = torch.randn_like(parameter) / parameter.shape[-1] ** 0.5 + (parameter.data == 1)
     model.tie_weights()
     model.save_pretrained(folder)
@@ -126,6 +126,17 @@ def test_a_stack_with_an_embedding_of_its_own_is_refused(tmp_path, architecture)
     stored(tmp_path, lambda tensors: tensors.update({other: tensors[owner].flip(0).clone()}))
     with pytest.raises(CheckpointError, match="one matrix for both"):
         load_pretrained(tmp_path)
+
+
+def test_files_may_hold_the_embedding_under_the_stacks_names_alone(tmp_path):
+    theirs = reference("MarianMTModel", {**BART, "decoder_start_token_id": 96}, tmp_path)
+
+    def rename(tensors):
+        shared = tensors.pop("model.shared.weight")
+        tensors |= {f"model.{stack}.embed_tokens.weight": shared.clone() for stack in ("encoder", "decoder")}
+
+    stored(tmp_path, rename)
+    assert gap(load_pretrained(tmp_path).eval(), theirs) <= LOGIT_BOUND
 
 
 def test_old_t5_files(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lmworks.proofs.cases.case import Case
 
 T5 = {
-    "vocab_size": 97, "d_model": 40, "d_kv": 6, "d_ff": 52, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 5,
+    "vocab_size": 97, "d_model": 40, "d_kv": 2, "d_ff": 52, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 5,
     "relative_attention_num_buckets": 10, "relative_attention_max_distance": 24, "decoder_start_token_id": 0,
 }  # fmt: skip
 GATED = {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
