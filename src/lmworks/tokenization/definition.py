@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,3 +26,22 @@ def token_text(value: object) -> str | None:
     if isinstance(value, Mapping):
         value = value.get("content")
     return value if isinstance(value, str) else None
+
+
+def added_token(token_id: int, content: str, special: bool = True) -> dict[str, Any]:
+    """An entry of `added_tokens`."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return {"id": token_id, "content": content, **flags, "special": special}
+
+
+def template(before: Sequence[str], after: Sequence[str], vocab: Mapping[str, int]) -> dict[str, Any]:
+    """The post-processor that puts special tokens before and after a text; a second text is followed by `after`."""
+    opening, closing = ([{"SpecialToken": {"id": t, "type_id": 0}} for t in tokens] for tokens in (before, after))
+    single = [*opening, {"Sequence": {"id": "A", "type_id": 0}}, *closing]
+    second = [{"SpecialToken": {"id": t, "type_id": 1}} for t in after]
+    return {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}, *second],
+        "special_tokens": {t: {"id": t, "ids": [vocab[t]], "tokens": [t]} for t in (*before, *after)},
+    }
