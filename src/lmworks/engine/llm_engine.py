@@ -146,7 +146,7 @@ class LLMEngine:
             sound = [i for i in range(len(ready)) if i not in broken]
             ready, logits = [ready[i] for i in sound], logits[sound]
         if ready:
-            sampled = sample(logits, ready)
+            sampled = sample(self._forced(logits, ready), ready)
             deltas += [self._extend(s, *chosen) for s, chosen in zip(ready, sampled, strict=True)]
         return deltas
 
@@ -186,6 +186,16 @@ class LLMEngine:
         self.scheduler.check_integrity()
         held = {s for sequences in self._live.values() for s in sequences}
         assert held == {*self.scheduler.running, *self.scheduler.waiting} == set(self._stops), "a sequence was lost"
+
+    def _forced(self, logits: Tensor, sequences: list[seq.Sequence]) -> Tensor:
+        """[R, V] with nothing but the model's forced first token left where a sequence has said nothing."""
+        token_id = self.model.config.forced_bos_token_id
+        rows = [i for i, s in enumerate(sequences) if s.num_output_tokens == 0] if token_id is not None else []
+        if rows:
+            logits = logits.clone()
+            logits[rows] = -1e9  # finite: log-probabilities are reported as JSON, which has no infinity
+            logits[rows, token_id] = 0.0
+        return logits
 
     def _extend(self, sequence: seq.Sequence, token_id: int, logprob: TokenLogprob | None) -> Delta:
         sequence.append(token_id)

@@ -116,6 +116,8 @@ class ModelConfig(Config):
     eos_token_ids: tuple[int, ...] = ()
     decoder_start_token_id: int | None = None
     """What a decoder with an encoder begins with."""
+    forced_bos_token_id: int | None = None
+    """What it says first, whatever its logits: BART was tuned so, mBART names the language."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -130,6 +132,7 @@ class ModelConfig(Config):
             "bos_token_id": (self.bos_token_id,),
             "eos_token_ids": self.eos_token_ids,
             "decoder_start_token_id": (self.decoder_start_token_id,),
+            "forced_bos_token_id": (self.forced_bos_token_id,),
         }
         for name, values in ids.items():
             if any(i is not None and not 0 <= i < self.vocab_size for i in values):

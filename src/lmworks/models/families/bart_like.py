@@ -82,6 +82,7 @@ def _entries(
         Field("init_std", "initializer_range", 0.02),
         SpecialTokens(),
         Field("decoder_start_token_id", "decoder_start_token_id", start),
+        Field("forced_bos_token_id", "forced_bos_token_id", None),
         Constant("tie_word_embeddings", value=True),
         Only("tie_word_embeddings", (True,), "both stacks and the head share one matrix", written=True),
         Only("share_encoder_decoder_embeddings", (True,), "both stacks and the head share one matrix"),

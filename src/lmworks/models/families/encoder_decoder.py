@@ -11,7 +11,7 @@ from lmworks.models.families.hf_config import ACTIVATIONS, Fields
 
 GENERATION_KEYS = (
     "output_past", "num_beams", "length_penalty", "early_stopping", "no_repeat_ngram_size", "min_length", "prefix",
-    "forced_bos_token_id", "forced_eos_token_id", "bad_words_ids", "num_return_sequences", "repetition_penalty",
+    "forced_eos_token_id", "bad_words_ids", "num_return_sequences", "repetition_penalty",
     "force_bos_token_to_be_generated",
 )  # fmt: skip
 """How transformers generates by default, which old files keep in `config.json`."""

@@ -107,6 +107,7 @@ def save_pretrained(model: Transformer, folder: Path | str, *, dtype: torch.dtyp
     generation = {
         "bos_token_id": config.bos_token_id, "eos_token_id": one_or_list(config.eos_token_ids),
         "pad_token_id": config.pad_token_id, "decoder_start_token_id": config.decoder_start_token_id,
+        "forced_bos_token_id": config.forced_bos_token_id,
     }  # fmt: skip
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -130,7 +131,7 @@ def read_config(path: Path | str) -> ModelConfig:
         return config_from_gguf(GGUFFile(path))
     hf = read_json(path / CONFIG)
     generation = read_json(path / GENERATION_CONFIG) if (path / GENERATION_CONFIG).is_file() else {}
-    decisive = ("eos_token_id", "decoder_start_token_id")
+    decisive = ("eos_token_id", "decoder_start_token_id", "forced_bos_token_id")
     hf |= {key: generation[key] for key in decisive if generation.get(key) is not None}
     return family_of(hf).config_from_hf(hf)
 

@@ -36,6 +36,7 @@ CASES = (
         "SwitchTransformersForConditionalGeneration",
     ),
     Case("bart", "summary", BART, "BartForConditionalGeneration"),
+    Case("bart", "forced first token", {**BART, "forced_bos_token_id": 7}, "BartForConditionalGeneration"),
     Case("bart", "scaled embeddings", {**BART, "scale_embedding": True}, "BartForConditionalGeneration"),
     Case("mbart", "translation", {**BART, "scale_embedding": True}, "MBartForConditionalGeneration"),
     Case("marian", "translation", {**MARIAN, "scale_embedding": True}, "MarianMTModel"),
