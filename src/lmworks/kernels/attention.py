@@ -43,7 +43,8 @@ def varlen_attention(
     lengths (`bucketed_attention`), whose backward is several times as fast there as the fused one. All else
     takes torch's fused attention: documents of one length in one batched call, so a dense `[B, T]` batch costs
     what it would without packing, ragged ones document by document. Windows are cut into tiles of queries, each
-    with the keys it can reach. A soft cap or sinks, which the fused call has not, take the formula, tile by tile.
+    with the keys it can reach. A soft cap or sinks, which the fused call has not, take the formula, tile by tile;
+    so does a bias on CPU.
 
     Args:
         query: [N, H, D].
@@ -103,7 +104,8 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, scores: Scores, prefix_le
 
 
 def _tile(query: Tensor, key: Tensor, value: Tensor, scores: Scores, places: Places) -> Tensor:
-    if scores.softcap is not None or scores.sinks is not None:
+    on_cpu = query.device.type == "cpu"  # where the fused call is slower with a bias, and rounds more
+    if scores.softcap is not None or scores.sinks is not None or (scores.bias is not None and on_cpu):
         return attention_formula(query, key, value, scores, places)
     bias = scores.mask(places).unsqueeze(-3)
     if scores.bias is not None:

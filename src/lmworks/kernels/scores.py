@@ -50,10 +50,13 @@ def attention_formula(query: Tensor, key: Tensor, value: Tensor, scores: Scores,
         raw = scores.softcap * torch.tanh(raw / scores.softcap)
     if scores.bias is not None:
         raw = raw + scores.bias(places.query.flatten(), places.key.flatten()).to(raw.dtype)
-    raw = raw.masked_fill(~scores.mask(places).unsqueeze(-3), float("-inf"))
+    allowed = scores.mask(places).unsqueeze(-3)
+    # Finite, so that a query that sees nothing gets no NaN in either pass; its mean over all keys is zeroed below.
+    raw = raw.masked_fill(~allowed, torch.finfo(raw.dtype).min)
     if scores.sinks is not None:
         sink = scores.sinks.to(raw.dtype)[:, None, None].expand(*raw.shape[:-1], 1)
         weights = torch.cat([raw, sink], -1).softmax(-1)[..., :-1]
     else:
         weights = raw.softmax(-1)
-    return weights.nan_to_num(0.0) @ value
+    sees = allowed.any(-1, keepdim=True)
+    return weights @ value if bool(sees.all()) else (weights @ value) * sees

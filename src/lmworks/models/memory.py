@@ -138,7 +138,7 @@ def _attention_bytes(
         return fused
     if attention.qk_norm != "none":
         fused += _norm_bytes(norm, (heads + attention.num_key_value_heads) * attention.head_dim, dtype)
-    kept = 3 if attention.attn_logit_softcapping else 2 if attention.sinks else 0
+    kept = 2 if attention.attn_logit_softcapping else 1 if attention.sinks else 0
     if isinstance(positions, RelativeBiasPositions):
         return fused + keys * (max(kept, 1) * heads * 4 + 8)  # in float32; with the bucket of every distance, int64
     return fused + keys * heads * size * (max(kept, 1) if isinstance(positions, AlibiPositions) else kept)
