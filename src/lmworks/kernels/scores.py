@@ -58,5 +58,4 @@ def attention_formula(query: Tensor, key: Tensor, value: Tensor, scores: Scores,
         weights = torch.cat([raw, sink], -1).softmax(-1)[..., :-1]
     else:
         weights = raw.softmax(-1)
-    sees = allowed.any(-1, keepdim=True)
-    return weights @ value if bool(sees.all()) else (weights @ value) * sees
+    return (weights @ value).masked_fill(~allowed.any(-1, keepdim=True), 0.0)
