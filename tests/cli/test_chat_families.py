@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import openai
 import pytest
 import torch
 from click.testing import CliRunner
@@ -10,9 +11,13 @@ from tiny_tokenizers import save
 
 from lmworks.cli.main import cli
 from lmworks.core.errors import ConfigError, RequestError
+from lmworks.engine import AsyncLLM
 from lmworks.proofs import reference
 from lmworks.proofs.cases import all_cases
 from lmworks.proofs.cases.case import Case
+from lmworks.server.config import AppConfig
+from lmworks.server.serve import listen, run_in_background
+from lmworks.server.served_model import ServedModel
 
 LINES = ["What is the capital of France?", "the dog's words, 床前"]
 NEW = 12
@@ -121,3 +126,27 @@ def test_a_system_message_needs_a_template(tmp_path):
     result = run("chat", tmp_path, "--system", "Be brief.", lines="Hello\n")
     assert isinstance(result.exception, RequestError)
     assert "no place for a system message" in str(result.exception)
+
+
+@pytest.mark.parametrize(("family", "kind"), [("llama", "llama"), ("t5", "t5")])
+def test_the_server_says_what_the_terminal_says(tmp_path, family, kind):
+    expected = answers(*folder(tmp_path, family, kind, None))[0]
+    llm, listener = AsyncLLM(tmp_path), listen("127.0.0.1", 0)
+    server = run_in_background({"m": ServedModel("m", llm)}, AppConfig(), listener)
+    try:
+        with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+            asked = {"model": "m", "prompt": LINES[0], "temperature": 0, "max_tokens": NEW}
+            said = [client.completions.create(**asked).choices[0].text]
+            said.append(
+                "".join(c.choices[0].text for c in client.completions.create(**asked, stream=True) if c.choices)
+            )
+            if family == "t5":
+                chat = client.chat.completions.create(
+                    model="m", messages=[{"role": "user", "content": LINES[0]}], temperature=0, max_tokens=NEW
+                )
+                said.append(chat.choices[0].message.content)
+    finally:
+        server.stop()
+        listener.close()
+        llm.shutdown()
+    assert set(said) == {expected}

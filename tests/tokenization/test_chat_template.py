@@ -18,6 +18,11 @@ WITH_BOS_AND_TRIM = """{{ bos_token }}
     {%- if message.tool_calls %}{{ message.tool_calls | tojson }}{% endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '[assistant]' }}{% endif %}"""
+WITH_TOOLS = (
+    "{% if tools is not none %}{{ tools | length }}{% endif %}"
+    "{% if documents is not none %}{{ documents[0] }}{% endif %}"
+    "{% for m in messages %}{% if loop.index > 3 %}{% break %}{% endif %}{{ m.content }}{% endfor %}"
+)
 WITH_GENERATION = """{% for message in messages %}
 {{ '<|im_start|>' + message.role + '\\n' }}
 {%- if message.role == 'assistant' %}{% generation %}{{ message.content + '<|im_end|>' }}{% endgeneration %}
@@ -38,7 +43,7 @@ ORDINARY = chat(
 )
 
 
-@pytest.mark.parametrize("template", [CHATML, WITH_DEFAULT_SYSTEM, WITH_BOS_AND_TRIM, WITH_GENERATION])
+@pytest.mark.parametrize("template", [CHATML, WITH_DEFAULT_SYSTEM, WITH_BOS_AND_TRIM, WITH_GENERATION, WITH_TOOLS])
 @pytest.mark.parametrize("prompt", [False, True])
 def test_text_and_ids_equal_transformers(tokenizer, oracle, template, prompt):
     ours = tokenizer.with_chat_template(template)

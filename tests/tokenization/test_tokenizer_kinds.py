@@ -1,5 +1,7 @@
 """Every kind of tokenizer that families ship, against `transformers`: ids, text, streams, chats, folders."""
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,6 +41,29 @@ def test_ids_and_text_equal_transformers(kind, text):
     ids = tokenizer.encode(text)
     assert ids == reference_ids(oracle, text)
     assert tokenizer.decode(ids) == oracle.decode(ids, skip_special_tokens=True)
+
+
+CLASSES = {
+    "LlamaTokenizer": "llama", "GemmaTokenizer": "gemma", "T5Tokenizer": "t5", "XLMRobertaTokenizer": "xlm_r",
+    "MBartTokenizer": "xlm_r", "XLNetTokenizer": "xlm_r", "PegasusTokenizer": "t5", "BertTokenizer": "bert",
+    "MPNetTokenizer": "bert", "RobertaTokenizer": "bart", "Qwen2Tokenizer": "gpt2", "GPTNeoXTokenizer": "gpt2",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_folders_that_a_family_class_saves_are_read_alike(tmp_path, name):
+    import transformers
+
+    model = json.loads(KINDS[CLASSES[name]]()[0].to_str())["model"]
+    vocab = [tuple(v) for v in model["vocab"]] if isinstance(model["vocab"], list) else model["vocab"]
+    merges = {"merges": [tuple(m) for m in model["merges"]]} if "merges" in model else {}
+    getattr(transformers, name)(vocab=vocab, **merges).save_pretrained(tmp_path)
+    ours, oracle = load_tokenizer(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in TEXTS:
+        ids = ours.encode(text)
+        assert ids == reference_ids(oracle, text)
+        assert ours.decode(ids) == oracle.decode(ids, skip_special_tokens=True)
+    assert ours.adds_bos == (oracle.bos_token_id is not None and oracle.encode("a")[0] == oracle.bos_token_id)
 
 
 @settings(max_examples=60, deadline=None)

@@ -138,7 +138,7 @@ class _Renderer:
                 add_generation_prompt=add_generation_prompt,
                 generation_open=self.open,
                 generation_close=self.close,
-                **self.variables,
+                **{"tools": None, "documents": None, **self.variables},
             )
         except TemplateError as error:
             raise TokenizerError(

@@ -123,18 +123,10 @@ def _word_piece(entry: Mapping[str, Any]) -> Step:
     return step
 
 
-def _strip(entry: Mapping[str, Any]) -> Step:
-    """Takes characters away from both ends of every token."""
-    content, start, stop = re.escape(entry["content"]), entry["start"], entry["stop"]
-    ends = re.compile(f"^(?:{content}){{0,{start}}}|(?:{content}){{0,{stop}}}$")
-    return lambda token, first: ends.sub("", token)
-
-
 _STEPS: dict[str, Callable[[Mapping[str, Any]], Step]] = {
     "ByteLevel": _byte_level,
     "ByteFallback": _byte_fallback,
     "Replace": _replace,
     "Metaspace": _metaspace,
     "WordPiece": _word_piece,
-    "Strip": _strip,
 }

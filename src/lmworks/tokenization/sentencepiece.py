@@ -80,6 +80,7 @@ def sentencepiece_spec(file: Path, name: str, config: dict[str, Any]) -> dict[st
     if missing := {*roles.values()} - {*vocab}:
         raise TokenizerError(f"{file}: {sorted(missing)} are not among the pieces of this {name} model", REMEDY)
     config |= {role: text for role, text in roles.items() if config.get(role) is None}
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"  # the family's own class would cut text its own way again
     first_only = name in _LLAMA and config.get("legacy") is False
     return {
         "version": "1.0",
