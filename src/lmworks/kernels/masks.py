@@ -6,6 +6,7 @@ and the paged cache ask the same object. Knows no tensor of scores.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import torch
@@ -28,12 +29,12 @@ class Places:
     """Real tokens of each query's document; what lies after is padding."""
 
 
-class Mask:
+class Mask(ABC):
     """A rule over places; True where a query may see a key."""
 
+    @abstractmethod
     def __call__(self, places: Places) -> Tensor:
         """Bool [..., Q, K]."""
-        raise NotImplementedError
 
     def __and__(self, other: Mask) -> Mask:
         return And(self, other)

@@ -37,15 +37,15 @@ def families_page(rows: Sequence[FamilyRow]) -> str:
     bounds = {check: row("", check, 0.0).bound for check in CHECKS}
     lines = [
         INTRODUCTION.format(**bounds),
-        "| family | classes | published sizes | " + " | ".join(HEADINGS[c] for c in CHECKS) + " |",
-        "|---|---|---|" + "---|" * len(CHECKS),
+        "| family | " + " | ".join(HEADINGS[c] for c in CHECKS) + " | published sizes | classes |",
+        "|---|" + "---|" * len(CHECKS) + "---|---|",
     ]
     for family in dict.fromkeys(r.family for r in rows):
         described = family_named(family)
         values = {r.check: cell(r) for r in rows if r.family == family}
-        presets = ", ".join(described.hf_presets)
         checks = " | ".join(values.get(c, "–") for c in CHECKS)
-        lines.append(f"| `{family}` | {', '.join(described.architectures)} | {presets} | {checks} |")
+        presets, classes = ", ".join(described.hf_presets), ", ".join(described.architectures)
+        lines.append(f"| `{family}` | {checks} | {presets} | {classes} |")
     missing = sorted(set(FAMILIES) - {r.family for r in rows})
     assert not missing, f"families without a case: {missing}"
     lines += [
@@ -58,5 +58,5 @@ def families_page(rows: Sequence[FamilyRow]) -> str:
 
 def cell(row: FamilyRow) -> str:
     """A value as short as it is meant; what breaks its bound stands out."""
-    shown = f"{row.value:.0f}" if row.bound == 0 else f"{row.value:.0e}"
+    shown = f"{row.value:.0f}" if row.bound == 0 or row.value == 0 else f"{row.value:.0e}"
     return shown if row.ok else f"**{shown}**"
