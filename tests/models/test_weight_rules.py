@@ -126,7 +126,14 @@ def test_another_layout_is_read_where_the_first_is_absent():
 
 
 def test_rules_cover_each_tensor_once():
-    with pytest.raises(AssertionError, match=r"no weight rule for \['extra'\]"):
+    names = ["layers.0.up_proj.weight", "layers.1.up_proj.weight", "other"]
+    misspelled = [rename("layers.{i}.upproj.weight", "up"), rename("other", "b")]
+    missing = r"no weight rule names layers\.\{i\}\.up_proj\.weight \(misspelled as layers\.\{i\}\.upproj\.weight\?\)$"
+    with pytest.raises(AssertionError, match=missing):
+        expand(misspelled, names, 2)
+    with pytest.raises(AssertionError, match=r"no weight rule names extra$"):
         expand([rename("a", "b")], ["a", "extra"], 1)
-    with pytest.raises(AssertionError, match="two weight rules"):
+    with pytest.raises(AssertionError, match=r"two weight rules name a$"):
         expand([rename("a", "b"), rename("a", "c")], ["a"], 1)
+    with pytest.raises(AssertionError, match=r"two weight rules write c$"):
+        export_state([rename("a", "c"), rename("b", "c")], {"a": torch.zeros(1), "b": torch.zeros(1)})

@@ -393,7 +393,7 @@ class MaskedLMHead(DenseHead):
     """A masked token's logits, through a dense layer and a norm (BERT, arXiv:1810.04805)."""
 
     kind: Literal["masked_lm"] = "masked_lm"
-    dense_act: Activation = "gelu"
+    dense_act: Literal["none"] | Activation = "gelu"
     dense_norm: bool = True
     next_sentence: bool = False
     """Also judge from the first token whether two segments follow each other (NSP; SOP, arXiv:1909.11942)."""

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmworks.core.errors import ConfigError
 from lmworks.core.progress import bar
 from lmworks.core.sampling import SamplingParams
 from lmworks.engine import LLM
@@ -49,9 +50,11 @@ def prove(seed: int = 0, only: str | None = None) -> list[FamilyRow]:
     """Measure every family, or `only` one; one row per family and check.
 
     Raises:
-        ConfigError: there is no such family.
+        ConfigError: there is no such family, or no case of it.
     """
     cases = all_cases() if only is None else tuple(c for c in all_cases() if c.family == family_named(only).name)
+    if not cases:
+        raise ConfigError(f"no case of {only!r} is registered", "Add one to `proofs/cases`")
     measured: dict[tuple[str, str], list[tuple[float, str]]] = {}
     with bar("families", len(cases)) as progress:
         for case in cases:
@@ -181,7 +184,9 @@ def _packed(documents: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
 
 def _gap(ours: dict[str, list[Tensor]], theirs: dict[str, list[Tensor]]) -> float:
     assert set(ours) <= set(theirs), f"outputs {sorted(ours)} and {sorted(theirs)}"
-    return max(float((a - b.view_as(a)).abs().max()) for name in ours for a, b in zip(ours[name], theirs[name], strict=True))
+    return max(
+        float((a - b.view_as(a)).abs().max()) for name in ours for a, b in zip(ours[name], theirs[name], strict=True)
+    )
 
 
 def _loss(outputs: dict[str, list[Tensor]], seed: int) -> Tensor:

@@ -97,6 +97,7 @@ def family_named(name: str) -> Family:
     if name not in FAMILIES:
         raise ConfigError(f"unknown model family {name!r}{nearest(name, list(FAMILIES))}", "Choose a known family")
     row: Family = resolve(FAMILIES[name])
+    assert row.name == name, f"FAMILIES[{name!r}] is the family {row.name!r}"
     return row
 
 

@@ -12,7 +12,7 @@ from lmworks.models.families.hf_config import ACTIVATIONS, Fields
 GENERATION_KEYS = (
     "output_past", "num_beams", "length_penalty", "early_stopping", "no_repeat_ngram_size", "min_length", "prefix",
     "forced_eos_token_id", "bad_words_ids", "num_return_sequences", "repetition_penalty",
-    "force_bos_token_to_be_generated",
+    "force_bos_token_to_be_generated", "encoder_no_repeat_ngram_size",
 )  # fmt: skip
 """How transformers generates by default, which old files keep in `config.json`."""
 FAIRSEQ_KEYS = (

@@ -54,6 +54,7 @@ def put(draft: Draft, path: str, value: Any) -> None:
     *parents, leaf = path.split(".")
     for part in parents:
         draft = draft.setdefault(part, {})
+        assert isinstance(draft, dict), f"{path!r} leads below {part!r}, which holds {draft!r}"
     draft[leaf] = value
 
 
@@ -77,7 +78,7 @@ class Field:
             value = None
         else:
             value = fields.take(self.hf, None if callable(self.default) else self.default)
-            value = self.default(draft) if value is None and callable(self.default) else self.load(value)
+            value = self.default(draft) if value is None and callable(self.default) else self._loaded(value)
         for path in self.ours.split():
             put(draft, path, value)
 
@@ -86,6 +87,12 @@ class Field:
         value = get(draft, self.ours.split()[0], REQUIRED)
         if value is not REQUIRED:
             hf[self.hf] = self.save(value)
+
+    def _loaded(self, value: Any) -> Any:
+        try:
+            return self.load(value)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"config.json: {self.hf} = {value!r} cannot be read", "Correct it") from error
 
 
 @dataclass(frozen=True)

@@ -102,16 +102,25 @@ class Family:
         """
         draft = config.to_dict()
         written: dict[str, Any] = {"model_type": self.name}
-        try:
-            for entry in self.entries:
+        for entry in self.entries:
+            try:
                 entry.write(draft, written)
-        except (KeyError, TypeError, IndexError, AttributeError, StopIteration) as error:
-            raise ConfigError(
-                f"the family {self.name!r} cannot express this model: {error!r}", "Choose another family"
-            ) from None
+            except (KeyError, TypeError, IndexError, AttributeError, StopIteration) as error:
+                where = getattr(entry, "hf", type(entry).__name__)
+                raise ConfigError(
+                    f"the family {self.name!r} cannot express this model: {error!r} in its entry {where}",
+                    "Choose another family",
+                ) from error
         written |= {other: written[key] for other, key in self.spellings.items() if key in written}
         written |= write_head(self, draft)
-        again = self.config_from_hf(written)
+        try:
+            again = self.config_from_hf(written)
+        except ConfigError as error:
+            raise ConfigError(
+                f"the family {self.name!r} cannot express this model; what it writes cannot be read back: "
+                f"{error.problem}",
+                error.remedy,
+            ) from error
         if again != config:
             changed = [f"{path} {value!r} (as {read!r})" for path, value, read in _differing(draft, again.to_dict())]
             raise ConfigError(

@@ -23,7 +23,7 @@ from lmworks.models.families.entries import (
     put,
     tiled,
 )
-from lmworks.models.families.family import Family
+from lmworks.models.families.family import Family, WeightRules
 from lmworks.models.families.hf_config import Fields, HFConfig
 from lmworks.models.hub.rules import Rule, Split, rename, with_bias
 
@@ -109,6 +109,7 @@ class SlidingLayers:
         names = ["S" if s else "F" for s in sliding]
         attention = {**get(draft, "decoder.attention"), "sliding_window": window}
         ours["S"] = {**ours.get("S", {}), "attention": attention}
+        assert "pattern" not in draft["decoder"], "one entry alone can give the layers their letters"
         draft["decoder"]["pattern"] = tiled(names) or names[0]
         layers |= {name: layer for name, layer in ours.items() if name in names}
 
@@ -213,7 +214,7 @@ _NO_PADDING = Written({"pad_token_id": None})
 
 def decoder(
     name: str, stem: str, *entries: Entry,
-    norm: tuple[Entry, ...] = (RMS_NORM,), rotary: Entry = ROTARY, rules: tuple[Rule, ...] = LLAMA_RULES,
+    norm: tuple[Entry, ...] = (RMS_NORM,), rotary: Entry = ROTARY, rules: WeightRules = LLAMA_RULES,
     heads: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Family:  # fmt: skip
     """A family of decoders like Llama.
@@ -222,7 +223,6 @@ def decoder(
         name: `model_type`.
         stem: of its classes in transformers.
         entries: what it has besides sizes, norm and positions; they overrule the common ones.
-        presets: published models.
         norm: its epsilon and kind.
         rotary: its positions.
         rules: its tensors.

@@ -6,6 +6,9 @@ backwards it exports. Knows no file format and no family.
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -178,15 +181,21 @@ def with_bias(ours: str, theirs: str, *operations: Operation) -> tuple[Rule, Rul
 
 def expand(rules: Iterable[Rule], names: Iterable[str], num_layers: int) -> tuple[Rule, ...]:
     """The rules that concern `names`, with `{i}` filled in; together they cover each name exactly once."""
-    wanted = set(names)
+    rules, wanted = tuple(rules), set(names)
     concrete: list[Rule] = []
     for rule in rules:
         layers = range(num_layers) if "{i}" in rule.ours[0] else range(1)
         filled = (rule.renamed(partial(_in_layer, layer=i)) for i in layers)
         concrete += [r for r in filled if wanted.issuperset(r.ours)]
-    covered = [name for rule in concrete for name in rule.ours]
-    assert len(covered) == len(set(covered)), "two weight rules name one tensor"
-    assert wanted == set(covered), f"no weight rule for {sorted(wanted - set(covered))}"
+    covered = Counter(name for rule in concrete for name in rule.ours)
+    repeated = _of_any_layer(name for name, times in covered.items() if times > 1)
+    assert not repeated, f"two weight rules name {', '.join(repeated)}"
+    missing = _of_any_layer(wanted - set(covered))
+    if missing:
+        unused = {name for rule in rules for name in rule.ours} - set(_of_any_layer(wanted))
+        near = [n for name in missing for n in difflib.get_close_matches(name, unused, n=1, cutoff=0.95)]
+        hint = f" (misspelled as {', '.join(near)}?)" if near else ""
+        raise AssertionError(f"no weight rule names {', '.join(missing)}{hint}")
     return tuple(concrete)
 
 
@@ -204,8 +213,15 @@ def export_state(rules: Iterable[Rule], state: Mapping[str, Tensor]) -> dict[str
     """All of their tensors from all of ours. On meta tensors it yields the shapes to expect."""
     exported: dict[str, Tensor] = {}
     for rule in rules:
-        exported.update(rule.export([state[name] for name in rule.ours]))
+        tensors = rule.export([state[name] for name in rule.ours])
+        assert exported.keys().isdisjoint(tensors), f"two weight rules write {', '.join(exported.keys() & tensors)}"
+        exported |= tensors
     return exported
+
+
+def _of_any_layer(names: Iterable[str]) -> list[str]:
+    """Names as rules write them, each once."""
+    return sorted({re.sub(r"(?<=layers\.)\d+", "{i}", name) for name in names})
 
 
 def _in_layer(name: str, layer: int) -> str:
