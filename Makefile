@@ -6,6 +6,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 SMOKE ?=
 ARGS ?=
+SUITES ?= core families checkpoints
 # Tiny tensors gain nothing from threads, and on a busy machine lose much by waiting for them.
 TINY := $(filter-out 0 no false,$(SMOKE))
 export PYTHON
@@ -33,9 +34,9 @@ check:  ## the part of `make test` that runs no code of ours
 	@scripts/install test
 	@scripts/check
 
-prove:  ## measure the promises on this machine: train-serve gap, parity, exact resume
+prove:  ## measure the promises on this machine: train-serve gap, exact resume, every family, real checkpoints
 	@scripts/install test
-	@$(BIN)/lmworks prove core $(ARGS)
+	@for suite in $(SUITES); do echo "lmworks prove $$suite"; $(BIN)/lmworks prove $$suite $(ARGS) || exit 1; done
 
 schema:  ## write recipes/recipe.schema.json anew after a configuration changed
 	@scripts/install all

@@ -4,14 +4,33 @@ Knows nothing of what the code does.
 """
 
 import ast
+import io
 import subprocess
 import sys
+import tokenize
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_LINES = 400
+MODEL, MOST_MODEL_LINES = ("models", "nn"), 7000
+"""The one Transformer with all its families, counted without blank lines, comments and docstrings."""
+NO_CODE = {
+    tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER,
+}  # fmt: skip
 REFUSED_NAMES = {"utils", "util", "common", "misc", "helpers", "helper"}
 CODE = {".py", ".c", ".cpp", ".h", ".js", ".css", ".html", ".sh"}
+
+
+def code_lines(text: str) -> int:
+    """Lines of a Python file that hold code: no blank ones, comments or docstrings."""
+    held: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in NO_CODE:
+            held.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            held.difference_update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return len(held)
 
 
 def tracked_files() -> list[Path]:
@@ -36,6 +55,9 @@ def problems(files: list[Path]) -> list[str]:
             found.append(f"{file}: the name {refused.pop()!r} says nothing: name it after what it holds")
         if file.suffix == ".py" and file.parts[0] in {"src", "scripts"} and not ast.get_docstring(ast.parse(text)):
             found.append(f"{file}: no opening docstring (what it is for, what it does not know)")
+    model = [f for f in files if f.suffix == ".py" and f.parts[:3] in {("src", "lmworks", p) for p in MODEL}]
+    if (lines := sum(code_lines((ROOT / f).read_text(encoding="utf-8")) for f in model)) > MOST_MODEL_LINES:
+        found.append(f"{' and '.join(MODEL)}: {lines} lines of code, at most {MOST_MODEL_LINES}: families are data")
     tests: dict[str, Path] = {}
     for file in files:
         if file.parts[0] == "tests" and file.name.startswith("test_"):
