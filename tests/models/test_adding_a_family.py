@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 import yaml
 
 from lmworks.core.config import load_yaml
@@ -16,6 +17,7 @@ from lmworks.models.build import build_model
 from lmworks.models.families import family_named
 from lmworks.models.families.entries import Constant, Field, Only
 from lmworks.models.families.llama_like import A, M, SlidingLayers, decoder, decoder_rules, generates_only, layer_norm
+from lmworks.proofs import reference
 from lmworks.proofs.cases.case import Case
 from lmworks.proofs.families import CHECKS, family_rows, prove
 
@@ -146,6 +148,12 @@ def test_a_family_entered_under_another_name_is_noticed(persimmon, monkeypatch):
 def test_a_family_without_a_case_is_not_proven(persimmon):
     with pytest.raises(ConfigError, match="no case of 'persimmon' is registered"):
         prove(only="persimmon")
+
+
+def test_masks_that_are_called_biases_are_kept():
+    sizes = {"vocab_size": 97, "n_embd": 12, "n_layer": 1, "n_head": 2, "n_positions": 8}
+    model = reference.build(Case("openai-gpt", "masks", sizes, "OpenAIGPTModel"), seed=0)
+    assert torch.equal(model.h[0].attn.bias[0, 0], torch.ones(8, 8).tril())
 
 
 def test_a_masked_language_model_may_have_no_dense_layer():

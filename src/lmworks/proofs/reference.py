@@ -43,7 +43,8 @@ def build(case: Case, seed: int) -> Any:
     model = getattr(library, case.architecture)._from_config(config, attn_implementation="eager").eval()
     generator = torch.Generator().manual_seed(seed + 1)
     for name, tensor in {**dict(model.named_parameters()), **dict(model.named_buffers())}.items():
-        if tensor.is_floating_point() and (tensor.requires_grad or name.endswith("bias")):
+        # Buffers called so are weights too, of routers and of BART's logits; GPT-1's of [1, 1, T, T] are masks.
+        if tensor.is_floating_point() and (tensor.requires_grad or (name.endswith("bias") and tensor.ndim <= 2)):
             _randomize(tensor.data, generator)
     model.tie_weights()
     if case.own_head:
