@@ -155,7 +155,7 @@ def test_written_rope_is_read_by_both_generations_of_readers():
         ({"eos_token_id": 32}, "outside the vocabulary"),
         ({"hidden_size": "wide", "head_dim": 8}, "hidden_size = 'wide' is not a positive integer"),
         ({**GPT2, "scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx = True"),
-        ({**GPT2, "n_head": 3}, "not a multiple of n_head"),
+        ({**GPT2, "n_head": 3}, "hidden size 16 is not a multiple of the 3 heads"),
     ],
 )
 def test_what_is_not_supported_is_an_error(values, message):
