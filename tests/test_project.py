@@ -9,10 +9,13 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
+from tiny_tokenizers import save
 
 from lmworks.cli.main import cli
 from lmworks.core.config import Config, parse_scalar
@@ -20,6 +23,8 @@ from lmworks.pipeline.recipe import load_recipe
 from lmworks.pipeline.runner import Runner
 from lmworks.pipeline.schema import recipe_schema
 from lmworks.pipeline.stages import STAGES, Stage, input_paths
+from lmworks.proofs import reference
+from lmworks.proofs.cases.case import Case
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOWN = [ROOT / "README.md", ROOT / "recipes/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -90,6 +95,50 @@ def understand(arguments: list[str]) -> None:
 def test_a_wrong_command_would_be_noticed(wrong: str) -> None:
     with pytest.raises(Exception, match=r"no |No |unknown|names no step"):
         understand(shlex.split(wrong)[1:])
+
+
+T5 = {"d_model": 24, "d_kv": 8, "d_ff": 40, "num_layers": 2, "num_heads": 3}
+BERT = {"dim": 24, "hidden_dim": 40, "n_layers": 2, "n_heads": 3, "id2label": {0: "NEGATIVE", 1: "POSITIVE"}}
+QWEN = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 512}  # fmt: skip
+MINILM = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 3}
+PUBLISHED = {
+    "Qwen3-0.6B": ("llama3", Case("qwen3", "", QWEN, "Qwen3ForCausalLM")),
+    "flan-t5-small": ("t5", Case("t5", "", T5, "T5ForConditionalGeneration")),
+    "all-MiniLM-L6-v2": ("bert", Case("bert", "", MINILM, "BertModel")),
+    "distilbert-sst-2": ("bert", Case("distilbert", "", BERT, "DistilBertForSequenceClassification")),
+}
+"""Folders that the guide to published models names, as tiny random models: kind of tokenizer, model."""
+
+
+def test_the_guide_to_published_models_runs_as_it_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its commands, but for the server that never ends, and its code, one block after the other."""
+    monkeypatch.chdir(tmp_path)
+    for name, (kind, case) in PUBLISHED.items():
+        save(kind, Path(name))
+        tokenizer = reference.transformers().AutoTokenizer.from_pretrained(name)
+        ids = {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in ("bos", "eos", "pad")}
+        sizes = {**case.config, **ids, "vocab_size": len(tokenizer)}
+        if case.family == "t5":
+            sizes["decoder_start_token_id"] = ids["pad_token_id"]
+        reference.build(replace(case, config=sizes), seed=0).save_pretrained(name)
+    guide = ROOT / "docs/guides/models.md"
+    capsys.readouterr()
+    for command in shown_commands(guide):
+        if not command.startswith("lmworks serve"):
+            result = CliRunner().invoke(cli, shlex.split(command)[1:], input="What is the capital?\n")
+            assert result.exit_code == 0, (command, result.exception)
+            assert len(result.stdout) > 10, command
+    known: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", guide.read_text(encoding="utf-8"), re.DOTALL):
+        exec(block, known)
+    _, cosines, labels = capsys.readouterr().out.strip().rsplit("\n", 2)
+    assert all(-1 <= float(cosine) <= 1 for cosine in cosines.split())
+    assert set(eval(labels)) <= {"NEGATIVE", "POSITIVE"}
+    copied = reference.transformers().AutoModelForSequenceClassification.from_pretrained("copy")
+    assert copied.config.id2label == BERT["id2label"]
 
 
 @pytest.mark.parametrize("file", SHOWN, ids=lambda file: str(file.relative_to(ROOT)))
