@@ -15,9 +15,11 @@ from lmworks.models.slots import (
     Attention,
     AttentionConfig,
     CausalLMHead,
+    Count,
     EmbedConfig,
     FeedForward,
     Head,
+    LearnedPositions,
     LinformerConfig,
     LongRopeScaling,
     MLAConfig,
@@ -28,6 +30,7 @@ from lmworks.models.slots import (
     ResidualConfig,
     RotaryPositions,
     SinusoidalPositions,
+    Size,
     XLAttentionConfig,
 )
 
@@ -45,7 +48,7 @@ class LayerConfig(Config):
 class StackConfig(Config):
     """A column of blocks and the norm after the last."""
 
-    num_hidden_layers: Positive
+    num_hidden_layers: Count
     num_hidden_groups: Positive | None = None
     """Different layers there are, each applied several times in a row (ALBERT, arXiv:1909.11942); None: all are."""
     attention: Attention
@@ -92,18 +95,60 @@ class StackConfig(Config):
         return tuple((self.layer(letters.index(letter)), letters.count(letter)) for letter in dict.fromkeys(letters))
 
 
+class VisionConfig(Config):
+    """Images as documents: square patches, each a token, read by a stack of their own (ViT, arXiv:2010.11929)."""
+
+    hidden_size: Positive
+    image_size: Positive
+    """Height and width in pixels that the positions are trained for; for others they are interpolated."""
+    patch_size: Positive
+    num_channels: Positive = 3
+    class_token: bool = True
+    """A trained vector comes before the patches, with a position of its own."""
+    patch_bias: bool = True
+    norm: NormConfig | None = None
+    """Over patches with their positions, before the first layer (CLIP, arXiv:2103.00020)."""
+    stack: StackConfig
+    vision_feature_layer: Literal[-1, -2] = -1
+    """Images become what the last layer gives, or the one before without any norm (LLaVA, arXiv:2304.08485)."""
+    vision_feature_select_strategy: Literal["default", "full"] = "full"
+    """Patches alone, or with the class token."""
+
+    @model_validator(mode="after")
+    def _cuts(self) -> Self:
+        if self.patch_size > self.image_size:
+            raise ValueError(f"patch_size {self.patch_size} exceeds image_size {self.image_size}")
+        if self.stack.causal or self.stack.cross_attention is not None:
+            raise ValueError("patches see each other and nothing else: no causal stack, no cross_attention")
+        if self.vision_feature_layer == -2 and (self.stack.num_hidden_layers < 2 or self.stack.num_hidden_groups):
+            raise ValueError("vision_feature_layer -2 needs two layers that share no weights")
+        return self
+
+    @property
+    def grid_size(self) -> int:
+        """Patches along each side of an image of `image_size`; what is left of it is not seen."""
+        return self.image_size // self.patch_size
+
+    @property
+    def num_positions(self) -> int:
+        """Tokens of such an image."""
+        return self.grid_size**2 + self.class_token
+
+
 class ModelConfig(Config):
-    """A Transformer: decoder, encoder, or both."""
+    """A Transformer: decoder, encoder, or both; of images alone, or with them."""
 
     family: str = "llama"
     """Row of `models.families.FAMILIES`: how this model is written as a Hugging Face folder."""
-    vocab_size: Positive
+    vocab_size: Size
+    """0 where there are images alone."""
     hidden_size: Positive
     max_position_embeddings: Positive
     embed: EmbedConfig = EmbedConfig()
     positions: Positions = RotaryPositions()
     encoder: StackConfig | None = None
     decoder: StackConfig | None = None
+    vision: VisionConfig | None = None
     head: Head = CausalLMHead()
     tie_word_embeddings: bool = True
     initializer_range: Annotated[float, Field(gt=0)] = 0.02
@@ -122,12 +167,19 @@ class ModelConfig(Config):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if not self.stacks:
-            raise ValueError("a model needs an encoder, a decoder or both")
+            raise ValueError("a model needs an encoder, a decoder or vision")
+        reads_text = self.encoder is not None or self.decoder is not None
+        if reads_text != (self.vocab_size > 0):
+            raise ValueError(f"vocab_size is {self.vocab_size}; it is 0 exactly when a model has vision alone")
+        if self.vision and not reads_text:
+            sizes = self.vision.hidden_size, self.vision.num_positions
+            if (self.hidden_size, self.max_position_embeddings) != sizes:
+                raise ValueError(f"hidden_size and max_position_embeddings of a model of images alone must be {sizes}")
         if self.decoder and (self.decoder.cross_attention is None) != (self.encoder is None):
             raise ValueError("a decoder has cross_attention exactly when there is an encoder")
-        for stack in self.stacks:
+        for owner, stack in self.columns.values():
             for layer, _ in stack.kinds():
-                self._check_layer(layer, causal=stack.causal)
+                owner._check_layer(layer, causal=stack.causal)
         ids = {
             "bos_token_id": (self.bos_token_id,),
             "eos_token_ids": self.eos_token_ids,
@@ -161,8 +213,19 @@ class ModelConfig(Config):
 
     @property
     def stacks(self) -> tuple[StackConfig, ...]:
-        """Encoder, then decoder, where there are."""
-        return tuple(s for s in (self.encoder, self.decoder) if s is not None)
+        """Vision's, encoder, decoder, where there are."""
+        return tuple(stack for _, stack in self.columns.values())
+
+    @property
+    def columns(self) -> dict[str, tuple[ModelConfig, StackConfig]]:
+        """Every stack by its slot, in order, with the model in whose sizes it is built: vision has its own."""
+        columns = {}
+        if (vision := self.vision) is not None:
+            sizes = {"hidden_size": vision.hidden_size, "max_position_embeddings": vision.num_positions}
+            own = {"positions": LearnedPositions(), "embed": EmbedConfig(norm=vision.norm)}
+            columns["vision"] = (self.model_copy(update=sizes | own), vision.stack)
+        text = {"encoder": self.encoder, "decoder": self.decoder}
+        return columns | {name: (self, stack) for name, stack in text.items() if stack is not None}
 
     @property
     def output_stack(self) -> StackConfig:

@@ -14,6 +14,11 @@ from lmworks.core.config import Config
 
 Positive = Annotated[int, Field(gt=0)]
 Size = Annotated[int, Field(ge=0)]
+MOST = 10_000
+"""Layers of a stack, experts of a layer: their rows and rules are listed before anything shows that they are absurd."""
+Count = Annotated[int, Field(gt=0, le=MOST)]
+HeadDim = Annotated[int, Field(gt=0, le=65_536)]
+"""Each coordinate's rotary speed is computed when a model is built."""
 PositiveFloat = Annotated[float, Field(gt=0)]
 Activation = Literal["silu", "gelu", "gelu_pytorch_tanh", "quick_gelu", "relu", "relu2"]
 
@@ -158,7 +163,7 @@ class AttentionConfig(Config):
     kind: Literal["softmax"] = "softmax"
     num_attention_heads: Positive
     num_key_value_heads: Positive
-    head_dim: Positive
+    head_dim: HeadDim
     qkv_bias: bool = False
     o_bias: bool = False
     qk_norm: Literal["none", "per_head", "full"] = "none"
@@ -191,7 +196,7 @@ class MLAConfig(Config):
     """None projects queries directly."""
     kv_lora_rank: Positive
     qk_nope_head_dim: Positive
-    qk_rope_head_dim: Positive
+    qk_rope_head_dim: HeadDim
     v_head_dim: Positive
     attention_bias: bool = False
     scale: PositiveFloat | None = None
@@ -206,7 +211,7 @@ class XLAttentionConfig(Config):
 
     kind: Literal["xl"] = "xl"
     num_attention_heads: Positive
-    head_dim: Positive
+    head_dim: HeadDim
 
 
 class BlockSparseAttentionConfig(Config):
@@ -214,7 +219,7 @@ class BlockSparseAttentionConfig(Config):
 
     kind: Literal["block_sparse"] = "block_sparse"
     num_attention_heads: Positive
-    head_dim: Positive
+    head_dim: HeadDim
     layout: Literal["longformer", "bigbird"] = "longformer"
     window: Size = 256
     """Tokens that Longformer sees on either side."""
@@ -231,7 +236,7 @@ class LSHAttentionConfig(Config):
 
     kind: Literal["lsh"] = "lsh"
     num_attention_heads: Positive
-    head_dim: Positive
+    head_dim: HeadDim
     num_buckets: Positive = 16
     num_hashes: Positive = 2
     chunk_length: Positive = 64
@@ -243,7 +248,7 @@ class LinearAttentionConfig(Config):
 
     kind: Literal["linear"] = "linear"
     num_attention_heads: Positive
-    head_dim: Positive
+    head_dim: HeadDim
     feature_map: Literal["elu", "relu", "favor"] = "elu"
     num_features: Positive = 256
     """Random features of FAVOR+."""
@@ -255,7 +260,7 @@ class LinformerConfig(Config):
 
     kind: Literal["linformer"] = "linformer"
     num_attention_heads: Positive
-    head_dim: Positive
+    head_dim: HeadDim
     projected_length: Positive = 256
 
 
@@ -285,7 +290,7 @@ class MoEConfig(Config):
     """A mixture of experts (Switch, arXiv:2101.03961; Mixtral, arXiv:2401.04088; DeepSeek-V3, arXiv:2412.19437)."""
 
     kind: Literal["moe"] = "moe"
-    num_experts: Positive
+    num_experts: Count
     num_experts_per_tok: Positive
     moe_intermediate_size: Positive
     hidden_act: Activation = "silu"
@@ -459,6 +464,18 @@ class EmbeddingHead(Config):
     normalize: bool = False
     pooler: bool = False
     """The stored model has BERT's dense layer over the first token, which the vector does not use."""
+    pooled_norm: bool = False
+    """A norm like the stack's over the vector (CLIP's images)."""
+
+
+class ProjectionHead(Config):
+    """One vector per document in a space that texts and images share (CLIP, arXiv:2103.00020)."""
+
+    kind: Literal["projection"] = "projection"
+    pooling: Pooling = "last"
+    pooled_norm: bool = False
+    """As an `EmbeddingHead`'s."""
+    projection_dim: Positive
 
 
 Head = Annotated[
@@ -469,6 +486,7 @@ Head = Annotated[
     | TokenClassificationHead
     | QuestionAnsweringHead
     | RewardHead
-    | EmbeddingHead,
+    | EmbeddingHead
+    | ProjectionHead,
     Field(discriminator="kind"),
 ]

@@ -118,9 +118,12 @@ def family_of(hf: Mapping[str, Any]) -> Family:
                 "Use a model of a supported family",
             )
         return family_named(model_type)
-    for name in FAMILIES:
-        if any(a in family_named(name).architectures for a in architectures):
-            return family_named(name)
+    known = {architecture: name for name in FAMILIES for architecture in family_named(name).architectures}
+    listed = [str(name) for name in architectures] if isinstance(architectures, list) else [str(architectures)]
+    for architecture in listed:
+        if architecture in known:
+            return family_named(known[architecture])
+    hint = nearest(listed[0], list(known)) if listed else ""
     raise ConfigError(
-        f"config.json has no model_type and no known architecture ({architectures})", 'Add "model_type" to it'
+        f"config.json has no model_type and no known architecture ({architectures}){hint}", 'Add "model_type" to it'
     )

@@ -15,6 +15,7 @@ from lmworks.core.config import Config
 from lmworks.core.errors import ConfigError
 from lmworks.models.families.hf_config import ACTIVATIONS, REQUIRED, Fields, one_or_list, token_ids
 from lmworks.models.slots import (
+    MOST,
     DynamicScaling,
     LinearScaling,
     Llama3Scaling,
@@ -78,7 +79,7 @@ class Field:
             value = None
         else:
             value = fields.take(self.hf, None if callable(self.default) else self.default)
-            value = self.default(draft) if value is None and callable(self.default) else self._loaded(value)
+            value = self.default(draft) if value is None and callable(self.default) else self.load(value)
         for path in self.ours.split():
             put(draft, path, value)
 
@@ -87,12 +88,6 @@ class Field:
         value = get(draft, self.ours.split()[0], REQUIRED)
         if value is not REQUIRED:
             hf[self.hf] = self.save(value)
-
-    def _loaded(self, value: Any) -> Any:
-        try:
-            return self.load(value)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f"config.json: {self.hf} = {value!r} cannot be read", "Correct it") from error
 
 
 @dataclass(frozen=True)
@@ -105,6 +100,8 @@ class Count(Field):
         value = fields.count(self.hf, default)
         value = self.default(draft) if value is None and callable(self.default) else value
         for path in self.ours.split():
+            if path.endswith(".num_hidden_layers") and value > MOST:  # later entries list them
+                raise ConfigError(f"config.json: {self.hf} = {value!r} is more than {MOST:,}", "Correct it")
             put(draft, path, value)
 
 
@@ -302,7 +299,7 @@ class Rotary:
 
 def _scaling(kind: str, values: dict[str, Any], context: int) -> dict[str, Any]:
     """One of `slots.RopeScaling` from a mapping of theirs; `context` is the model's maximum."""
-    if kind not in SCALINGS:
+    if not isinstance(kind, str) or kind not in SCALINGS:
         raise ConfigError(f"config.json: rope_type {kind!r} is not supported", f"Known: default, {', '.join(SCALINGS)}")
     known = SCALINGS[kind].model_fields
     own = {"rope_type", "type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings"}

@@ -74,9 +74,15 @@ class Family:
         """
         fields = Fields(self._respelled(hf))
         draft: Draft = {"family": self.name}
-        for entry in self.entries:
-            entry.read(fields, draft)
-        draft["head"] = read_head(self, fields, draft)
+        try:
+            for entry in self.entries:
+                fields.taken.clear()
+                entry.read(fields, draft)
+            fields.taken.clear()
+            draft["head"] = read_head(self, fields, draft)
+        except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+            given = [f"{key} = {fields.values[key]!r}" for key in fields.taken if fields.values.get(key) is not None]
+            raise ConfigError(f"config.json: {' and '.join(given)} cannot be read: {error}", "Correct it") from error
         config = ModelConfig.parse(draft)
         fields.done()
         return config
@@ -142,8 +148,11 @@ class Family:
 
     def rules(self, config: ModelConfig, names: Collection[str]) -> tuple[Rule, ...]:
         """The weight rules that concern our tensors `names`, one for every layer."""
-        rules = self.weight_rules(config) if callable(self.weight_rules) else self.weight_rules
-        return expand(rules, names, max(stack.num_hidden_layers for stack in config.stacks))
+        return expand(self.templates(config), names, max(stack.num_hidden_layers for stack in config.stacks))
+
+    def templates(self, config: ModelConfig) -> tuple[Rule, ...]:
+        """The weight rules as they stand, `{i}` for the layer."""
+        return self.weight_rules(config) if callable(self.weight_rules) else self.weight_rules
 
     def ignored(self, config: ModelConfig) -> tuple[str, ...]:
         """`ignored_tensors` of a model."""

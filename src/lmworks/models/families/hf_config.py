@@ -37,6 +37,8 @@ class Fields:
     def __init__(self, values: HFConfig) -> None:
         self.values = values
         self._seen = set(INERT)
+        self.taken: list[str] = []
+        """Keys in the order of their taking, which tells what an error came from."""
 
     def take(self, key: str, default: Any = REQUIRED) -> Any:
         """The value of `key`; `default` when it is absent or null.
@@ -45,6 +47,7 @@ class Fields:
             ConfigError: it is absent and there is no default.
         """
         self._seen.add(key)
+        self.taken.append(key)
         value = self.values.get(key)
         if value is not None:
             return value

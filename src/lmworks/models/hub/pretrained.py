@@ -24,7 +24,7 @@ from lmworks.models.hub import quantization
 from lmworks.models.hub.gguf import GGUFSource, config_from_gguf, weight_rules
 from lmworks.models.hub.rules import expand, export_state, without_prefix
 from lmworks.models.hub.safetensors_io import SafetensorsSource, weight_files, write_safetensors
-from lmworks.models.hub.tensor_source import Respelled, fill, own_state
+from lmworks.models.hub.tensor_source import Respelled, check_depth, fill, own_state
 from lmworks.models.transformer import Transformer
 from lmworks.nn.quantized import QuantizedLinear
 
@@ -54,7 +54,9 @@ def load_pretrained(
     verify_weights(path)
     row, config = family_of(hf), read_config(path)
     source = Respelled(SafetensorsSource(path), row.legacy_names)
-    model = _empty(row.as_stored(config, source.shapes()))
+    config = row.as_stored(config, source.shapes())
+    check_depth(config, row.templates(config), source, row.prefix)
+    model = _empty(config)
     rules = row.rules(model.config, own_state(model))
     if (ignore := quantization.read_ignore(hf)) is not None:
         names = quantization.linear_names(model, rules)
@@ -161,8 +163,10 @@ def read_json(file: Path) -> dict[str, Any]:
     """
     try:
         loaded = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise CheckpointError(f"cannot read {file}: {error}", "Give the path of a complete model folder") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"cannot read {file}: {error}", "Restore the file") from None
     if not isinstance(loaded, dict):
         raise CheckpointError(f"{file} holds a {type(loaded).__name__}, not an object", "Restore the file")
     return loaded
@@ -173,10 +177,20 @@ def _model_path(path: Path | str) -> Path:
     path = Path(path)
     if path.is_file() and path.suffix == ".gguf":
         return path
-    if path.is_dir():
-        files = sorted(path.glob("*.gguf"))
-        return files[0] if len(files) == 1 and not (path / CONFIG).is_file() else path
-    raise CheckpointError(f"there is no model at {path}", "Give the path of a model folder or a .gguf file")
+    if path.is_file():
+        raise CheckpointError(
+            f"{path} is one file, not a whole model", "Give the path of its folder or of a .gguf file"
+        )
+    if not path.is_dir():
+        raise CheckpointError(f"there is no model at {path}", "Give the path of a model folder or a .gguf file")
+    files = sorted(path.glob("*.gguf"))
+    if (path / CONFIG).is_file() or not files:
+        return path
+    if len(files) > 1:
+        raise CheckpointError(
+            f"{path} holds {len(files)} models: {', '.join(f.name for f in files[:3])}", "Give the path of one of them"
+        )
+    return files[0]
 
 
 def _load_gguf(file: GGUFFile, dtype: torch.dtype, device: torch.device | str) -> Transformer:
@@ -189,8 +203,14 @@ def _load_gguf(file: GGUFFile, dtype: torch.dtype, device: torch.device | str) -
 
 
 def _empty(config: ModelConfig) -> Transformer:
-    with torch.device("meta"):
-        return build_model(config)
+    try:
+        with torch.device("meta"):
+            return build_model(config)
+    except (RuntimeError, OverflowError, TypeError) as error:  # torch, of sizes beyond 64 bits
+        raise ConfigError(
+            f"the configuration asks for tensors beyond any memory: {str(error).partition(chr(10))[0]}",
+            "Correct its sizes",
+        ) from None
 
 
 def _dtype(hf: Mapping[str, Any]) -> torch.dtype:

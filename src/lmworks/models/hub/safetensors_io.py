@@ -77,12 +77,16 @@ def weight_files(folder: Path) -> list[Path]:
     """
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
+    if os.path.lexists(folder / WEIGHTS):
+        raise CheckpointError(f"{folder / WEIGHTS} is a broken link or no file", "Restore the file")
     names = sorted(set(_index(folder).values()))
     for name in names:
         # Links are fine (download caches are made of them), paths that lead elsewhere are not.
-        if Path(name).name != name or name in (".", "..") or "\\" in name:
+        too_long = len(name.encode("utf-8", "replace")) > 255
+        if Path(name).name != name or name in (".", "..") or "\\" in name or too_long:
             raise CheckpointError(
-                f"{folder / INDEX} names the shard {name!r}, which is not a plain file name", "Do not trust this folder"
+                f"{folder / INDEX} names the shard {name[:100]!r}, which is not a plain file name",
+                "Do not trust this folder",
             )
         if not (folder / name).is_file():
             raise CheckpointError(
@@ -154,7 +158,13 @@ def _open(file: Path) -> Any:
         with file.open("rb") as start:  # the library has checked the length, and lets the last of equal names win
             json.loads(start.read(int.from_bytes(start.read(8), "little")), object_pairs_hook=_without_repeats)
         return reader.__enter__()
-    except (SafetensorError, OSError, ValueError) as error:
+    except RuntimeError as error:  # of the system, which counts mapped files against memory
+        size = file.stat().st_size / 2**30
+        raise CheckpointError(
+            f"{file} holds {size:.1f} GiB, more than this machine has room for ({error})",
+            "Free memory, or use a smaller or quantized model",
+        ) from None
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} is damaged or truncated: {error}", "Download or make the file again") from None
 
 

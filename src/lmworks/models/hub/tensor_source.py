@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lmworks.core.errors import CheckpointError
+from lmworks.models.config import ModelConfig
 from lmworks.models.hub.rules import Rule, Shape, export_state, without_prefix
 from lmworks.models.transformer import Transformer
 
@@ -109,7 +110,7 @@ class LoadReport:
             )
             raise CheckpointError(
                 f"the weights in {name} do not fit their configuration; {'; '.join(parts)}{hint}",
-                "Restore the config.json that belongs to these weights",
+                "Restore the config.json and weights that belong together",
             )
 
 
@@ -136,6 +137,33 @@ def own_state(model: Transformer) -> dict[str, Tensor]:
     if model.tied:
         del state[TIED[0]]
     return state
+
+
+def check_depth(config: ModelConfig, rules: Sequence[Rule], source: TensorSource, prefix: str) -> None:
+    """Refuse a configuration with more layers than the file has, before anything is built by it.
+
+    Args:
+        config: of the model.
+        rules: with `{i}` for the layer.
+        source: the file.
+        prefix: of the names in `rules`, which the file may lack.
+
+    Raises:
+        CheckpointError: with both numbers.
+    """
+    stored = {name.removeprefix(prefix) for name in source.shapes()}
+    for kind, (_, stack) in config.columns.items():
+        ours = [rule for rule in rules if rule.ours[0].startswith(f"{kind}.layers.{{i}}.")]
+        theirs = [name for rule in ours for one in (rule, *rule.also) for name in one.theirs]
+        stems = {re.escape(name.partition("{i}")[0].removeprefix(prefix)) for name in theirs}
+        found = {match[1] for n in stored if (match := re.match(rf"(?:{'|'.join(stems)})(\d+)\.", n))}
+        announced = stack.num_hidden_groups or stack.num_hidden_layers
+        if len(found) < announced:
+            raise CheckpointError(
+                f"config.json announces {announced:,} different layers of the {kind}, and {source.name} holds tensors "
+                f"of {len(found)}" + ("" if found else f", such as {min(source.shapes(), default='none')!r}"),
+                "Restore the config.json and weights that belong together",
+            )
 
 
 def fill(
@@ -187,6 +215,12 @@ def fill(
     for rule in rules:
         shapes = [tuple(state[n].shape) for n in rule.ours]
         for name, tensor in rule.load([source.tensor(n) for n in rule.theirs], shapes).items():
+            if tensor.is_floating_point() != state[name].is_floating_point():
+                kind = str(tensor.dtype).removeprefix("torch.")
+                raise CheckpointError(
+                    f"{source.name} holds {_listed(rule.theirs)} as {kind}, which is no type of such weights",
+                    "Get the original files, or a quantization that is supported",
+                )
             target = dtype if tensor.is_floating_point() else tensor.dtype
             loaded[name] = tensor.to(device=device, dtype=target, memory_format=torch.contiguous_format)
     if model.tied:
