@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from lmworks.cli.chat import converse
-from lmworks.core.errors import RequestTooLongError
+from lmworks.core.errors import EngineError, RequestTooLongError
 from lmworks.core.messages import Message
 from lmworks.core.sampling import SamplingParams
 
@@ -26,10 +26,11 @@ class Echo:
         if len(prompt) > self.room:
             raise RequestTooLongError("too long", "Shorten it")
         self.seen.append(prompt)
-        yield SimpleNamespace(text=f"<{len(prompt)}", token_ids=(1,))
+        yield SimpleNamespace(text=f"<{len(prompt)}", token_ids=(1,), error=None)
         if prompt[-1] == "stop":
             raise KeyboardInterrupt
-        yield SimpleNamespace(text=">", token_ids=(2,))
+        error = EngineError("not finite", "Check the weights") if prompt[-1] == "fail" else None
+        yield SimpleNamespace(text=">", token_ids=(2,), error=error)
 
 
 def talk(monkeypatch: pytest.MonkeyPatch, llm: Echo, *lines: str, system: str | None = None) -> None:
@@ -58,6 +59,12 @@ def test_ctrl_c_stops_the_answer_not_the_talk(monkeypatch: pytest.MonkeyPatch, c
     talk(monkeypatch, llm, "stop", "b")
     assert llm.seen[-1] == ["b"]
     assert "[stopped]" in capsys.readouterr().err
+
+
+def test_a_failing_model_ends_the_talk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(EngineError, match="not finite"):
+        talk(monkeypatch, Echo(), "fail", "b")
+    assert capsys.readouterr().out.endswith("\n"), "the error begins a line"
 
 
 def test_full_context_forgets_the_oldest_turn(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

@@ -40,6 +40,9 @@ def stream(llm: AsyncLLM, prompt: Sequence[int], params: SamplingParams) -> str:
 
     Returns:
         The completion's text.
+
+    Raises:
+        EngineError: the model failed on this prompt.
     """
     return asyncio.run(_stream(llm, prompt, params))
 
@@ -52,6 +55,9 @@ async def _stream(llm: AsyncLLM, prompt: Sequence[int], params: SamplingParams) 
             tokens += len(delta.token_ids)
             parts.append(delta.text)
             click.echo(delta.text, nl=False)
+            if delta.error is not None:
+                click.echo()
+                raise delta.error
     seconds = time.perf_counter() - (first or 0)
     click.echo()
     if tokens > 1:

@@ -159,9 +159,10 @@ def check_depth(config: ModelConfig, rules: Sequence[Rule], source: TensorSource
         found = {match[1] for n in stored if (match := re.match(rf"(?:{'|'.join(stems)})(\d+)\.", n))}
         announced = stack.num_hidden_groups or stack.num_hidden_layers
         if len(found) < announced:
+            absent = next(i for i in range(announced) if str(i) not in found)
             raise CheckpointError(
                 f"config.json announces {announced:,} different layers of the {kind}, and {source.name} holds tensors "
-                f"of {len(found)}" + ("" if found else f", such as {min(source.shapes(), default='none')!r}"),
+                f"of {len(found)}, none of layer {absent}; it holds {_listed(sorted(stored)) or 'nothing'}",
                 "Restore the config.json and weights that belong together",
             )
 
