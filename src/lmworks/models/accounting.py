@@ -17,12 +17,14 @@ from lmworks.models.slots import (
     AttentionConfig,
     BlockSparseAttentionConfig,
     DenseHead,
+    EmbeddingHead,
     LearnedPositions,
     LinearAttentionConfig,
     LinformerConfig,
     LSHAttentionConfig,
     MLAConfig,
     NormConfig,
+    ProjectionHead,
     RelativeBiasPositions,
     XLAttentionConfig,
 )
@@ -33,7 +35,8 @@ class Parameters:
     """Numbers of parameters by what is done with them."""
 
     embedding: int
-    """Looked up, not multiplied: tokens (also when that matrix serves as the head), positions, segments, distances."""
+    """Looked up, not multiplied: tokens (also when that matrix serves as the head), classes, positions, segments,
+    distances."""
     head: int
     """Matrices after the last layer; the vocabulary's only where it is not the embedding."""
     linear: int
@@ -61,7 +64,7 @@ class Flops:
     """Operations of one token's forward pass by part."""
 
     embedding: float
-    """Projection of narrow token vectors to the hidden size."""
+    """Projection of narrow token vectors, or of patches, to the hidden size."""
     attention: float
     """Projections to queries, keys, values and back."""
     scores: float
@@ -101,17 +104,17 @@ class CacheBytes:
 
 def parameters(config: ModelConfig) -> Parameters:
     """Count a model's parameters."""
-    matrices = [m for stack in config.stacks for m in stack_matrices(config, stack)]
+    matrices = [m for column in config.columns.values() for m in stack_matrices(*column)]
     head = [m for m in head_matrices(config) if m.part == "head" or not config.tie_word_embeddings]
     biases = sum(m.outputs * m.copies for m in [*matrices, *head_matrices(config)] if m.bias and m.part != "experts")
     experts = [(m, m.size + m.outputs * m.bias) for m in matrices if m.part == "experts"]
     return Parameters(
-        embedding=config.vocab_size * _width(config) + sum(_looked_up(config, stack) for stack in config.stacks),
+        embedding=config.vocab_size * _width(config) + sum(_looked_up(*column) for column in config.columns.values()),
         head=sum(m.size for m in head),
         linear=sum(m.size * m.copies for m in matrices if m.part != "experts"),
         experts=sum(m.copies * size for m, size in experts),
         active_experts=sum(m.used * size for m, size in experts),
-        vectors=biases + sum(_norms_and_gates(config, stack) for stack in config.stacks) + _head_norm(config),
+        vectors=biases + sum(_norms_and_gates(*column) for column in config.columns.values()) + _head_norm(config),
     )
 
 
@@ -132,8 +135,8 @@ def flops_per_token(
         absorbed: latent attention multiplies with the cached latents, as in decoding, instead of expanding them.
     """
     source = context_length if source_length is None else source_length
-    stack, share = config.output_stack, source / context_length
-    products = _products(config, stack)
+    (owner, stack), share = list(config.columns.values())[-1], source / context_length
+    products = _products(owner, stack)
     cross, encoder = 0.0, 0.0
     if stack.cross_attention is not None:
         cross = products["cross_attention"] + share * products["source"]
@@ -186,7 +189,8 @@ def weight_bytes(config: ModelConfig, dtype: torch.dtype, *, int8: bool = False)
         int8: linear maps are int8 with a scale in `dtype` per output row. Not the vocabulary's matrices, the
             routers and the routed experts.
     """
-    matrices = [m for stack in config.stacks for m in stack_matrices(config, stack)] + list(head_matrices(config))
+    matrices = [m for column in config.columns.values() for m in stack_matrices(*column)]
+    matrices += head_matrices(config)
     small = [m for m in matrices if int8 and m.linear and m.part != "vocabulary"]
     numbers = sum(m.size for m in small)
     return numbers + (parameters(config).total - numbers + sum(m.outputs for m in small)) * dtype.itemsize
@@ -245,6 +249,8 @@ def _width(config: ModelConfig) -> int:
 def _looked_up(config: ModelConfig, stack: StackConfig) -> int:
     """Vectors of positions, segments, XLNet's target; scores by distance, a table for equal heads or each layer."""
     rows = config.embed.type_vocab_size
+    if config.vision is not None and stack is config.vision.stack:
+        rows += config.vision.class_token
     if isinstance(config.positions, LearnedPositions):
         rows += config.max_position_embeddings + config.positions.offset
     tables: dict[object, int] = {}
@@ -284,6 +290,8 @@ def _inside(norm: NormConfig, attention: Attention) -> int:
 def _head_norm(config: ModelConfig) -> int:
     dense = isinstance(config.head, DenseHead) and config.head.dense_norm and config.head.dense_act != "none"
     always = config.output_stack.norm.model_copy(update={"affine": True})
+    if isinstance(config.head, EmbeddingHead | ProjectionHead) and config.head.pooled_norm:
+        return norm_size(config.output_stack.norm, config.hidden_size)
     return norm_size(always, head_width(config)) if dense else 0
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lmworks.models.block import Block
-from lmworks.models.config import LayerConfig, ModelConfig, StackConfig
+from lmworks.models.config import LayerConfig, ModelConfig, StackConfig, VisionConfig
 from lmworks.models.heads import build_head
 from lmworks.models.initialization import initialize
 from lmworks.models.mixers import MIXERS, attention_of, norm_of
@@ -19,6 +19,7 @@ from lmworks.models.stack import Stack
 from lmworks.models.transformer import Transformer
 from lmworks.nn.mlp import MLP
 from lmworks.nn.moe import MixtureOfExperts
+from lmworks.nn.patches import PatchEmbedding
 from lmworks.nn.residual import Residual
 from lmworks.nn.routing import Router
 
@@ -33,21 +34,33 @@ def build_model(config: ModelConfig, *, seed: int | None = None) -> Transformer:
     """
     device = torch.get_default_device()
     with torch.device("meta"):  # torch's own initialization would be overwritten, and advance the global generator
+        stacks = {name: _stack(*column, positions=name != "vision") for name, column in config.columns.items()}
+        width = config.embed.embedding_size or config.hidden_size
         model = Transformer(
             config,
-            nn.Embedding(config.vocab_size, config.embed.embedding_size or config.hidden_size),
-            _stack(config, config.encoder),
-            _stack(config, config.decoder),
+            nn.Embedding(config.vocab_size, width) if config.vocab_size else None,
+            stacks.get("encoder"),
+            stacks.get("decoder"),
             build_head(config),
+            _patches(config.vision),
+            stacks.get("vision"),
         )
     if device.type != "meta":
         initialize(model.to_empty(device=device), seed)
     return model
 
 
-def _stack(config: ModelConfig, stack: StackConfig | None) -> Stack | None:
-    if stack is None:
+def _patches(vision: VisionConfig | None) -> PatchEmbedding | None:
+    if vision is None:
         return None
+    return PatchEmbedding(
+        vision.hidden_size, vision.patch_size, vision.num_channels, vision.grid_size, class_token=vision.class_token,
+        bias=vision.patch_bias,
+    )  # fmt: skip
+
+
+def _stack(config: ModelConfig, stack: StackConfig, *, positions: bool) -> Stack:
+    """`positions` says whether learned ones are the stack's to add; those of patches are added before."""
     embed, size = config.embed, config.hidden_size
     width = embed.embedding_size or size
     codes: list[tuple[Positions, Attention]] = []
@@ -68,7 +81,7 @@ def _stack(config: ModelConfig, stack: StackConfig | None) -> Stack | None:
         blocks,
         norm_of(stack.norm, size) if stack.final_norm else None,
         position_codes=built,
-        embed_positions=build_position_embedding(config),
+        embed_positions=build_position_embedding(config) if positions else None,
         embed_types=nn.Embedding(embed.type_vocab_size, width) if embed.type_vocab_size else None,
         embed_norm=norm_of(embed.norm, width) if embed.norm is not None else None,
         embed_projection=nn.Linear(width, size) if embed.embedding_size else None,

@@ -6,7 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from lmworks.models.config import ModelConfig
-from lmworks.models.slots import CausalLMHead, DenseHead, EmbeddingHead, MaskedLMHead, NextSentenceHead, RewardHead
+from lmworks.models.mixers import norm_of
+from lmworks.models.slots import (
+    CausalLMHead,
+    DenseHead,
+    EmbeddingHead,
+    MaskedLMHead,
+    NextSentenceHead,
+    ProjectionHead,
+    RewardHead,
+)
 from lmworks.nn.mlp import ACTIVATIONS
 from lmworks.nn.norms import build_norm
 
@@ -20,7 +29,7 @@ class Head(nn.Module):
         dense: before the last matrix.
         activation: after `dense`, by name.
         norm: after the activation.
-        score: to the labels; language models have the vocabulary's matrix instead.
+        score: to the labels or the projection; language models have the vocabulary's matrix instead.
         pooler: BERT's dense layer over the first token, for judging pairs of segments.
         next_sentence: from the pooled token to the judgment.
     """
@@ -41,8 +50,8 @@ class Head(nn.Module):
         return x if self.norm is None else self.norm(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, E] -> [N, labels]."""
-        assert self.score is not None, "only heads with labels are asked for scores"
+        """[N, E] -> [N, labels], or the projection's size."""
+        assert self.score is not None, "only heads with labels or a projection are asked for scores"
         return self.score(self.transform(x))
 
     def judge_pair(self, first: Tensor) -> Tensor:
@@ -55,24 +64,28 @@ class Head(nn.Module):
 def build_head(config: ModelConfig) -> Head | None:
     """The module of the head's slot; None where there is only the vocabulary's matrix, or nothing."""
     head, size, norm = config.head, config.hidden_size, config.output_stack.norm
-    if isinstance(head, CausalLMHead) or (isinstance(head, EmbeddingHead) and not head.pooler):
+    if isinstance(head, CausalLMHead) or (isinstance(head, EmbeddingHead) and not (head.pooler or head.pooled_norm)):
         return None
     if isinstance(head, RewardHead):
         return Head(score=nn.Linear(size, 1, bias=head.bias))
-    dense, dense_norm, score, inner = None, None, None, size
+    dense, head_norm, score, inner = None, None, None, size
+    if isinstance(head, EmbeddingHead | ProjectionHead) and head.pooled_norm:
+        head_norm = norm_of(norm, size)
     if isinstance(head, MaskedLMHead) and config.embed.embedding_size is not None:
         inner = config.embed.embedding_size
     if isinstance(head, DenseHead) and head.dense_act != "none":
         dense = nn.Linear(size, inner, bias=head.dense_bias)
-        dense_norm = build_norm(norm.kind, inner, norm.eps, bias=norm.bias) if head.dense_norm else None
+        head_norm = build_norm(norm.kind, inner, norm.eps, bias=norm.bias) if head.dense_norm else None
     if isinstance(head, DenseHead) and not isinstance(head, MaskedLMHead):
         score = nn.Linear(inner, head.num_labels, bias=head.bias)
+    elif isinstance(head, ProjectionHead):
+        score = nn.Linear(size, head.projection_dim, bias=False)
     judges = isinstance(head, NextSentenceHead) or (isinstance(head, MaskedLMHead) and head.next_sentence)
     return Head(
         dense=dense,
         activation=head.dense_act if isinstance(head, DenseHead) else "none",
-        norm=dense_norm,
+        norm=head_norm,
         score=score,
-        pooler=nn.Linear(size, size) if judges or isinstance(head, EmbeddingHead) else None,
+        pooler=nn.Linear(size, size) if judges or (isinstance(head, EmbeddingHead) and head.pooler) else None,
         next_sentence=nn.Linear(size, 2) if judges else None,
     )

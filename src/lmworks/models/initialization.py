@@ -28,15 +28,15 @@ def initialize(model: Transformer, seed: int | None = None) -> None:
     config = model.config
     for module in model.modules():
         reset = getattr(module, "reset_parameters", None)
-        if callable(reset) and not isinstance(module, nn.Linear | nn.Embedding):
+        if callable(reset) and not isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d):
             reset()
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             nn.init.zeros_(parameter)
         elif parameter.ndim >= 2:
-            layers = config.encoder if name.startswith("encoder.") else config.output_stack
+            _, layers = config.columns.get(name.partition(".")[0], (config, config.output_stack))
             scaled = config.initialization == "depth_scaled" and name.endswith(INTO_RESIDUAL)
-            divisor = math.sqrt(2 * layers.num_hidden_layers) if scaled and layers is not None else 1.0
+            divisor = math.sqrt(2 * layers.num_hidden_layers) if scaled else 1.0
             nn.init.normal_(parameter, std=config.initializer_range / divisor, generator=generator)
     for name, buffer in model.named_buffers():
         nn.init.zeros_(buffer) if not name.endswith("running_var") else nn.init.ones_(buffer)
@@ -55,6 +55,7 @@ def _t_fixup(model: Transformer, generator: torch.Generator | None) -> None:
     factors = {
         "decoder.": (9 * config.decoder.num_hidden_layers) ** -0.25 if config.decoder else 1.0,
         "encoder.": 0.67 * config.encoder.num_hidden_layers**-0.25 if config.encoder else 1.0,
+        "vision.": 0.67 * config.vision.stack.num_hidden_layers**-0.25 if config.vision else 1.0,
     }
     for name, parameter in model.named_parameters():
         factor = next((f for prefix, f in factors.items() if name.startswith(prefix)), 1.0)
@@ -63,4 +64,5 @@ def _t_fixup(model: Transformer, generator: torch.Generator | None) -> None:
             if name.endswith(T_FIXUP_SCALED):
                 parameter.mul_(factor)
     embedding = factors["decoder."] if config.decoder else factors["encoder."]
-    nn.init.normal_(model.embed_tokens.weight, std=config.hidden_size**-0.5 * embedding, generator=generator)
+    if config.vocab_size:
+        nn.init.normal_(model.embed_tokens.weight, std=config.hidden_size**-0.5 * embedding, generator=generator)

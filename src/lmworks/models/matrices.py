@@ -20,6 +20,7 @@ from lmworks.models.slots import (
     MLPConfig,
     MoEConfig,
     NextSentenceHead,
+    ProjectionHead,
     RewardHead,
     XLAttentionConfig,
 )
@@ -54,7 +55,10 @@ def different_layers(stack: StackConfig) -> list[tuple[Attention, FeedForward, L
 
 
 def stack_matrices(config: ModelConfig, stack: StackConfig) -> Iterator[Matrix]:
-    """All of a stack."""
+    """All of a stack; of patches too."""
+    if (vision := config.vision) is not None and stack is vision.stack:
+        pixels = vision.num_channels * vision.patch_size**2
+        yield Matrix("embedding", pixels, vision.hidden_size, vision.patch_bias, linear=False)
     if config.embed.embedding_size:
         yield Matrix("embedding", config.embed.embedding_size, config.hidden_size, bias=True)
     for attention, mlp, _ in different_layers(stack):
@@ -125,6 +129,8 @@ def head_matrices(config: ModelConfig) -> Iterator[Matrix]:
         yield Matrix("vocabulary", config.embed.embedding_size or size, config.vocab_size, bool(head.bias))
     elif isinstance(head, LabeledHead | RewardHead):
         yield Matrix("head", inner, head.num_labels if isinstance(head, LabeledHead) else 1, head.bias)
+    elif isinstance(head, ProjectionHead):
+        yield Matrix("head", size, head.projection_dim, used=0)
     judges = isinstance(head, NextSentenceHead) or (isinstance(head, MaskedLMHead) and head.next_sentence)
     if judges or (isinstance(head, EmbeddingHead) and head.pooler):
         yield Matrix("head", size, size, bias=True, used=0)

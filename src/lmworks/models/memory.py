@@ -95,16 +95,18 @@ def activation_bytes(
     """
     keys = context_length or tokens
     total = 0
-    for stack in config.stacks:
+    for owner, stack in config.columns.values():
         layers = [
-            _layer_bytes(config, stack, attention, mlp, layer.positions or config.positions, keys, dtype)
+            _layer_bytes(owner, stack, attention, mlp, layer.positions or owner.positions, keys, dtype)
             for attention, mlp, layer in different_layers(stack)
         ]
-        norms = stack.final_norm + (config.embed.norm is not None)
+        norms = stack.final_norm + (owner.embed.norm is not None)
         # The hidden states that leave the stack are kept by what reads them.
-        total += norms * _norm_bytes(stack.norm, config.hidden_size, dtype) + config.hidden_size * dtype.itemsize
+        total += norms * _norm_bytes(stack.norm, owner.hidden_size, dtype) + owner.hidden_size * dtype.itemsize
+        if config.vision is not None and stack is config.vision.stack:
+            total += config.vision.num_channels * config.vision.patch_size**2 * dtype.itemsize
         if checkpointing:
-            total += stack.num_hidden_layers * config.hidden_size * dtype.itemsize + max(layers)
+            total += stack.num_hidden_layers * owner.hidden_size * dtype.itemsize + max(layers)
         else:
             total += sum(layers) * (stack.num_hidden_layers // len(layers))
     return tokens * total

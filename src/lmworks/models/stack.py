@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ class Stack(nn.Module):
 
     def forward(
         self, x: Tensor, positions: Tensor, context: AttentionContext, *, memory: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
+        token_type_ids: Tensor | None = None, depth: int | None = None,
     ) -> Tensor:  # fmt: skip
         """Hidden states after the final norm.
 
@@ -59,6 +60,7 @@ class Stack(nn.Module):
             context: how attention reaches keys and values.
             memory: [M, E] output of the encoder that is new in this step.
             token_type_ids: [N] segment of each token, 0 where not given.
+            depth: stop after so many layers, before the final norm; None: after it.
 
         Returns:
             [N, E]; in a permuted context [T, E], of the targets alone.
@@ -82,10 +84,10 @@ class Stack(nn.Module):
         signals = [code(positions, context.lengths, x.dtype) for code in self.position_codes]
         if self.embed_types is None and token_type_ids is not None:
             signals = [replace(signal, segments=token_type_ids) for signal in signals]
-        for layer in (layer for layer in self.layers for _ in range(self.repeat)):
+        for layer in islice((layer for layer in self.layers for _ in range(self.repeat)), depth):
             if self.layerdrop and self.training and torch.rand(()) < self.layerdrop:
                 continue
             x = layer(x, signals, context, memory)
         if isinstance(context, PermutedContext):
             x = x[len(context.ranks) :]
-        return x if self.norm is None else self.norm(x)
+        return x if self.norm is None or depth is not None else self.norm(x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import torch
@@ -16,13 +16,15 @@ from lmworks.models.slots import (
     EmbeddingHead,
     MaskedLMHead,
     NextSentenceHead,
+    ProjectionHead,
     QuestionAnsweringHead,
     RewardHead,
     SequenceClassificationHead,
     TokenClassificationHead,
 )
 from lmworks.models.stack import Stack
-from lmworks.nn.attention_context import AttentionContext
+from lmworks.nn.attention_context import AttentionContext, PackedContext
+from lmworks.nn.patches import PatchEmbedding
 from lmworks.nn.pooling import pool
 
 
@@ -31,25 +33,31 @@ class Transformer(nn.Module):
 
     Args:
         config: the model.
-        embed_tokens: the vocabulary's vectors, shared by both stacks.
+        embed_tokens: the vocabulary's vectors, shared by both stacks; None for a model of images alone.
         encoder: sees all of its documents.
         decoder: where there is an encoder too, attends to its output.
         head: what `logits` of a language model or `document_logits` of a classifier pass through.
+        patches: images to the first hidden states of `vision`.
+        vision: sees all patches of an image.
     """
 
+    embed_tokens: nn.Embedding
+    """Models of text have it."""
     lm_head: nn.Linear
     """Hidden states to the vocabulary; language models have it."""
 
     def __init__(
-        self, config: ModelConfig, embed_tokens: nn.Embedding, encoder: Stack | None,
-        decoder: Stack | None, head: Head | None,
+        self, config: ModelConfig, embed_tokens: nn.Embedding | None, encoder: Stack | None,
+        decoder: Stack | None, head: Head | None, patches: PatchEmbedding | None = None, vision: Stack | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.config = config
-        self.embed_tokens = embed_tokens
+        if embed_tokens is not None:
+            self.embed_tokens = embed_tokens
+        self.patches, self.vision = patches, vision
         self.encoder, self.decoder = encoder, decoder
         self.head = head
-        if isinstance(config.head, CausalLMHead | MaskedLMHead):
+        if isinstance(config.head, CausalLMHead | MaskedLMHead) and embed_tokens is not None:
             self.lm_head = nn.Linear(embed_tokens.embedding_dim, config.vocab_size, bias=bool(config.head.bias))
             if config.head.bias == "fixed":
                 self.lm_head.bias.requires_grad = False
@@ -80,9 +88,13 @@ class Transformer(nn.Module):
 
         Returns:
             [N, E]; `logits` maps them to the vocabulary.
+
+        Raises:
+            ConfigError: the model reads images alone.
         """
         stack = self.decoder if self.decoder is not None else self.encoder
-        assert stack is not None, "the configuration has checked that there is a stack"
+        if stack is None:
+            raise ConfigError(f"a {self.config.family} model reads images, not tokens", "Call `encode_images`")
         return stack(self.embed(input_ids), positions, context, memory=memory, token_type_ids=token_type_ids)
 
     def encode(self, input_ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor:
@@ -94,6 +106,30 @@ class Transformer(nn.Module):
         if self.encoder is None:
             raise ConfigError(f"a {self.config.family} model has no encoder", "Give the whole prompt to the decoder")
         return self.encoder(self.embed(input_ids), positions, context)
+
+    def encode_images(self, pixel_values: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Images as documents, one token a patch.
+
+        Args:
+            pixel_values: [B, C, H, W], or images [C, H, W] of any sizes.
+
+        Returns:
+            [N, E] hidden states of the layer and tokens that the configuration selects, [B+1] int32 bounds of images.
+
+        Raises:
+            ConfigError: the model has no vision, or the images are of another shape.
+        """
+        config = self.config.vision
+        if config is None or self.patches is None or self.vision is None:
+            raise ConfigError(f"a {self.config.family} model reads no images", "Use a model with a vision slot")
+        x, cu_seqlens = self.patches(pixel_values)
+        positions = torch.arange(len(x), device=x.device) - torch.repeat_interleave(cu_seqlens[:-1], cu_seqlens.diff())
+        depth = None if config.vision_feature_layer == -1 else config.stack.num_hidden_layers - 1
+        hidden = self.vision(x, positions, PackedContext(cu_seqlens), depth=depth)
+        if config.class_token and config.vision_feature_select_strategy == "default":
+            hidden = hidden[positions > 0]
+            cu_seqlens = cu_seqlens - torch.arange(len(cu_seqlens), dtype=cu_seqlens.dtype, device=x.device)
+        return hidden, cu_seqlens
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """[N] token ids -> [N, E], or the narrower table's size."""
@@ -154,15 +190,19 @@ class Transformer(nn.Module):
         raise self._wrong_head("labels for documents")
 
     def embed_documents(self, hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
-        """[N, E] -> [D, E], a vector per document.
+        """[N, E] -> [D, E], or the projection's size: a vector per document.
 
         Raises:
             ConfigError: the model has another head than the embedding's.
         """
         head = self.config.head
-        if not isinstance(head, EmbeddingHead):
+        if not isinstance(head, EmbeddingHead | ProjectionHead):
             raise self._wrong_head("vectors of documents")
         pooled = pool(hidden, cu_seqlens, head.pooling)
+        if isinstance(head, ProjectionHead):
+            assert self.head is not None, "a projection has a module"
+            return self.head(pooled)
+        pooled = pooled if self.head is None else self.head.transform(pooled)
         return nn.functional.normalize(pooled, dim=-1) if head.normalize else pooled
 
     def _wrong_head(self, wanted: str) -> ConfigError:
@@ -185,9 +225,9 @@ class Transformer(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.embed_tokens.weight.device
+        return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
         """The embedding's floating-point type, which is the activations'."""
-        return self.embed_tokens.weight.dtype
+        return next(self.parameters()).dtype

@@ -124,15 +124,7 @@ def our_outputs(
     model: Transformer, documents: Sequence[reference.Document], types: Sequence[Tensor | None]
 ) -> dict[str, list[Tensor]]:
     """All documents packed into one batch; every kind of output by the reference's name, a tensor per document."""
-    ids, positions, bounds = _packed([target for target, _ in documents])
-    memory, memory_bounds = None, None
-    if documents[0][1] is not None:
-        sources = [source for _, source in documents if source is not None]
-        source_ids, source_positions, memory_bounds = _packed(sources)
-        memory = model.encode(source_ids, source_positions, PackedContext(memory_bounds))
-    segments = None if types[0] is None else torch.cat([t for t in types if t is not None])
-    context = PackedContext(bounds, memory_cu_seqlens=memory_bounds)
-    hidden = model(ids, positions, context, memory=memory, token_type_ids=segments)
+    hidden, bounds = _hidden(model, documents, types)
     head = model.config.head
 
     def split(x: Tensor) -> list[Tensor]:
@@ -151,13 +143,39 @@ def our_outputs(
             return {"start_logits": split(start), "end_logits": split(end)}
         case "embedding":
             return {"last_hidden_state": split(hidden)}
+        case "projection":
+            return {"last_hidden_state": split(hidden), "embeds": list(model.embed_documents(hidden, bounds))}
         case _:
             return {"logits": list(model.document_logits(hidden, bounds))}
 
 
+def _hidden(
+    model: Transformer, documents: Sequence[reference.Document], types: Sequence[Tensor | None]
+) -> tuple[Tensor, Tensor]:
+    """Hidden states of all documents, and where each begins and ends."""
+    if model.config.vision is not None:
+        return model.encode_images([image for image, _ in documents])
+    ids, positions, bounds = _packed([target for target, _ in documents])
+    memory, memory_bounds = None, None
+    if documents[0][1] is not None:
+        sources = [source for _, source in documents if source is not None]
+        source_ids, source_positions, memory_bounds = _packed(sources)
+        memory = model.encode(source_ids, source_positions, PackedContext(memory_bounds))
+    segments = None if types[0] is None else torch.cat([t for t in types if t is not None])
+    context = PackedContext(bounds, memory_cu_seqlens=memory_bounds)
+    return model(ids, positions, context, memory=memory, token_type_ids=segments), bounds
+
+
 def _documents(config: ModelConfig, longest: int, seed: int) -> tuple[list[reference.Document], list[Tensor | None]]:
-    """Random documents of ragged lengths without special tokens, and their segments where the model tells them."""
+    """Random documents of ragged lengths without special tokens, and their segments where the model tells them.
+
+    Where a projection reads the last token it is the end of the text; a document of a model of images is an image.
+    """
     generator = torch.Generator().manual_seed(seed)
+    if (vision := config.vision) is not None:
+        side, patch, channels = vision.image_size, vision.patch_size, vision.num_channels
+        sizes = ((side, side), (side + patch, side + 2 * patch - 1), (2 * patch, 3 * patch + 1))
+        return [(torch.randn(channels, *size, generator=generator), None) for size in sizes], [None] * len(sizes)
 
     def draw(length: int) -> Tensor:
         return torch.randint(5, config.vocab_size, (length,), generator=generator)
@@ -173,7 +191,11 @@ def _documents(config: ModelConfig, longest: int, seed: int) -> tuple[list[refer
         return documents, [None] * len(documents)
     types = config.embed.type_vocab_size
     segments = [(torch.arange(n) * 2 // n).clamp(max=types - 1) if types > 1 else None for n in lengths]
-    return [(draw(n), None) for n in lengths], segments
+    texts = [draw(n) for n in lengths]
+    if config.head.kind == "projection":
+        for text in texts:
+            text[-1] = config.eos_token_ids[0]
+    return [(text, None) for text in texts], segments
 
 
 def _packed(documents: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:

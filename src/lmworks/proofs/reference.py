@@ -15,11 +15,11 @@ from lmworks.core.errors import require
 from lmworks.proofs.cases.case import Case
 
 Document = tuple[Tensor, Tensor | None]
-"""Token ids [T] of what the stack reads last, and [S] of the source, for an encoder-decoder."""
+"""Token ids [T] of what the stack reads last, and [S] of the source, for an encoder-decoder; or pixels [C, H, W]."""
 OUTPUTS = {
     "logits": "logits", "prediction_logits": "prediction_logits", "seq_relationship_logits": "seq_relationship_logits",
     "sop_logits": "seq_relationship_logits", "start_logits": "start_logits", "end_logits": "end_logits",
-    "last_hidden_state": "last_hidden_state",
+    "last_hidden_state": "last_hidden_state", "image_embeds": "embeds", "text_embeds": "embeds",
 }  # fmt: skip
 """What is compared, where the reference's output has it, and its name here: ALBERT has one of its own."""
 
@@ -75,9 +75,12 @@ def outputs(model: Any, documents: Sequence[Document], types: Sequence[Tensor | 
     """Each document alone, unpadded; every kind of output by name."""
     collected: dict[str, list[Tensor]] = {}
     for (ids, source), segment in zip(documents, types, strict=True):
-        inputs = {"input_ids": ids[None]} if source is None else {
-            "input_ids": source[None], "decoder_input_ids": ids[None],
-        }  # fmt: skip
+        if ids.is_floating_point():
+            inputs: dict[str, Any] = {"pixel_values": ids[None], "interpolate_pos_encoding": True}
+        elif source is None:
+            inputs = {"input_ids": ids[None]}
+        else:
+            inputs = {"input_ids": source[None], "decoder_input_ids": ids[None]}
         if segment is not None:
             inputs["token_type_ids"] = segment[None]
         result = model(**inputs)

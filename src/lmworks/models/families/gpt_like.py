@@ -19,13 +19,13 @@ A, M = "decoder.attention.", "decoder.mlp."
 OURS = "decoder.layers.{i}."
 
 
-def exact_head_dim(draft: Draft) -> int:
+def exact_head_dim(draft: Draft, attention: str = A) -> int:
     """The hidden size divided by the heads.
 
     Raises:
         ConfigError: they do not divide.
     """
-    hidden_size, heads = draft["hidden_size"], get(draft, f"{A}num_attention_heads")
+    hidden_size, heads = draft["hidden_size"], get(draft, f"{attention}num_attention_heads")
     if hidden_size % heads:
         raise ConfigError(
             f"config.json: the hidden size {hidden_size} is not a multiple of the {heads} heads", "Change one of them"

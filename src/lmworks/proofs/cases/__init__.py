@@ -6,7 +6,7 @@ from importlib import import_module
 
 from lmworks.proofs.cases.case import Case
 
-GROUPS = ("dense", "older", "experts", "encoders", "encoder_decoders")
+GROUPS = ("dense", "older", "experts", "encoders", "encoder_decoders", "vision")
 """Modules of this package, each with a tuple `CASES`."""
 
 
