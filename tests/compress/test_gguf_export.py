@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from lmworks.compress.gguf_export import save_gguf
 from lmworks.compress.int8 import quantizable, quantize_linears
 from lmworks.core.errors import ConfigError, DiskFullError
 from lmworks.core.gguf import GGUFFile
@@ -15,7 +16,6 @@ from lmworks.models.build import build_model
 from lmworks.models.families import family_named
 from lmworks.models.hub import load_pretrained
 from lmworks.models.hub.gguf import ARCHITECTURES
-from lmworks.compress.gguf_export import save_gguf
 from lmworks.nn.attention_context import PackedContext
 
 VOCAB = 70
