@@ -103,12 +103,8 @@ def description(config: ModelConfig, context_length: int) -> dict[str, Any]:
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.max_position_embeddings,
         "tied": config.tie_word_embeddings,
-        "layers": [
-            row
-            for name, stack in (("encoder", config.encoder), ("decoder", config.decoder))
-            if stack is not None
-            for row in _layers(config, name, stack)
-        ],
+        "vision": config.vision.to_dict() if config.vision else None,
+        "layers": [row for name, (owner, stack) in config.columns.items() for row in _layers(owner, name, stack)],
         "parameters": {"total": count.total, "active": count.active, **asdict(count)},
         "context_length": context_length,
         "flops_per_token": {"forward": flops.total, "training": flops.training, "parts": asdict(flops)},
@@ -189,9 +185,12 @@ def _rendered(model: str, facts: dict[str, Any]) -> list[RenderableType]:
         kept += f", {cache['windowed']:,} of them in layers that look back only as far as their window"
     if cache["per_source_token"]:
         kept += f"; {cache['per_source_token']:,} per token of the source"
+    read = [f"vocabulary {facts['vocab_size']:,}{tied}"] if facts["vocab_size"] else []
+    if vision := facts["vision"]:
+        read.append(f"images of {vision['image_size']}² pixels in patches of {vision['patch_size']}²")
     return [
-        f"{model}: {facts['family']}, {facts['head']} head; hidden size {facts['hidden_size']:,}, vocabulary "
-        f"{facts['vocab_size']:,}{tied}, context {facts['max_position_embeddings']:,}\n",
+        f"{model}: {facts['family']}, {facts['head']} head; hidden size {facts['hidden_size']:,}, {', '.join(read)}, "
+        f"context {facts['max_position_embeddings']:,}\n",
         layers, "", shares, "", operations, "",
         f"{kept}." if "refused" not in cache else f"No cache: {cache['refused']}.", inference, "", training,
         "\nTraining in bfloat16 beside float32 weights, on one device; activations are an estimate. Checkpointed: of "

@@ -62,6 +62,8 @@ class Embedder:
         self, model: Transformer, encode: Encode, settings: EmbedderSettings | None = None, *,
         max_num_batched_tokens: int = 8192,
     ) -> None:  # fmt: skip
+        if model.config.vision is not None:
+            raise ConfigError("a model of images has no texts to embed", "Call `encode_images` and `embed_documents`")
         if len(model.config.stacks) > 1:
             raise ConfigError("an encoder-decoder gives no vectors of documents", "Load a model with one stack")
         self.model, self.encode = model.eval(), encode

@@ -9,7 +9,8 @@ import torch
 
 from lmworks.engine.config import EngineConfig
 from lmworks.engine.packed_linear import pack_linears, packs
-from lmworks.models.hub import load_pretrained
+from lmworks.engine.servable import served_decoder
+from lmworks.models.hub import load_pretrained, read_config
 from lmworks.models.transformer import Transformer
 from lmworks.nn.quantized import QuantizedLinear
 from lmworks.tokenization import Tokenizer, check_compatible, load_tokenizer
@@ -28,6 +29,7 @@ def load(
     A model in memory is served as it is; only where the configuration asks for another dtype is it copied.
 
     Raises:
+        ConfigError: the model generates nothing.
         CheckpointError: the weights cannot be read.
         TokenizerError: the tokenizer cannot be read or does not fit the weights.
     """
@@ -35,6 +37,7 @@ def load(
     own = False
     if not isinstance(model, Transformer):
         path, own = Path(model), True
+        served_decoder(read_config(path))  # before a tokenizer is missed that a model of images lacks
         tokenizer = tokenizer if tokenizer is not None else load_tokenizer(path)
         model = load_pretrained(path, dtype=dtype)
         if dtype is None:

@@ -19,8 +19,9 @@ def served_decoder(config: ModelConfig) -> StackConfig:
     """
     decoder = config.decoder
     if decoder is None:
+        stack = "an encoder" if config.encoder is not None else "vision"
         raise ConfigError(
-            f"a {config.family} model has an encoder alone and generates nothing",
+            f"a {config.family} model has {stack} alone and generates nothing",
             "Serve a model with a decoder; call this one directly for embeddings or labels",
         )
     if not isinstance(config.head, CausalLMHead):

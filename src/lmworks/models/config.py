@@ -22,6 +22,7 @@ from lmworks.models.slots import (
     LearnedPositions,
     LinformerConfig,
     LongRopeScaling,
+    MaskedLMHead,
     MLAConfig,
     NormConfig,
     Positions,
@@ -171,6 +172,8 @@ class ModelConfig(Config):
         reads_text = self.encoder is not None or self.decoder is not None
         if reads_text != (self.vocab_size > 0):
             raise ValueError(f"vocab_size is {self.vocab_size}; it is 0 exactly when a model has vision alone")
+        if not reads_text and isinstance(self.head, CausalLMHead | MaskedLMHead):
+            raise ValueError(f"a {self.head.kind} head needs a vocabulary, and there are images alone")
         if self.vision and not reads_text:
             sizes = self.vision.hidden_size, self.vision.num_positions
             if (self.hidden_size, self.max_position_embeddings) != sizes:

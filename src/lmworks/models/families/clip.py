@@ -59,7 +59,9 @@ CLIP_TEXT = Family(
         "CLIPTextModel": {"kind": "embedding", "pooling": "last"},
     },
     entries=(
-        *sizes(inner="intermediate_size", eps="layer_norm_eps", act=("hidden_act", "quick_gelu"), tied=False),
+        *sizes(
+            inner="intermediate_size", eps="layer_norm_eps", act=("hidden_act", "quick_gelu"), tied=False, longest=77
+        ),
         Constant("positions", {"kind": "learned"}),
         Constant(f"{TEXT_ATTENTION}qkv_bias", True),
         Constant(f"{TEXT_ATTENTION}o_bias", True),

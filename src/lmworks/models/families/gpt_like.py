@@ -41,7 +41,7 @@ def four_times(draft: Draft) -> int:
 def sizes(
     *, hidden: str = "hidden_size", layers: str = "num_hidden_layers", heads: str = "num_attention_heads",
     context: str = "max_position_embeddings", inner: str | None = None, eps: str | None = "layer_norm_epsilon",
-    act: tuple[str, str] | None = None, tied: bool = True, initializer: str = "initializer_range",
+    act: tuple[str, str] | None = None, tied: bool = True, initializer: str = "initializer_range", longest: int = 2048,
 ) -> tuple[Entry, ...]:  # fmt: skip
     """Sizes, LayerNorm and MLP.
 
@@ -49,17 +49,18 @@ def sizes(
         hidden: their key of the hidden size.
         layers: of the number of layers.
         heads: of the number of heads.
-        context: of the longest document, 2048 where absent.
+        context: of the longest document.
         inner: of the MLP's inner size, four times the hidden size where absent; None: it always is.
         eps: of the norms' epsilon; None: it is 1e-5.
         act: of the activation, and what it is where absent; None: it is GELU.
         tied: whether the head repeats the embedding where the file does not say.
         initializer: of the deviation of new weights.
+        longest: the longest document where the file does not say.
     """
     return (
         Field("vocab_size", "vocab_size"),
         Count(hidden, "hidden_size"),
-        Count(context, "max_position_embeddings", 2048),
+        Count(context, "max_position_embeddings", longest),
         Count(layers, "decoder.num_hidden_layers"),
         Count(heads, f"{A}num_attention_heads {A}num_key_value_heads"),
         Constant(f"{A}head_dim", exact_head_dim),
