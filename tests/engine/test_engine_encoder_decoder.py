@@ -13,9 +13,9 @@ from lmworks.core.messages import Message
 from lmworks.core.sampling import SamplingParams
 from lmworks.engine import LLM, AsyncLLM, EngineConfig
 from lmworks.engine.prompts import surroundings
-from lmworks.models import slots
 from lmworks.models.build import build_model
 from lmworks.models.config import ModelConfig, StackConfig
+from lmworks.models.position_slots import LearnedPositions, RelativeBiasPositions
 from lmworks.models.slots import AttentionConfig, MLPConfig, NormConfig
 from lmworks.nn.attention_context import PackedContext
 from lmworks.tokenization import Tokenizer
@@ -41,9 +41,9 @@ def config(family, **changes) -> ModelConfig:
         "vocab_size": VOCABULARY,
         "hidden_size": 48,
         "max_position_embeddings": CONTEXT,
-        "positions": slots.RelativeBiasPositions(relative_attention_num_buckets=8, relative_attention_max_distance=20)
+        "positions": RelativeBiasPositions(relative_attention_num_buckets=8, relative_attention_max_distance=20)
         if t5
-        else slots.LearnedPositions(offset=2),
+        else LearnedPositions(offset=2),
         "encoder": stack.model_copy(update={"causal": False, "num_hidden_layers": 2}),
         "decoder": stack.model_copy(update={"cross_attention": attention}),
         "initializer_range": 0.1 if t5 else 0.3,

@@ -11,10 +11,26 @@ from tiny_engine import VOCABULARY, random_prompts
 from lmworks.core.errors import ConfigError
 from lmworks.core.sampling import SamplingParams
 from lmworks.engine import LLM, EngineConfig
-from lmworks.models import slots
 from lmworks.models.build import build_model
 from lmworks.models.config import LayerConfig, ModelConfig, StackConfig
-from lmworks.models.slots import AttentionConfig, MLAConfig, MLPConfig, NormConfig, RotaryPositions
+from lmworks.models.head_slots import CausalLMHead, MaskedLMHead, SequenceClassificationHead
+from lmworks.models.position_slots import (
+    AlibiPositions,
+    DynamicScaling,
+    LongRopeScaling,
+    NoPositions,
+    RelativeBiasPositions,
+    RotaryPositions,
+)
+from lmworks.models.slots import (
+    AttentionConfig,
+    BlockSparseAttentionConfig,
+    LinearAttentionConfig,
+    LSHAttentionConfig,
+    MLAConfig,
+    MLPConfig,
+    NormConfig,
+)
 from lmworks.nn.attention_context import PackedContext
 
 NEW = 10
@@ -30,7 +46,7 @@ FACTORS = {"short_factor": (1.0, 1.1, 1.3, 2.0), "long_factor": (1.5, 3.0, 6.0, 
 def decoder(attention=GLOBAL, positions=None, head=None, **stack) -> ModelConfig:
     return ModelConfig(
         vocab_size=VOCABULARY, hidden_size=48, max_position_embeddings=128,
-        positions=positions or RotaryPositions(), head=head or slots.CausalLMHead(),
+        positions=positions or RotaryPositions(), head=head or CausalLMHead(),
         initializer_range=0.2,
         decoder=StackConfig(num_hidden_layers=4, attention=attention, mlp=MLPConfig(intermediate_size=64), **stack),
     )  # fmt: skip
@@ -46,7 +62,7 @@ def changed(**values) -> AttentionConfig:
 
 KINDS = {
     "window": decoder(LOCAL),
-    "no positions": decoder(positions=slots.NoPositions()),
+    "no positions": decoder(positions=NoPositions()),
     "local and global": decoder(
         pattern="LLG",
         layers={
@@ -58,23 +74,25 @@ KINDS = {
     ),
     "alibi": decoder(
         changed(num_attention_heads=5, num_key_value_heads=5),
-        slots.AlibiPositions(),
+        AlibiPositions(),
         norm=NormConfig(kind="layer"),
         placement="parallel",
     ),
-    "alibi in a window": decoder(LOCAL, slots.AlibiPositions()),
+    "alibi in a window": decoder(LOCAL, AlibiPositions()),
     "causal buckets": decoder(
-        positions=slots.RelativeBiasPositions(relative_attention_num_buckets=8, relative_attention_max_distance=20)
+        positions=RelativeBiasPositions(relative_attention_num_buckets=8, relative_attention_max_distance=20)
     ),
     "soft caps": decoder(
-        changed(attn_logit_softcapping=2.0), head=slots.CausalLMHead(final_logit_softcapping=5.0), placement="sandwich"
+        changed(attn_logit_softcapping=2.0),
+        head=CausalLMHead(final_logit_softcapping=5.0),
+        placement="sandwich",
     ),
     "sinks": decoder(changed(sinks=True, sliding_window=9)),
     "latent": decoder(MLA),
     "latent, direct queries": decoder(MLA.model_copy(update={"q_lora_rank": None}), placement="reordered"),
-    "dynamic": decoder(positions=rope(slots.DynamicScaling(factor=4.0, original_max_position_embeddings=16))),
-    "longrope within": decoder(positions=rope(slots.LongRopeScaling(original_max_position_embeddings=128, **FACTORS))),
-    "longrope": decoder(positions=rope(slots.LongRopeScaling(original_max_position_embeddings=40, **FACTORS))),
+    "dynamic": decoder(positions=rope(DynamicScaling(factor=4.0, original_max_position_embeddings=16))),
+    "longrope within": decoder(positions=rope(LongRopeScaling(original_max_position_embeddings=128, **FACTORS))),
+    "longrope": decoder(positions=rope(LongRopeScaling(original_max_position_embeddings=40, **FACTORS))),
 }
 LENGTH_DEPENDENT = {"dynamic", "longrope", "longrope within"}
 SETTINGS = {
@@ -164,7 +182,7 @@ def test_a_latent_cache_holds_what_accounting_says():
 
 
 def test_dynamic_scaling_reaches_beyond_what_was_trained():
-    scaling = slots.DynamicScaling(factor=3.0, original_max_position_embeddings=30)
+    scaling = DynamicScaling(factor=3.0, original_max_position_embeddings=30)
     config = decoder(positions=rope(scaling)).model_copy(update={"max_position_embeddings": 30})
     assert LLM(build_model(config, seed=0)).max_model_len == 90
 
@@ -172,28 +190,28 @@ def test_dynamic_scaling_reaches_beyond_what_was_trained():
 REFUSED = {
     "encoder alone": (
         {"encoder": KINDS["window"].decoder.model_copy(update={"causal": False}), "decoder": None,
-         "head": slots.MaskedLMHead()},
+         "head": MaskedLMHead()},
         "llama model has an encoder alone and generates nothing",
     ),
-    "classifier": ({"head": slots.SequenceClassificationHead(num_labels=2)}, "sequence_classification head generates"),
+    "classifier": ({"head": SequenceClassificationHead(num_labels=2)}, "sequence_classification head generates"),
     "sees the future": (
         {"decoder": KINDS["window"].decoder.model_copy(update={"causal": False})},
         "whose tokens see later ones cannot generate",
     ),
     "linear": (
         {"decoder": KINDS["window"].decoder.model_copy(
-            update={"attention": slots.LinearAttentionConfig(num_attention_heads=6, head_dim=8)}
+            update={"attention": LinearAttentionConfig(num_attention_heads=6, head_dim=8)}
         )},
         "linear attention cannot be served from a paged cache. Generate with softmax or latent",
     ),
     "one layer of LSH": (
         {"decoder": KINDS["window"].decoder.model_copy(update={"pattern": "aaah", "layers": {
-            "h": LayerConfig(attention=slots.LSHAttentionConfig(num_attention_heads=6, head_dim=8))
+            "h": LayerConfig(attention=LSHAttentionConfig(num_attention_heads=6, head_dim=8))
         }})},
         "lsh attention cannot be served from a paged cache",
     ),
     "block-sparse": (
-        {"decoder": KINDS["window"].decoder.model_copy(update={"attention": slots.BlockSparseAttentionConfig(
+        {"decoder": KINDS["window"].decoder.model_copy(update={"attention": BlockSparseAttentionConfig(
             num_attention_heads=6, head_dim=8)})},
         "block_sparse attention cannot be served",
     ),

@@ -7,7 +7,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from lmworks.models.build import build_model
 from lmworks.models.config import ModelConfig, StackConfig
-from lmworks.models.slots import AttentionConfig, LearnedPositions, MLPConfig, NormConfig
+from lmworks.models.position_slots import LearnedPositions
+from lmworks.models.slots import AttentionConfig, MLPConfig, NormConfig
 from lmworks.models.transformer import Transformer
 from lmworks.nn.attention_context import PackedContext
 from lmworks.tokenization import Tokenizer

@@ -15,7 +15,8 @@ from lmworks.core.errors import ConfigError
 from lmworks.models.build import build_model
 from lmworks.models.config import ModelConfig, StackConfig
 from lmworks.models.families import FAMILIES, family_named, family_of
-from lmworks.models.slots import AttentionConfig, Llama3Scaling, MLPConfig, NormConfig, RotaryPositions
+from lmworks.models.position_slots import Llama3Scaling, RotaryPositions
+from lmworks.models.slots import AttentionConfig, MLPConfig, NormConfig
 
 SIZES = {
     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,

@@ -15,7 +15,8 @@ from lmworks.core.errors import CheckpointError, ConfigError
 from lmworks.models.build import build_model
 from lmworks.models.config import ModelConfig, StackConfig
 from lmworks.models.hub import load_pretrained, read_config, read_gguf
-from lmworks.models.slots import AttentionConfig, MLPConfig, RotaryPositions
+from lmworks.models.position_slots import RotaryPositions
+from lmworks.models.slots import AttentionConfig, MLPConfig
 from lmworks.nn.attention_context import PackedContext
 from lmworks.nn.rope import inverse_frequencies, llama3_scaled
 

@@ -21,8 +21,8 @@ def gguf(model: Path, output: Path, dtype: str) -> None:
     """Write MODEL, a model folder or GGUF file, with its tokenizer to OUTPUT, a .gguf file."""
     from typing import cast
 
-    from lmworks.models.hub import load_pretrained
     from lmworks.compress.gguf_export import DType, save_gguf
+    from lmworks.models.hub import load_pretrained
     from lmworks.tokenization import load_tokenizer
     from lmworks.tokenization.gguf_export import gguf_metadata
 

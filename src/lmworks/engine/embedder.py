@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from lmworks.core.errors import CheckpointError, ConfigError
+from lmworks.models.head_slots import EmbeddingHead
 from lmworks.models.hub.pretrained import load_pretrained
-from lmworks.models.slots import EmbeddingHead
 from lmworks.models.transformer import Transformer
 from lmworks.nn.attention_context import PackedContext
 from lmworks.nn.pooling import pool

@@ -12,7 +12,7 @@ from lmworks.engine.config import EngineConfig
 from lmworks.engine.servable import context_length, served_decoder
 from lmworks.models.cache_layout import cache_entries
 from lmworks.models.config import ModelConfig
-from lmworks.models.slots import LearnedPositions
+from lmworks.models.position_slots import LearnedPositions
 
 
 class KVCache:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from lmworks.core.errors import ConfigError
 from lmworks.models.cache_layout import cache_entries, cache_entry
 from lmworks.models.config import ModelConfig, StackConfig
-from lmworks.models.slots import CausalLMHead, DynamicScaling, LongRopeScaling, Positions, RotaryPositions
+from lmworks.models.head_slots import CausalLMHead
+from lmworks.models.position_slots import DynamicScaling, LongRopeScaling, Positions, RotaryPositions
 from lmworks.models.transformer import Transformer
 
 

@@ -11,21 +11,18 @@ import torch
 
 from lmworks.models.cache_layout import cache_entries, cache_entry
 from lmworks.models.config import ModelConfig, StackConfig
+from lmworks.models.head_slots import DenseHead, EmbeddingHead, ProjectionHead
 from lmworks.models.matrices import Part, different_layers, head_matrices, head_width, stack_matrices
+from lmworks.models.position_slots import LearnedPositions, RelativeBiasPositions
 from lmworks.models.slots import (
     Attention,
     AttentionConfig,
     BlockSparseAttentionConfig,
-    DenseHead,
-    EmbeddingHead,
-    LearnedPositions,
     LinearAttentionConfig,
     LinformerConfig,
     LSHAttentionConfig,
     MLAConfig,
     NormConfig,
-    ProjectionHead,
-    RelativeBiasPositions,
     XLAttentionConfig,
 )
 

@@ -14,7 +14,8 @@ from lmworks.models.heads import build_head
 from lmworks.models.initialization import initialize
 from lmworks.models.mixers import MIXERS, attention_of, norm_of
 from lmworks.models.position_codes import POSITION_CODES, build_position_embedding
-from lmworks.models.slots import Attention, FeedForward, MLPConfig, MoEConfig, Positions
+from lmworks.models.position_slots import Positions
+from lmworks.models.slots import Attention, FeedForward, MLPConfig, MoEConfig
 from lmworks.models.stack import Stack
 from lmworks.models.transformer import Transformer
 from lmworks.nn.mlp import MLP

@@ -11,26 +11,26 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from lmworks.core.config import Config
+from lmworks.models.head_slots import CausalLMHead, Head, MaskedLMHead
+from lmworks.models.position_slots import (
+    LearnedPositions,
+    LongRopeScaling,
+    Positions,
+    RelativeSinusoidalPositions,
+    RotaryPositions,
+    SinusoidalPositions,
+)
 from lmworks.models.slots import (
     Attention,
     AttentionConfig,
-    CausalLMHead,
     Count,
     EmbedConfig,
     FeedForward,
-    Head,
-    LearnedPositions,
     LinformerConfig,
-    LongRopeScaling,
-    MaskedLMHead,
     MLAConfig,
     NormConfig,
-    Positions,
     Positive,
-    RelativeSinusoidalPositions,
     ResidualConfig,
-    RotaryPositions,
-    SinusoidalPositions,
     Size,
     XLAttentionConfig,
 )

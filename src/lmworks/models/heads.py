@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lmworks.models.config import ModelConfig
-from lmworks.models.mixers import norm_of
-from lmworks.models.slots import (
+from lmworks.models.head_slots import (
     CausalLMHead,
     DenseHead,
     EmbeddingHead,
@@ -16,6 +15,7 @@ from lmworks.models.slots import (
     ProjectionHead,
     RewardHead,
 )
+from lmworks.models.mixers import norm_of
 from lmworks.nn.mlp import ACTIVATIONS
 from lmworks.nn.norms import build_norm
 

@@ -6,22 +6,24 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from lmworks.models.config import LayerConfig, ModelConfig, StackConfig
-from lmworks.models.slots import (
-    Attention,
-    AttentionConfig,
+from lmworks.models.head_slots import (
     CausalLMHead,
     DenseHead,
     EmbeddingHead,
-    FeedForward,
     LabeledHead,
-    LinformerConfig,
     MaskedLMHead,
-    MLAConfig,
-    MLPConfig,
-    MoEConfig,
     NextSentenceHead,
     ProjectionHead,
     RewardHead,
+)
+from lmworks.models.slots import (
+    Attention,
+    AttentionConfig,
+    FeedForward,
+    LinformerConfig,
+    MLAConfig,
+    MLPConfig,
+    MoEConfig,
     XLAttentionConfig,
 )
 

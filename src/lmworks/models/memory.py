@@ -12,17 +12,8 @@ import torch
 from lmworks.models.accounting import block_norms, parameters
 from lmworks.models.config import ModelConfig, StackConfig
 from lmworks.models.matrices import different_layers, head_matrices
-from lmworks.models.slots import (
-    AlibiPositions,
-    Attention,
-    AttentionConfig,
-    FeedForward,
-    MLAConfig,
-    MLPConfig,
-    NormConfig,
-    Positions,
-    RelativeBiasPositions,
-)
+from lmworks.models.position_slots import AlibiPositions, Positions, RelativeBiasPositions
+from lmworks.models.slots import Attention, AttentionConfig, FeedForward, MLAConfig, MLPConfig, NormConfig
 
 ACTIVATION_TENSORS = {"silu": 2, "gelu": 2, "gelu_pytorch_tanh": 2, "quick_gelu": 3, "relu": 1, "relu2": 2}
 """Tensors kept around an activation function: its input, its output, what is between; ReLU needs its output alone."""

@@ -8,9 +8,8 @@ from torch import nn
 
 from lmworks.kernels.masks import self_attention_mask
 from lmworks.models.config import ModelConfig, StackConfig
-from lmworks.models.slots import (
-    Attention as AttentionSlot,
-)
+from lmworks.models.position_slots import YarnScaling
+from lmworks.models.slots import Attention as AttentionSlot
 from lmworks.models.slots import (
     AttentionConfig,
     BlockSparseAttentionConfig,
@@ -20,7 +19,6 @@ from lmworks.models.slots import (
     MLAConfig,
     NormConfig,
     XLAttentionConfig,
-    YarnScaling,
 )
 from lmworks.nn import mixers, rope
 from lmworks.nn.attention import Attention

@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from lmworks.models.config import ModelConfig, StackConfig, rotary_dim
-from lmworks.models.slots import (
+from lmworks.models.position_slots import (
     AlibiPositions,
-    Attention,
     DynamicScaling,
     LearnedPositions,
     LinearScaling,
@@ -22,6 +21,7 @@ from lmworks.models.slots import (
     SinusoidalPositions,
     YarnScaling,
 )
+from lmworks.models.slots import Attention
 from lmworks.nn import rope
 from lmworks.nn.positions import (
     AlibiBias,

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from lmworks.core.errors import ConfigError
 from lmworks.models.config import ModelConfig
-from lmworks.models.heads import Head
-from lmworks.models.slots import (
+from lmworks.models.head_slots import (
     CausalLMHead,
     EmbeddingHead,
     MaskedLMHead,
@@ -22,6 +21,7 @@ from lmworks.models.slots import (
     SequenceClassificationHead,
     TokenClassificationHead,
 )
+from lmworks.models.heads import Head
 from lmworks.models.stack import Stack
 from lmworks.nn.attention_context import AttentionContext, PackedContext
 from lmworks.nn.patches import PatchEmbedding

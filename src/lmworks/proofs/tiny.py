@@ -6,7 +6,8 @@ import torch
 
 from lmworks.models.build import build_model
 from lmworks.models.config import ModelConfig, StackConfig
-from lmworks.models.slots import AttentionConfig, LearnedPositions, MLPConfig, NormConfig, RotaryPositions
+from lmworks.models.position_slots import LearnedPositions, RotaryPositions
+from lmworks.models.slots import AttentionConfig, MLPConfig, NormConfig
 from lmworks.models.transformer import Transformer
 
 LLAMA = ModelConfig(

@@ -11,7 +11,8 @@ from pydantic import Field, model_validator
 
 from lmworks.core.config import Config
 from lmworks.models.config import ModelConfig, StackConfig
-from lmworks.models.slots import AttentionConfig, LearnedPositions, MLPConfig, NormConfig, RotaryPositions
+from lmworks.models.position_slots import LearnedPositions, RotaryPositions
+from lmworks.models.slots import AttentionConfig, MLPConfig, NormConfig
 
 Positive = Annotated[int, Field(gt=0)]
 

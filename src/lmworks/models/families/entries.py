@@ -14,14 +14,8 @@ from typing import Any, Protocol
 from lmworks.core.config import Config
 from lmworks.core.errors import ConfigError
 from lmworks.models.families.hf_config import ACTIVATIONS, REQUIRED, Fields, one_or_list, token_ids
-from lmworks.models.slots import (
-    MOST,
-    DynamicScaling,
-    LinearScaling,
-    Llama3Scaling,
-    LongRopeScaling,
-    YarnScaling,
-)
+from lmworks.models.position_slots import DynamicScaling, LinearScaling, Llama3Scaling, LongRopeScaling, YarnScaling
+from lmworks.models.slots import MOST
 from lmworks.nn.rope import longrope_attention_factor
 
 Draft = dict[str, Any]
@@ -298,7 +292,7 @@ class Rotary:
 
 
 def _scaling(kind: str, values: dict[str, Any], context: int) -> dict[str, Any]:
-    """One of `slots.RopeScaling` from a mapping of theirs; `context` is the model's maximum."""
+    """One of `position_slots.RopeScaling` from a mapping of theirs; `context` is the model's maximum."""
     if not isinstance(kind, str) or kind not in SCALINGS:
         raise ConfigError(f"config.json: rope_type {kind!r} is not supported", f"Known: default, {', '.join(SCALINGS)}")
     known = SCALINGS[kind].model_fields

@@ -1,7 +1,7 @@
 """Models in GGUF files: llama.cpp's spelling of a family's `config.json` and tensor names, as tables.
 
-The family itself does the rest, in both directions: `config_from_metadata` and `weight_rules` here, `compress.gguf_export`
-there. The container is `core.gguf`'s business, the tokenizer inside `tokenization.gguf`'s.
+The family itself does the rest, in both directions: `config_from_metadata` and `weight_rules` here,
+`compress.gguf_export` there. The container is `core.gguf`'s business, the tokenizer inside `tokenization.gguf`'s.
 """
 
 from __future__ import annotations
