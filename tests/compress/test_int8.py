@@ -179,6 +179,15 @@ def test_gpt2_has_no_plain_linear_maps(tmp_path):
         quantizable(build_model(preset.model_copy(update=sizes), seed=0))
 
 
+def test_experts_are_refused_rather_than_left_floating_in_silence():
+    mlp = {"kind": "moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
+    attention = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
+    values = {"family": "mixtral", "vocab_size": 20, "hidden_size": 16, "max_position_embeddings": 8,
+              "decoder": {"num_hidden_layers": 1, "attention": attention, "mlp": mlp}}  # fmt: skip
+    with pytest.raises(ConfigError, match="experts are stacked"):
+        quantizable(build_model(ModelConfig.parse(values), seed=0))
+
+
 def test_a_quantized_head_is_refused(tmp_path):
     model = write_model(tmp_path / "model", model_config(tie_word_embeddings=False))
     quantize(QuantizeConfig(model=model, output=tmp_path / "int8"))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lmworks.core.errors import CheckpointError, ConfigError
 from lmworks.models.hub.rules import Rule, Shape
 from lmworks.models.transformer import Transformer
+from lmworks.nn.moe import MixtureOfExperts
 from lmworks.nn.quantized import QuantizedLinear, pack_int8, unpack_int8
 
 HEAD = "lm_head"
@@ -94,8 +95,14 @@ def linear_names(model: Transformer, rules: Sequence[Rule]) -> dict[str, str]:
     """Every linear map that has a matrix of its own: our module name to theirs.
 
     Raises:
-        ConfigError: the family stores a linear map fused or transposed, which this format cannot express.
+        ConfigError: the family stores a linear map fused or transposed, which this format cannot express, or has
+            experts.
     """
+    if any(isinstance(module, MixtureOfExperts) for module in model.modules()):
+        raise ConfigError(
+            f"models of the family {model.config.family!r} cannot be stored in int8: their experts are stacked here",
+            "Quantize a dense model",
+        )
     stored = {rule.ours[0]: rule for rule in rules}
     names: dict[str, str] = {}
     for name, module in model.named_modules():
@@ -108,7 +115,7 @@ def linear_names(model: Transformer, rules: Sequence[Rule]) -> dict[str, str]:
             raise ConfigError(
                 f"models of the family {model.config.family!r} cannot be stored in int8: their {name!r} is not a "
                 "plain Linear on disk",
-                "Quantize a model of the llama, mistral, qwen2 or qwen3 family",
+                "Quantize a model of a family that stores each linear map by itself, such as llama or qwen3",
             )
         names[name] = rule.theirs[0].removesuffix(".weight")
     return names
