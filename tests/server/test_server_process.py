@@ -158,7 +158,7 @@ def test_a_model_that_cannot_be_loaded_gives_the_port_back(tmp_path):
         port = free.getsockname()[1]
     with pytest.raises(ServerError, match="does not exist"):
         start_in_background(ServeConfig(models={"m": tmp_path / "none"}, port=port))
-    with pytest.raises(LMWorksError, match=r"tokenizer\.json"):
+    with pytest.raises(LMWorksError, match=r"config\.json"):
         start_in_background(ServeConfig(models={"m": tmp_path}, port=port))
     listen("127.0.0.1", port).close()
 
