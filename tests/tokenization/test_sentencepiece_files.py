@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import sentencepiece
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,8 +13,6 @@ from tiny_tokenizers import LINES
 from lmworks.core.errors import TokenizerError
 from lmworks.core.messages import Message
 from lmworks.tokenization import StreamingDetokenizer, load_tokenizer
-
-sentencepiece = pytest.importorskip("sentencepiece")
 
 LLAMA = {
     "model_type": "bpe", "byte_fallback": True, "normalization_rule_name": "identity",
