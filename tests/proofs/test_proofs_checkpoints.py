@@ -6,22 +6,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lmworks.data.catalog import SOURCES
-from lmworks.data.package_index import cache_folder
 from lmworks.models.hub import save_pretrained
 from lmworks.proofs import checkpoints
 from lmworks.proofs.parity import PROMPTS, ChatModel, load_reference
 from lmworks.proofs.tiny import random_tokens, tiny_model
 
-PACKAGES = [SOURCES[name].file for name in ("smollm2-135m-instruct", "minilm-l6", "wikipedia-intros")]
-
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.skipif(
-    not all((cache_folder() / "packages" / p.sha256[:16] / p.filename).is_file() for p in PACKAGES),
-    reason="the checkpoints are not in the download cache: run `lmworks prove checkpoints` once",
-)
 def test_proofs_hold():
     rows = checkpoints.prove()
     assert len(rows) == 5

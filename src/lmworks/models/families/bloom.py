@@ -5,7 +5,7 @@ from __future__ import annotations
 from lmworks.models.config import ModelConfig
 from lmworks.models.families.entries import Constant, Implied, Only, Written, get
 from lmworks.models.families.family import Family
-from lmworks.models.families.gpt_like import A, M, fused, heads, modules, sizes
+from lmworks.models.families.gpt_like import A, M, fused, heads, megatron_layer, modules, sizes
 from lmworks.models.hub.rules import Rule
 
 _BLOCK = "transformer.h.{i}."
@@ -19,10 +19,7 @@ def _rules(config: ModelConfig) -> tuple[Rule, ...]:
         ),
         *modules("lm_head=lm_head head.score=score", ours=""),
         *fused(config, f"{_BLOCK}self_attention.query_key_value"),
-        *modules(
-            "self_attn.o_proj=self_attention.dense mlp.up_proj=mlp.dense_h_to_4h mlp.down_proj=mlp.dense_4h_to_h "
-            "input_layernorm=input_layernorm post_attention_layernorm=post_attention_layernorm", _BLOCK,
-        ),
+        *megatron_layer(_BLOCK, "self_attention"),
     )  # fmt: skip
 
 

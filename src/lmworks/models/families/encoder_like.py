@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from lmworks.core.errors import ConfigError
@@ -16,6 +17,7 @@ from lmworks.models.families.entries import (
     Entry,
     Field,
     SpecialTokens,
+    exact_head_dim,
     get,
     put,
 )
@@ -78,20 +80,6 @@ class EmbeddingSize:
         hf["embedding_size"] = get(draft, "embed.embedding_size") or draft["hidden_size"]
 
 
-def exact_head_dim(draft: Draft) -> int:
-    """`hidden_size / num_attention_heads`.
-
-    Raises:
-        ConfigError: they do not divide.
-    """
-    size, heads = draft["hidden_size"], get(draft, f"{A}num_attention_heads")
-    if size % heads:
-        raise ConfigError(
-            f"config.json: a hidden size of {size} is not a multiple of {heads} attention heads", "Change one of them"
-        )
-    return int(size // heads)
-
-
 def encoder_act(draft: Draft) -> str:
     """The feed-forward nets' activation, for heads that take it over."""
     return str(get(draft, f"{M}hidden_act"))
@@ -132,7 +120,7 @@ def common(
         Count(keys["hidden_size"], "hidden_size"),
         Count(keys["num_hidden_layers"], "encoder.num_hidden_layers"),
         Count(keys["num_attention_heads"], f"{A}num_attention_heads {A}num_key_value_heads"),
-        Constant(f"{A}head_dim", exact_head_dim),
+        Constant(f"{A}head_dim", partial(exact_head_dim, attention=A)),
         Count(keys["intermediate_size"], f"{M}intermediate_size"),
         ActivationField(act_key, f"{M}hidden_act", hidden_act),
         *ALWAYS,

@@ -53,6 +53,20 @@ def put(draft: Draft, path: str, value: Any) -> None:
     draft[leaf] = value
 
 
+def exact_head_dim(draft: Draft, attention: str = "decoder.attention.") -> int:
+    """The hidden size divided by the heads of the attention at a dotted path.
+
+    Raises:
+        ConfigError: they do not divide.
+    """
+    hidden_size, heads = draft["hidden_size"], get(draft, f"{attention}num_attention_heads")
+    if hidden_size % heads:
+        raise ConfigError(
+            f"config.json: the hidden size {hidden_size} is not a multiple of the {heads} heads", "Change one of them"
+        )
+    return int(hidden_size // heads)
+
+
 @dataclass(frozen=True)
 class Field:
     """A key of theirs that is one of our fields."""

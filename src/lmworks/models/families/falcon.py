@@ -8,7 +8,7 @@ from typing import Any
 from lmworks.models.config import ModelConfig
 from lmworks.models.families.entries import Draft, Field, Implied, Only, Rotary, Written, get, put
 from lmworks.models.families.family import Family
-from lmworks.models.families.gpt_like import A, M, fused, heads, modules, sizes
+from lmworks.models.families.gpt_like import A, M, fused, heads, megatron_layer, modules, sizes
 from lmworks.models.families.hf_config import Fields
 from lmworks.models.hub.rules import Rule
 
@@ -24,10 +24,7 @@ def _rules(config: ModelConfig) -> tuple[Rule, ...]:
         *modules("embed_tokens=word_embeddings decoder.norm=ln_f", "transformer.", ours=""),
         *modules("lm_head=lm_head head.score=score", ours=""),
         *fused(config, f"{_BLOCK}self_attention.query_key_value"),
-        *modules(
-            "self_attn.o_proj=self_attention.dense mlp.up_proj=mlp.dense_h_to_4h mlp.down_proj=mlp.dense_4h_to_h "
-            f"input_layernorm={norms[0]} post_attention_layernorm={norms[1]}", _BLOCK,
-        ),
+        *megatron_layer(_BLOCK, "self_attention", norms),
     )  # fmt: skip
 
 

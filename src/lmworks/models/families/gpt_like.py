@@ -8,29 +8,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lmworks.core.errors import ConfigError
 from lmworks.models.config import ModelConfig
 from lmworks.models.families.architectures import decoder_heads
-from lmworks.models.families.entries import ActivationField, Constant, Count, Draft, Entry, Field, SpecialTokens, get
+from lmworks.models.families.entries import (
+    ActivationField,
+    Constant,
+    Count,
+    Draft,
+    Entry,
+    Field,
+    SpecialTokens,
+    exact_head_dim,
+)
 from lmworks.models.hub.rules import Rule, Split, with_bias
 from lmworks.models.slots import AttentionConfig
 
 A, M = "decoder.attention.", "decoder.mlp."
 OURS = "decoder.layers.{i}."
-
-
-def exact_head_dim(draft: Draft, attention: str = A) -> int:
-    """The hidden size divided by the heads.
-
-    Raises:
-        ConfigError: they do not divide.
-    """
-    hidden_size, heads = draft["hidden_size"], get(draft, f"{attention}num_attention_heads")
-    if hidden_size % heads:
-        raise ConfigError(
-            f"config.json: the hidden size {hidden_size} is not a multiple of the {heads} heads", "Change one of them"
-        )
-    return int(hidden_size // heads)
 
 
 def four_times(draft: Draft) -> int:
@@ -90,6 +84,16 @@ def modules(pairs: str, theirs: str = "", ours: str = OURS) -> tuple[Rule, ...]:
     """Rules for weights and biases of modules, given as `ours=theirs` separated by spaces, below two prefixes."""
     named = (pair.split("=") for pair in pairs.split())
     return tuple(rule for left, right in named for rule in with_bias(ours + left, theirs + right))
+
+
+def megatron_layer(
+    theirs: str, attention: str, norms: tuple[str, str] = ("input_layernorm", "post_attention_layernorm")
+) -> tuple[Rule, ...]:
+    """A layer as Megatron's descendants call its parts, but for what is fused; `norms` are theirs of both branches."""
+    return modules(
+        f"self_attn.o_proj={attention}.dense mlp.up_proj=mlp.dense_h_to_4h mlp.down_proj=mlp.dense_4h_to_h "
+        f"input_layernorm={norms[0]} post_attention_layernorm={norms[1]}", theirs,
+    )  # fmt: skip
 
 
 def fused(config: ModelConfig, theirs: str) -> tuple[Rule, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lmworks.models.config import ModelConfig
 from lmworks.models.families.entries import Field, Rotary, Written
 from lmworks.models.families.family import Family
-from lmworks.models.families.gpt_like import A, fused, heads, modules, sizes
+from lmworks.models.families.gpt_like import A, fused, heads, megatron_layer, modules, sizes
 from lmworks.models.hub.rules import Rule, rename
 
 _LAYER = "gpt_neox.layers.{i}."
@@ -18,10 +18,7 @@ def _rules(config: ModelConfig) -> tuple[Rule, ...]:
         Rule(("lm_head.weight",), ("embed_out.weight",), also=(newer,)),
         *modules("head.score=score", ours=""),
         *fused(config, f"{_LAYER}attention.query_key_value"),
-        *modules(
-            "self_attn.o_proj=attention.dense mlp.up_proj=mlp.dense_h_to_4h mlp.down_proj=mlp.dense_4h_to_h "
-            "input_layernorm=input_layernorm post_attention_layernorm=post_attention_layernorm", _LAYER,
-        ),
+        *megatron_layer(_LAYER, "attention"),
     )  # fmt: skip
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from lmworks.models.families.entries import ActivationField, Constant, Count, Draft, Entry, Field, get
-from lmworks.models.families.gpt_like import exact_head_dim, modules
+from lmworks.models.families.entries import ActivationField, Constant, Count, Draft, Entry, Field, exact_head_dim, get
+from lmworks.models.families.gpt_like import modules
 from lmworks.models.hub.rules import Rule
 
 S = "vision.stack."
