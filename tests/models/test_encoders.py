@@ -181,7 +181,7 @@ def test_roberta_counts_positions_after_the_padding(tmp_path):
     [
         ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type"),
         ("bert", {"is_decoder": True}, "is_decoder"),
-        ("bert", {"num_attention_heads": 5}, "not a multiple of 5 attention heads"),
+        ("bert", {"num_attention_heads": 5}, "not a multiple of the 5 heads"),
         ("bert", {"architectures": ["BertForMultipleChoice"]}, "BertForMultipleChoice"),
         ("albert", {"inner_group_num": 2}, "inner_group_num"),
         ("albert", {"num_hidden_groups": 3, "num_hidden_layers": 4}, "num_hidden_groups 3 must divide"),
