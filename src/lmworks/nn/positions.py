@@ -129,13 +129,14 @@ class AlibiBias(nn.Module):
         power = 2 ** math.floor(math.log2(num_heads))
         slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
         slopes += [2 ** (-4 * (2 * i + 1) / power) for i in range(num_heads - power)]
-        self._slopes = torch.tensor(slopes)
+        self.slopes = torch.tensor(slopes)
+        """[H]."""
 
     length_dependent = False
 
     def forward(self, positions: Tensor, lengths: Callable[[], Tensor], dtype: torch.dtype) -> PositionSignal:
         """The signal of any packed positions."""
-        slopes = self._slopes.to(positions.device)[:, None, None]
+        slopes = self.slopes.to(positions.device)[:, None, None]
         return PositionSignal(bias=lambda query, key: -slopes * (query[:, None] - key[None, :]).abs())
 
 

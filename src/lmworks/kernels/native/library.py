@@ -43,7 +43,7 @@ NEEDED: dict[Isa, frozenset[str]] = {
 """What the processor must have for it, in Linux's words."""
 
 # No contraction: the same formula must give the same bits in every loop it is compiled into.
-COMMON_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-pthread")
+COMMON_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-pthread")
 COMPILE_SECONDS = 300
 
 logger = logging.getLogger(__name__)
