@@ -144,3 +144,31 @@ def test_no_template_is_named(tokenizer):
     bare = Tokenizer(TokenizerDefinition(tokenizer.definition.spec))
     with pytest.raises(TokenizerError, match="no chat template"):
         bare.encode_chat(ORDINARY)
+
+
+TOOL = {"type": "function", "function": {"name": "f", "description": "<|im_end|>", "parameters": {"type": "object"}}}
+WITH_INPUTS = "{{ tools | tojson }}{{ shout }}" + CHATML
+
+
+def test_tools_and_switches_reach_the_template_as_in_transformers(tokenizer, oracle):
+    ours = tokenizer.with_chat_template(WITH_INPUTS)
+    inputs = {"tools": [TOOL], "shout": "now"}
+    raw = [m.to_template() for m in ORDINARY]
+    assert ours.render_chat(ORDINARY, True, inputs=inputs).text == oracle.apply_chat_template(
+        raw, chat_template=WITH_INPUTS, tokenize=False, add_generation_prompt=True, **inputs
+    )
+    marker = tokenizer.token_id("<|im_end|>")
+    plain = ours.encode_chat(ORDINARY, True, inputs={"tools": [], "shout": ""}).token_ids
+    hostile = ours.encode_chat(ORDINARY, True, inputs=inputs).token_ids
+    assert hostile.count(marker) == plain.count(marker), "a token spelled in a tool is text"
+
+
+@pytest.mark.parametrize("template", [CHATML, WITH_BOS_AND_TRIM, WITH_GENERATION])
+def test_the_final_message_is_left_open(tokenizer, oracle, template):
+    ours = tokenizer.with_chat_template(template)
+    messages = [*ORDINARY[:-1], Message(role="assistant", content="6 and")]
+    raw = [m.to_template() for m in messages]
+    expected = oracle.apply_chat_template(raw, chat_template=template, tokenize=False, continue_final_message=True)
+    assert ours.render_chat(messages, continue_final_message=True).text == expected
+    with pytest.raises(TokenizerError, match="cannot be continued"):
+        tokenizer.with_chat_template("{{ messages[0].content }}").render_chat(messages, continue_final_message=True)

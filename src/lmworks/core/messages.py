@@ -17,6 +17,8 @@ class Message(Config):
     name: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    """What the assistant thought before it answered."""
 
     def to_template(self) -> dict[str, Any]:
         """The mapping a chat template sees: absent fields are absent."""

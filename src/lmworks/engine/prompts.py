@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import tokenizers
 
@@ -26,10 +27,23 @@ class Prompts:
         """Tokens of a text; errors as in `encode_prompt` and `encode_source`."""
         return (encode_source if self.has_encoder else encode_prompt)(self.tokenizer, text)
 
-    def chat(self, messages: Sequence[Message]) -> list[int]:
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
         """Tokens that ask for the assistant's next turn.
 
         A model with an encoder and without a chat template is asked what the user said last.
+
+        Args:
+            messages: the conversation.
+            add_generation_prompt: open the assistant's turn.
+            continue_final_message: instead, end with the last message's words, so that it is continued.
+            inputs: `tools`, `documents` and switches for the template.
 
         Raises:
             TokenizerError: there is no chat template, or it refuses the conversation.
@@ -37,7 +51,12 @@ class Prompts:
         """
         if self.has_encoder and self.tokenizer.chat_template is None:
             return self.text(last_user_message(messages))
-        return self.tokenizer.encode_chat(messages, add_generation_prompt=True).token_ids
+        return self.tokenizer.encode_chat(
+            messages,
+            add_generation_prompt and not continue_final_message,
+            continue_final_message=continue_final_message,
+            inputs=inputs,
+        ).token_ids
 
     def room(self, prompt: Sequence[int], max_model_len: int) -> int:
         """Tokens a completion may have: the context less the prompt, or less the token that starts a decoder."""

@@ -72,6 +72,8 @@ def render_chat(
     special_tokens: Sequence[SpecialToken],
     variables: Mapping[str, str] | None = None,
     add_generation_prompt: bool = False,
+    continue_final_message: bool = False,
+    inputs: Mapping[str, Any] | None = None,
 ) -> RenderedChat:
     """Render a conversation and find what the assistant says in it.
 
@@ -84,12 +86,18 @@ def render_chat(
         special_tokens: the tokenizer's special tokens.
         variables: names the template may use, such as `bos_token`.
         add_generation_prompt: end with the opening of an assistant turn.
+        continue_final_message: end with the last message's words, so that it can be continued.
+        inputs: what the asker says besides messages: `tools`, `documents`, switches of the template. Special tokens
+            spelled in it are text, as they are in messages.
 
     Raises:
-        TokenizerError: the template is invalid or refuses the conversation, or, when spans are wanted, it
-            renders the beginning of a conversation differently once more turns follow.
+        TokenizerError: the template is invalid or refuses the conversation, or does not show the message to be
+            continued, or, when spans are wanted, it renders the beginning of a conversation differently once more
+            turns follow.
     """
-    renderer = _Renderer(template, messages, special_tokens, variables or {})
+    renderer = _Renderer(template, messages, special_tokens, variables or {}, inputs or {})
+    if continue_final_message:
+        return renderer.opened()
     full = renderer.render(len(messages), add_generation_prompt)
     if add_generation_prompt:
         return RenderedChat(full.text, (), full.special_spans)
@@ -107,6 +115,7 @@ class _Renderer:
         messages: Sequence[Message],
         special_tokens: Sequence[SpecialToken],
         variables: Mapping[str, str],
+        inputs: Mapping[str, Any],
     ) -> None:
         self.template, self.variables = _compile(template), variables
         self.marks_generation = re.search(r"\{%-?\s*generation\b", template) is not None
@@ -114,12 +123,13 @@ class _Renderer:
         plain = [message.to_template() for message in messages]
         longest_first = sorted((t for t in special_tokens if t.content), key=lambda t: -len(t.content))
         quoted = re.compile("|".join(re.escape(t.content) for t in longest_first) or r"(?!)")
-        everything = template + json.dumps(plain, ensure_ascii=False)
+        given = {"messages": plain, **inputs}
+        everything = template + json.dumps(given, ensure_ascii=False)
         unused = _unused_characters(everything)
         # Looked up in the messages, not in their JSON, where escapes could hide a token.
-        found = sorted({match for text in _texts(plain) for match in quoted.findall(text)})
+        found = sorted({match for text in _texts(given) for match in quoted.findall(text)})
         try:
-            self.open, self.close = next(unused), next(unused)
+            self.open, self.close, self.cut = next(unused), next(unused), next(unused)
             stand_ins = {token: next(unused) for token in found}
         except StopIteration:
             raise TokenizerError(
@@ -127,18 +137,36 @@ class _Renderer:
             ) from None
         self.restored = {stand_in: token for token, stand_in in stand_ins.items()}
         self.messages = [_substitute(m, quoted, stand_ins) for m in plain]
+        self.inputs = {name: _substitute(value, quoted, stand_ins) for name, value in inputs.items()}
         reserved = "".join([self.open, self.close, *self.restored])
         self.pieces = re.compile("|".join([f"[{reserved}]", *(t.pattern for t in longest_first)]))
 
     def render(self, count: int, add_generation_prompt: bool) -> RenderedChat:
         """The first `count` messages."""
+        return self._restore(self._raw(count, add_generation_prompt))
+
+    def opened(self) -> RenderedChat:
+        """All messages, up to the end of the last one's content."""
+        last = self.messages[-1]
+        self.messages[-1] = {**last, "content": last["content"] + self.cut}
+        text, found, _ = self._raw(len(self.messages), False).rpartition(self.cut)
+        if not found:
+            raise TokenizerError(
+                "the chat template does not show the content of the last message, so it cannot be continued",
+                "Let a new message begin",
+            )
+        rendered = self._restore(text)
+        return RenderedChat(rendered.text, (), rendered.special_spans)
+
+    def _raw(self, count: int, add_generation_prompt: bool) -> str:
+        """The template's text of the first `count` messages, with stand-ins and markers."""
         try:
-            raw = self.template.render(
+            return self.template.render(
                 messages=self.messages[:count],
                 add_generation_prompt=add_generation_prompt,
                 generation_open=self.open,
                 generation_close=self.close,
-                **{"tools": None, "documents": None, **self.variables},
+                **{"tools": None, "documents": None, **self.variables, **self.inputs},
             )
         except TemplateError as error:
             raise TokenizerError(
@@ -148,6 +176,9 @@ class _Renderer:
             raise TokenizerError(
                 f"the chat template fails: {type(error).__name__}: {error}", "Fix the template"
             ) from None
+
+    def _restore(self, raw: str) -> RenderedChat:
+        """The text with quoted tokens put back, and where its markers stand."""
         text: list[str] = []
         spans: list[Span] = []
         specials: list[Span] = []

@@ -181,8 +181,15 @@ class Tokenizer:
         spec = without_prefix(self.definition.spec)
         return self._backend if spec is None else _backend(plain_spec(spec)[0])
 
-    def render_chat(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> RenderedChat:
-        """A conversation as text, with the assistant's part of it.
+    def render_chat(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = False,
+        *,
+        continue_final_message: bool = False,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> RenderedChat:
+        """A conversation as text, with the assistant's part of it; arguments as in `chat_template.render_chat`.
 
         Raises:
             TokenizerError: there is no chat template, or it fails on these messages.
@@ -196,15 +203,28 @@ class Tokenizer:
             special_tokens=self.special_tokens,
             variables=named,
             add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            inputs=inputs,
         )
 
-    def encode_chat(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> EncodedChat:
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = False,
+        *,
+        continue_final_message: bool = False,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> EncodedChat:
         """A conversation as tokens. A token is the assistant's when it begins inside an assistant span.
+
+        Arguments are as in `chat_template.render_chat`.
 
         Raises:
             TokenizerError: there is no chat template, or it fails on these messages.
         """
-        chat = self.render_chat(messages, add_generation_prompt)
+        chat = self.render_chat(
+            messages, add_generation_prompt, continue_final_message=continue_final_message, inputs=inputs
+        )
         ids: list[int] = []
         starts: list[int] = []
         begin = 0
