@@ -1,4 +1,4 @@
-"""Every path of the int8 product agrees with the formula."""
+"""Every path of the product with 8 or 4 bits agrees with the formula."""
 
 import logging
 
@@ -11,7 +11,7 @@ from lmworks.core.errors import ConfigError
 from lmworks.kernels import quantized_matmul as kernel
 from lmworks.kernels.quantized_matmul import FORCE_VARIABLE, choose_path, quantized_matmul, quantized_matmul_reference
 
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.02}
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.03}
 
 
 @pytest.fixture(autouse=True)
@@ -21,9 +21,9 @@ def unforced(monkeypatch):
 
 def case(rows, out, columns, dtype):
     generator = torch.Generator().manual_seed(rows * 31 + out)
-    x = torch.randn(*rows, columns, generator=generator) if isinstance(rows, tuple) else torch.randn(rows, columns)
+    x = torch.randn(rows, columns, generator=generator)
     weight = torch.randint(-127, 128, (out, columns), dtype=torch.int8, generator=generator)
-    return x.to(dtype), weight, torch.rand(out, 1).to(dtype) / 100
+    return x.to(dtype), weight, torch.rand(out, 1, generator=generator).to(dtype) / 100
 
 
 @settings(deadline=None, max_examples=60)
@@ -50,6 +50,27 @@ def test_forced_paths_agree(monkeypatch, path, dtype):
     expected = quantized_matmul_reference(x.double(), weight, scale.double())
     result = quantized_matmul(x, weight, scale)
     torch.testing.assert_close(result.double(), expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("columns", [1, 5, 12])
+@pytest.mark.parametrize("group_size", [0, 1, 4])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("with_zero", [False, True])
+def test_groups_and_zero_points_number_by_number(columns, group_size, bits, with_zero):
+    generator = torch.Generator().manual_seed(columns)
+    low, high = (0, 16) if bits == 4 else (-128, 128)
+    values = torch.randint(low, high, (3, columns), generator=generator)
+    groups = -(-columns // group_size) if group_size else 1
+    scale, zero = torch.randn(2, 3, groups, generator=generator).unbind()
+    expected = torch.empty(3, columns)
+    for i in range(3):
+        for j in range(columns):
+            g = j // group_size if group_size else 0
+            middle = zero[i, g] if with_zero else (8 if bits == 4 else 0)
+            expected[i, j] = (values[i, j] - middle) * scale[i, g]
+    stored = kernel.pack_nibbles(values.to(torch.uint8)) if bits == 4 else values.to(torch.int8)
+    result = quantized_matmul(torch.eye(columns), stored, scale, zero if with_zero else None, group_size)
+    torch.testing.assert_close(result.T, expected)
 
 
 def test_any_leading_shape():
@@ -93,3 +114,5 @@ def test_unknown_forced_path(monkeypatch):
     monkeypatch.setenv(FORCE_VARIABLE, "int8pack")
     with pytest.raises(ConfigError, match="a multiple of 16 columns, not 8"):
         choose_path(torch.zeros(1, 8))
+    with pytest.raises(ConfigError, match="not a grid of groups"):
+        choose_path(torch.zeros(1, 16), plain=False)

@@ -1,4 +1,4 @@
-"""Matrix product with int8 weights, one scale per output row: the formula, and two ways that agree with it.
+"""Matrix product with weights of 8 or 4 bits on a grid: the formula, and two ways for int8 rows that agree with it.
 
 Knows no module and no file format. Which path runs is decided per call from dtype, device and number of
 rows, logged once for each outcome, and can be forced with the environment variable
@@ -32,32 +32,42 @@ INT8PACK_MAX_ROWS = 16
 INT8PACK_COLUMNS = 16
 """torch's kernel reads the input dimension in runs of this many and past the end of any other (torch 2.13)."""
 
+MIDDLE: dict[int, int] = {4: 8, 8: 0}
+"""The value that means 0.0 where a grid has no zero points, by bits: 4 bits are 0 to 15, 8 bits are signed."""
+
 logger = logging.getLogger(__name__)
 
 
-def quantized_matmul_reference(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-    """Compute x @ (weight · scale)ᵀ, literally; the oracle. Shapes as in `quantized_matmul`."""
-    return F.linear(x, weight.to(x.dtype) * scale.to(x.dtype))
+def quantized_matmul_reference(
+    x: Tensor, weight: Tensor, scale: Tensor, zero: Tensor | None = None, group_size: int = 0
+) -> Tensor:
+    """Compute x @ ((weight - zero) · scale)ᵀ, literally; the oracle. Shapes as in `quantized_matmul`."""
+    return F.linear(x, dequantize(weight, scale, zero, x.shape[-1], group_size, x.dtype))
 
 
-def quantized_matmul(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-    """Compute x @ (weight · scale)ᵀ with int8 weights.
+def quantized_matmul(
+    x: Tensor, weight: Tensor, scale: Tensor, zero: Tensor | None = None, group_size: int = 0
+) -> Tensor:
+    """Compute x @ ((weight - zero) · scale)ᵀ with weights of 8 or 4 bits.
 
     Args:
         x: [..., in] activations.
-        weight: [out, in] int8.
-        scale: [out, 1], one factor per output row.
+        weight: [out, in] int8, or [out, ceil(in / 2)] uint8 as `pack_nibbles` makes them.
+        scale: [out, groups], one factor per output row and `group_size` columns.
+        zero: [out, groups], the value that means 0.0; None is 0 at 8 bits and 8 at 4.
+        group_size: columns that share a scale; 0 is the whole row.
 
     Returns:
         [..., out] in the type of `x`.
 
     Raises:
-        ConfigError: the environment variable forces an unknown path, or `int8pack` for a number of columns
-            that it would read beyond.
+        ConfigError: the environment variable forces an unknown path, or `int8pack` where it would read beyond the
+            columns or the grid is not int8 by row.
     """
-    path = choose_path(x)
-    if path == "reference":
-        return quantized_matmul_reference(x, weight, scale)
+    plain = weight.dtype == torch.int8 and zero is None and not group_size
+    path = choose_path(x, plain=plain)
+    if path == "reference" or not plain:
+        return quantized_matmul_reference(x, weight, scale, zero, group_size)
     scale = scale.to(x.dtype).flatten()
     if path == "int8pack":
         rows = x.reshape(-1, x.shape[-1]).contiguous()
@@ -67,16 +77,60 @@ def quantized_matmul(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     return F.linear(x, weight.to(x.dtype)) * scale
 
 
-def choose_path(x: Tensor) -> Path:
-    """The path for these activations, unless the environment forces one."""
+def dequantize(
+    weight: Tensor, scale: Tensor, zero: Tensor | None, columns: int, group_size: int, dtype: torch.dtype
+) -> Tensor:
+    """Stored weights to [out, columns] floating point; shapes as in `quantized_matmul`."""
+    values = weight if weight.dtype == torch.int8 else unpack_nibbles(weight, columns)
+    return from_grid(values, scale, zero, group_size, dtype)
+
+
+def from_grid(values: Tensor, scale: Tensor, zero: Tensor | None, group_size: int, dtype: torch.dtype) -> Tensor:
+    """(values - zero) · scale, in float32 at least and rounded once.
+
+    Args:
+        values: [out, in] int8 or uint8 up to 15.
+        scale: [out, groups].
+        zero: [out, groups]; None is `MIDDLE`.
+        group_size: columns that share a scale, the last of them maybe fewer; 0 is the whole row.
+        dtype: of the result.
+    """
+    wide = torch.promote_types(dtype, torch.float32)
+    columns = values.shape[1]
+    missing = scale.shape[1] * (group_size or columns) - columns
+    whole = F.pad(values, (0, missing)) if missing else values.contiguous()
+    grouped = whole.view(len(values), scale.shape[1], group_size or columns).to(wide)
+    if zero is not None:
+        grouped = grouped - zero.to(wide)[:, :, None]
+    elif middle := MIDDLE[8 if values.dtype == torch.int8 else 4]:
+        grouped = grouped - middle
+    return (grouped * scale.to(wide)[:, :, None]).flatten(1)[:, :columns].to(dtype)
+
+
+def pack_nibbles(values: Tensor) -> Tensor:
+    """[out, in] uint8 up to 15 -> [out, ceil(in / 2)] uint8: two to a byte, the first the lower."""
+    even = F.pad(values, (0, values.shape[1] % 2))
+    return even[:, ::2] | (even[:, 1::2] << 4)
+
+
+def unpack_nibbles(packed: Tensor, columns: int) -> Tensor:
+    """The inverse of `pack_nibbles`, `columns` being `in`."""
+    return torch.stack([packed & 15, packed >> 4], -1).flatten(1)[:, :columns]
+
+
+def choose_path(x: Tensor, *, plain: bool = True) -> Path:
+    """The path for these activations, unless the environment forces one; `plain` is int8 with a scale per row."""
     forced = os.environ.get(FORCE_VARIABLE)
     if forced is not None:
-        if forced == "int8pack" and x.shape[-1] % INT8PACK_COLUMNS:
+        if forced == "int8pack" and (x.shape[-1] % INT8PACK_COLUMNS or not plain):
+            found = x.shape[-1] if plain else "a grid of groups"
             raise ConfigError(
-                f"{FORCE_VARIABLE} = 'int8pack' needs a multiple of {INT8PACK_COLUMNS} columns, not {x.shape[-1]}",
+                f"{FORCE_VARIABLE} = 'int8pack' needs rows of a multiple of {INT8PACK_COLUMNS} columns, not {found}",
                 "Unset it or force another path",
             )
         return _forced(forced)
+    if not plain:
+        return _log("dequantize", x.dtype, x.device.type)
     differentiable = x.requires_grad and torch.is_grad_enabled()
     few = 0 < x.numel() <= INT8PACK_MAX_ROWS * x.shape[-1] and x.shape[-1] % INT8PACK_COLUMNS == 0
     fast = few and x.dtype == torch.bfloat16 and x.device.type == "cpu" and _MEASURED and not differentiable

@@ -95,7 +95,8 @@ class MultiheadLatentAttention(nn.Module):
         scores: Scores,
     ) -> Tensor:  # fmt: skip
         """As `_expanded`, by q·(U c) = (Uᵀ q)·c and Σ a·(V c) = V Σ a·c."""
-        weight = self.kv_b_proj.dequantized() if isinstance(self.kv_b_proj, QuantizedLinear) else self.kv_b_proj.weight
+        both = self.kv_b_proj
+        weight = both.dequantized(query.dtype) if isinstance(both, QuantizedLinear) else both.weight
         up = weight.view(query.shape[1], self.nope + self.v_head_dim, self.kv_lora_rank)
         to_key, to_value = torch.split(up, [self.nope, self.v_head_dim], 1)
         query = torch.cat([torch.einsum("nhd,hdr->nhr", query, to_key), query_turned], -1)

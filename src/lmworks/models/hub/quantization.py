@@ -18,7 +18,7 @@ from lmworks.core.errors import CheckpointError, ConfigError
 from lmworks.models.hub.rules import Rule, Shape
 from lmworks.models.transformer import Transformer
 from lmworks.nn.moe import MixtureOfExperts
-from lmworks.nn.quantized import QuantizedLinear, pack_int8, unpack_int8
+from lmworks.nn.quantized import QuantizedLinear, pack_int32, unpack_int32
 
 HEAD = "lm_head"
 """Name of the head, ours and theirs; it stays floating point."""
@@ -37,12 +37,12 @@ class Packed:
                 f"a weight_shape says {shape.tolist()} where the configuration has {list(shapes[0])}",
                 "Restore the config.json that belongs to these weights",
             )
-        return [unpack_int8(packed, shapes[0][1])]
+        return [unpack_int32(packed, shapes[0][1], 8)]
 
     def export(self, tensors: list[Tensor]) -> list[Tensor]:
         """See `Operation`."""
         (weight,) = tensors
-        return [pack_int8(weight), torch.tensor(weight.shape, dtype=torch.int64)]
+        return [pack_int32(weight, 8), torch.tensor(weight.shape, dtype=torch.int64)]
 
 
 def describe(ignore: Sequence[str]) -> dict[str, Any]:
