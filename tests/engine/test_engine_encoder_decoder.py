@@ -13,6 +13,7 @@ from lmworks.core.messages import Message
 from lmworks.core.sampling import SamplingParams
 from lmworks.engine import LLM, AsyncLLM, EngineConfig
 from lmworks.engine.prompts import surroundings
+from lmworks.engine.request import Request
 from lmworks.models.build import build_model
 from lmworks.models.config import ModelConfig, StackConfig
 from lmworks.models.position_slots import LearnedPositions, RelativeBiasPositions
@@ -112,7 +113,7 @@ def test_completions_of_one_source_and_requests_that_come_and_go():
     assert two.outputs == again.outputs
     assert two.outputs[0] != two.outputs[1]
     assert one.outputs[0].token_ids == greedy(model, short)
-    llm.engine.add_request("gone", long, GREEDY)
+    llm.engine.add_request(Request("gone", tuple(long), GREEDY))
     llm.engine.step()
     assert llm.stats().kv_cache_usage > 0
     llm.engine.abort("gone")
@@ -121,7 +122,7 @@ def test_completions_of_one_source_and_requests_that_come_and_go():
 
 def test_tokens_are_counted_as_the_user_gave_them():
     llm = engine(tiny("bart"))
-    llm.engine.add_request("r", list(range(3, 24)), GREEDY)
+    llm.engine.add_request(Request("r", tuple(range(3, 24)), GREEDY))
     (delta,) = llm.engine.step()
     assert (delta.num_prompt_tokens, delta.num_generated_tokens) == (21, 1)
     assert llm.stats().prompt_tokens_total == 21
@@ -131,7 +132,7 @@ def test_new_weights_encode_running_sources_anew():
     model, other = tiny("t5"), build_model(config("t5"), seed=7).eval()
     (source,) = random_prompts([12])
     llm = engine(model)
-    llm.engine.add_request("r", source, GREEDY)
+    llm.engine.add_request(Request("r", tuple(source), GREEDY))
     first = llm.engine.step()[0].token_ids
     llm.update_weights(other.state_dict())
     tokens = [START, *first]
@@ -238,8 +239,8 @@ def test_a_source_whose_logits_break_harms_nobody():
         model.embed_tokens.weight[FIRST_BYTE] = float("nan")
     llm = engine(model, num_kv_blocks=40)
     good, bad = [9, 8, 7, 6, 5], [9, FIRST_BYTE, 7]
-    llm.engine.add_request("bad", bad, GREEDY)
-    llm.engine.add_request("good", good, GREEDY)
+    llm.engine.add_request(Request("bad", tuple(bad), GREEDY))
+    llm.engine.add_request(Request("good", tuple(good), GREEDY))
     deltas = llm.engine.step()
     assert [d.request_id for d in deltas if d.error] == ["bad"]
     llm.engine.abort("good")

@@ -32,6 +32,7 @@ from lmworks.core.messages import Message
 from lmworks.core.sampling import SamplingParams
 from lmworks.core.telemetry import subscribed
 from lmworks.engine import LLM, EngineConfig
+from lmworks.engine.request import Request
 from lmworks.models.hub import save_pretrained
 
 GREEDY = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
@@ -156,7 +157,7 @@ def test_a_request_whose_logits_break_harms_nobody():
     served = llm(model, num_kv_blocks=40)
     engine = served.engine
     for name, prompt in (("a", good[0]), ("bad", bad), ("b", good[1])):
-        engine.add_request(name, prompt, GREEDY)
+        engine.add_request(Request(name, tuple(prompt), GREEDY))
     deltas = []
     while engine.has_unfinished:
         deltas += engine.step()

@@ -9,6 +9,7 @@ import torch
 
 from lmworks.core.sampling import SamplingParams
 from lmworks.engine import sampler
+from lmworks.engine.request import Request
 from lmworks.engine.sampler import sample, uniform
 from lmworks.engine.sequence import Sequence, Status
 
@@ -16,7 +17,7 @@ V = 40
 
 
 def sequence(params: SamplingParams, seed=0, prompt=(1, 2, 3), output=()) -> Sequence:
-    s = Sequence("r", 0, tuple(prompt), params, 100, seed)
+    s = Sequence(Request("r", tuple(prompt), params), 0, tuple(prompt), 100, seed)
     s.token_ids += output
     s.status = Status.RUNNING
     return s

@@ -13,13 +13,14 @@ from lmworks.core.errors import ConfigError, EngineOverloadedError
 from lmworks.core.sampling import SamplingParams
 from lmworks.engine.block_manager import BlockManager
 from lmworks.engine.config import EngineConfig
+from lmworks.engine.request import Request
 from lmworks.engine.scheduler import Scheduler
 from lmworks.engine.sequence import Sequence, Status
 
 
 def sequence(tokens, max_tokens=8, name="r") -> Sequence:
     prompt = tuple(tokens) if not isinstance(tokens, int) else tuple(range(tokens))
-    return Sequence(name, 0, prompt, SamplingParams(), max_tokens)
+    return Sequence(Request(name, prompt, SamplingParams()), 0, prompt, max_tokens)
 
 
 def scheduler(num_blocks=16, block_size=4, prefix=True, **limits) -> Scheduler:
@@ -32,7 +33,7 @@ def step(s: Scheduler, token: int = 7) -> list[tuple[Sequence, int]]:
     chunks = s.schedule()
     assert sum(c.length for c in chunks) <= s.config.max_num_batched_tokens
     assert len(s.running) <= s.config.max_num_seqs
-    ready = [c.sequence for c in chunks if c.reaches_end]
+    ready = [c.sequence for c in chunks if c.num_logits]
     for chunk in chunks:
         s.computed(chunk)
     for done in ready:

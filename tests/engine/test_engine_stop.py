@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tiny_engine import BOS, FIRST_BYTE, IM_END, byte_tokenizer
 
 from lmworks.core.sampling import SamplingParams
+from lmworks.engine.request import Request
 from lmworks.engine.sequence import Sequence, Status
 from lmworks.engine.stop import StopChecker
 
@@ -16,7 +17,8 @@ TOKENIZER = byte_tokenizer()
 
 def run(token_ids, stop=(), max_tokens=1000, **params):
     """Feed tokens until the end; the pieces shown, and the reason."""
-    s = Sequence("r", 0, (BOS,), SamplingParams(stop=tuple(stop), **params), max_tokens)
+    request = Request("r", (BOS,), SamplingParams(stop=tuple(stop), **params))
+    s = Sequence(request, 0, (BOS,), max_tokens)
     s.status, s.num_computed_tokens = Status.RUNNING, 1
     checker = StopChecker(s, frozenset({BOS, IM_END}), TOKENIZER)
     pieces = []

@@ -42,6 +42,8 @@ class RequestOutput:
     prompt: str
     prompt_token_ids: tuple[int, ...]
     outputs: tuple[CompletionOutput, ...]
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    """If asked for: one per prompt token, None for the first, which nothing precedes."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from lmworks.engine.llm_engine import LLMEngine
 from lmworks.engine.loading import load
 from lmworks.engine.outputs import Delta
 from lmworks.engine.prompts import Prompts
+from lmworks.engine.request import Request
 from lmworks.engine.stats import EngineStats
 from lmworks.models.transformer import Transformer
 from lmworks.tokenization import Tokenizer
@@ -204,7 +205,7 @@ class AsyncLLM:
             stream.put(self._end)
             return
         try:
-            self._engine.add_request(stream.request_id, prompt, params)
+            self._engine.add_request(Request(stream.request_id, prompt, params))
         except LMWorksError as error:
             stream.put(error)
         else:

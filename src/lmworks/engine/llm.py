@@ -19,6 +19,7 @@ from lmworks.engine.loading import load
 from lmworks.engine.loglikelihood import loglikelihood
 from lmworks.engine.outputs import Delta
 from lmworks.engine.prompts import Prompts
+from lmworks.engine.request import Request
 from lmworks.engine.stats import EngineStats
 from lmworks.models.transformer import Transformer
 from lmworks.tokenization import Tokenizer
@@ -141,14 +142,14 @@ class LLM:
         engine = self.engine
         for prompt, p in zip(prompts, params, strict=True):
             engine.validate(prompt, p)
-        requests = [(f"request-{next(self._ids)}", *pair) for pair in zip(prompts, params, strict=True)]
-        deltas: dict[str, list[Delta]] = {request_id: [] for request_id, *_ in requests}
+        requests = [Request(f"request-{next(self._ids)}", *pair) for pair in zip(prompts, params, strict=True)]
+        deltas: dict[str, list[Delta]] = {request.request_id: [] for request in requests}
         todo = iter(requests)
         try:
             request = next(todo, None)
             while request is not None or engine.has_unfinished:
                 while request is not None and engine.scheduler.has_room:
-                    engine.add_request(*request)
+                    engine.add_request(request)
                     request = next(todo, None)
                 for delta in engine.step():
                     if delta.error is not None:

@@ -22,6 +22,7 @@ from lmworks.engine.config import EngineConfig
 from lmworks.engine.kv_cache import KVCache, cache_size
 from lmworks.engine.model_runner import ModelRunner
 from lmworks.engine.outputs import Delta
+from lmworks.engine.request import Request
 from lmworks.engine.sampler import sample
 from lmworks.engine.scheduler import Chunk, Scheduler
 from lmworks.engine.servable import decoder_prompt, shares_prefixes, turning_points
@@ -105,26 +106,26 @@ class LLMEngine:
         if params.stop and self.tokenizer is None:
             raise RequestError(f"stop strings {params.stop} need a tokenizer", "Use stop_token_ids")
 
-    def add_request(self, request_id: str, prompt_token_ids: Sequence[int], params: SamplingParams) -> None:
+    def add_request(self, request: Request) -> None:
         """Queue a request.
 
         Raises:
             RequestError: see `validate`; or the id is in use.
             EngineOverloadedError: too many are waiting.
         """
-        self.validate(prompt_token_ids, params)
-        if request_id in self._live:
-            raise RequestError(f"request id {request_id!r} is in use", "Give every request its own id")
-        given = tuple(prompt_token_ids)
+        given, params = request.prompt_token_ids, request.params
+        self.validate(given, params)
+        if request.request_id in self._live:
+            raise RequestError(f"request id {request.request_id!r} is in use", "Give every request its own id")
         prompt, source = (decoder_prompt(self.model.config), given) if self.has_encoder else (given, ())
         room = self.max_model_len - len(prompt)
         seed = params.seed if params.seed is not None else self._seeds.getrandbits(63)
         sequences = [
-            seq.Sequence(request_id, index, prompt, params, min(params.max_tokens or room, room), seed, source)
+            seq.Sequence(request, index, prompt, min(params.max_tokens or room, room), seed, source)
             for index in range(params.n)
         ]
         self.scheduler.add(sequences)
-        self._live[request_id] = sequences
+        self._live[request.request_id] = sequences
         for sequence in sequences:
             self._stops[sequence] = StopChecker(sequence, self._eos_token_ids, self.tokenizer)
 
@@ -133,7 +134,7 @@ class LLMEngine:
         chunks = self.scheduler.schedule()
         if not chunks:
             return []
-        ready = [c.sequence for c in chunks if c.reaches_end]
+        ready = [c.sequence for c in chunks if c.num_logits]
         logits = self.runner.run(chunks)
         for chunk in chunks:
             self._prompt_tokens += _prompt_part(chunk)

@@ -47,17 +47,15 @@ class ModelRunner:
         """Compute the chunks' keys and values.
 
         Returns:
-            [R, V] float32 logits after the last token of each chunk that reaches its sequence's end.
+            [R, V] float32 logits after the last `num_logits` tokens of each chunk, in the order of the chunks.
         """
         tokens: list[int] = []
         positions: list[int] = []
-        ends: list[int] = []
+        wanted: list[int] = []
         for chunk in chunks:
-            stop = chunk.start + chunk.length
-            tokens += chunk.sequence.token_ids[chunk.start : stop]
-            positions += range(chunk.start, stop)
-            if chunk.reaches_end:
-                ends.append(len(tokens) - 1)
+            tokens += chunk.token_ids
+            positions += range(chunk.start, chunk.start + chunk.length)
+            wanted += range(len(tokens) - chunk.num_logits, len(tokens))
         model, device = self.model, self.model.device
         sources = [chunk.sequence.source_token_ids for chunk in chunks if chunk.encodes]
         work = len(tokens) + sum(map(len, sources))
@@ -68,8 +66,8 @@ class ModelRunner:
                 PagedContext(self.cache, chunks, self.method, device),
                 memory=encode(model, sources) if sources else None,
             )
-            if len(ends) < len(tokens):
-                hidden = hidden[torch.tensor(ends, dtype=torch.int64, device=device)]
+            if len(wanted) < len(tokens):
+                hidden = hidden[torch.tensor(wanted, dtype=torch.int64, device=device)]
             return model.logits(hidden).float()
 
 

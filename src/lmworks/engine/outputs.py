@@ -29,3 +29,5 @@ class Delta:
     """Prompt tokens found in the prefix cache."""
     error: EngineError | None = None
     """Why this completion was aborted by the engine."""
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    """If asked for, in a completion's first delta: one per prompt token, None for the first."""

@@ -29,10 +29,12 @@ from lmworks.engine.sequence import Sequence, Status
 
 @dataclass(frozen=True)
 class Chunk:
-    """The next `length` uncomputed tokens of a sequence."""
+    """The next `length` uncomputed tokens of a sequence, those drafted for it included."""
 
     sequence: Sequence
     length: int
+    num_logits: int
+    """Logits are wanted after so many of the last tokens: 1 where the chunk reaches the sequence's end, else 0."""
 
     @property
     def start(self) -> int:
@@ -40,14 +42,22 @@ class Chunk:
         return self.sequence.num_computed_tokens
 
     @property
+    def token_ids(self) -> list[int]:
+        """The `length` tokens."""
+        sequence, start = self.sequence, self.sequence.num_computed_tokens
+        tokens = sequence.token_ids[start : start + self.length]
+        return tokens + sequence.draft_token_ids[: self.length - len(tokens)] if sequence.draft_token_ids else tokens
+
+    @property
     def encodes(self) -> bool:
         """Whether the sequence's source must be encoded first."""
         return self.start == 0 and bool(self.sequence.source_token_ids)
 
-    @property
-    def reaches_end(self) -> bool:
-        """Whether the chunk holds the sequence's last token, so that the next one can be sampled."""
-        return self.length == self.sequence.num_uncomputed_tokens
+
+def _chunk(sequence: Sequence, budget: int) -> Chunk:
+    """As many of a sequence's uncomputed tokens as the budget allows."""
+    length = min(budget, sequence.num_uncomputed_tokens)
+    return Chunk(sequence, length, int(length == sequence.num_uncomputed_tokens))
 
 
 class Scheduler:
@@ -93,11 +103,11 @@ class Scheduler:
                 self._preempt(self.running[-1])
                 preempted = True
             if sequence.status is Status.RUNNING:
-                chunks.append(Chunk(sequence, 1))
+                chunks.append(Chunk(sequence, 1, 1))
                 budget -= 1
         for sequence in [s for s in self.running if s.num_uncomputed_tokens > 1]:
             if budget:
-                chunks.append(Chunk(sequence, min(budget, sequence.num_uncomputed_tokens)))
+                chunks.append(_chunk(sequence, budget))
                 budget -= chunks[-1].length
         # A step that had to preempt admits nobody: the cache is too full.
         while self.waiting and budget and not preempted and len(self.running) < self.config.max_num_seqs:
@@ -113,7 +123,7 @@ class Scheduler:
                 sequence.num_cached_tokens = sequence.num_computed_tokens
             sequence.run()
             self.running.append(sequence)
-            chunks.append(Chunk(sequence, min(budget, sequence.num_uncomputed_tokens)))
+            chunks.append(_chunk(sequence, budget))
             budget -= chunks[-1].length
         assert chunks or not (self.waiting or self.running), "nothing scheduled although requests wait"
         return chunks

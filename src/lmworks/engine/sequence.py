@@ -13,9 +13,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from lmworks.core.generation import FinishReason
 from lmworks.core.sampling import SamplingParams
+from lmworks.engine.request import Request
+
+if TYPE_CHECKING:  # it is defined over tensors, and this file knows none
+    from lmworks.engine.constraint import Constraint
 
 
 class Status(Enum):
@@ -30,17 +35,19 @@ class Status(Enum):
 class Sequence:
     """One of a request's `n` completions."""
 
-    request_id: str
+    request: Request
     index: int
     """Which of the request's completions."""
     prompt_token_ids: tuple[int, ...]
-    params: SamplingParams
+    """What the decoder begins with: the request's prompt, or a marker where an encoder reads that."""
     max_tokens: int
     """New tokens at most, the context's end considered."""
     seed: int = 0
     source_token_ids: tuple[int, ...] = ()
     """What the encoder reads, where the model has one; the prompt is then what the decoder begins with."""
 
+    request_id: str = field(init=False)
+    params: SamplingParams = field(init=False)
     token_ids: list[int] = field(init=False)
     """Prompt and completion."""
     num_computed_tokens: int = 0
@@ -59,9 +66,16 @@ class Sequence:
     arrived: float = field(default_factory=monotonic)
     first_scheduled: float | None = None
     first_token: float | None = None
+    constraint: Constraint | None = None
+    """What the completion must satisfy; set when it is ready."""
+    draft_token_ids: list[int] = field(default_factory=list)
+    """What may come next (speculative decoding): computed beyond the last token, never part of `token_ids`."""
+    waits_for_constraint: bool = False
+    """Whether it is still being made; the sequence is not scheduled until then."""
 
     def __post_init__(self) -> None:
         assert self.prompt_token_ids, "a prompt needs a token"
+        self.request_id, self.params = self.request.request_id, self.request.params
         self.token_ids = list(self.prompt_token_ids)
         self.num_known_tokens = len(self.token_ids)
 
