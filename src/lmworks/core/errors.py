@@ -78,6 +78,24 @@ class EngineOverloadedError(EngineError):
     """The waiting queue is full; the client may retry later."""
 
 
+class EngineUnavailableError(EngineError):
+    """The engine is being loaded or started again; the client may retry later."""
+
+
+class RateLimitError(LMWorksError):
+    """One client asks for more than its share.
+
+    Args:
+        problem: which limit was met.
+        remedy: what the client can do.
+        retry_after_seconds: when to come back.
+    """
+
+    def __init__(self, problem: str, remedy: str = "", *, retry_after_seconds: int = 1) -> None:
+        super().__init__(problem, remedy)
+        self.retry_after_seconds = retry_after_seconds
+
+
 class ServerError(LMWorksError):
     """The HTTP server cannot start: port in use, no model, bad address."""
 

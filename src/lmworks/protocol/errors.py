@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 
 from lmworks.core.errors import (
     EngineOverloadedError,
+    EngineUnavailableError,
     LMWorksError,
     ModelNotFoundError,
+    RateLimitError,
     RequestError,
     RequestTooLongError,
 )
@@ -71,6 +73,12 @@ def error_reply(error: BaseException) -> ErrorReply:
         case EngineOverloadedError():
             headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
             return ErrorReply(503, message, "server_error", None, "engine_overloaded", headers)
+        case EngineUnavailableError():
+            headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+            return ErrorReply(503, message, "server_error", None, "engine_unavailable", headers)
+        case RateLimitError():
+            headers = {"Retry-After": str(error.retry_after_seconds)}
+            return ErrorReply(429, message, "rate_limit_error", None, "rate_limit_exceeded", headers)
         case LMWorksError():
             return ErrorReply(500, message, "server_error")
         case _:
