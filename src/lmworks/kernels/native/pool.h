@@ -6,6 +6,7 @@
 // Idle helpers spin for a few microseconds (the next operation usually follows at once), then sleep on a futex.
 #pragma once
 #include <cstdint>
+#include <type_traits>
 
 namespace lm {
 
@@ -26,7 +27,7 @@ void run_operations(const Operation* operations, int count);
 // Convenience for a single operation given as a callable `f(item, thread)`.
 template <typename F>
 void parallel_for(int64_t items, F&& f) {
-    Operation operation{[](void* c, int64_t item, int thread) { (*static_cast<F*>(c))(item, thread); }, &f, items};
+    Operation operation{[](void* c, int64_t item, int thread) { (*static_cast<std::remove_reference_t<F>*>(c))(item, thread); }, &f, items};
     run_operations(&operation, 1);
 }
 
