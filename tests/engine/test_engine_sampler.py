@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lmworks.core.sampling import SamplingParams
-from lmworks.engine import sampler
+from lmworks.engine import truncation
 from lmworks.engine.request import Request
 from lmworks.engine.sampler import sample, uniform
 from lmworks.engine.sequence import Sequence, Status
@@ -58,7 +58,7 @@ PARAMS = {
 @pytest.mark.parametrize("candidates", [4, 256], ids=["few candidates", "all candidates"])
 @pytest.mark.parametrize("name", PARAMS)
 def test_distribution(name, candidates, monkeypatch):
-    monkeypatch.setattr(sampler, "CANDIDATES", candidates)
+    monkeypatch.setattr(truncation, "CANDIDATES", candidates)
     params, output = SamplingParams(**PARAMS[name]), (3, 3, 9)
     logits = torch.randn(V, generator=torch.Generator().manual_seed(5)) * 1.5
     draws = 2000

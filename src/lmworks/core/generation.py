@@ -32,6 +32,10 @@ class CompletionOutput:
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
     logprobs: tuple[TokenLogprob, ...] | None = None
+    cumulative_logprob: float | None = None
+    """Sum over the tokens, where their log-probabilities are known."""
+    stop_reason: int | str | None = None
+    """The stop token or stop string that ended it; None for an end-of-sequence token and all else."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from lmworks.engine import sequence as seq
 from lmworks.engine.block_manager import BlockManager
 from lmworks.engine.config import EngineConfig
 from lmworks.engine.kv_cache import KVCache, cache_size
+from lmworks.engine.logits_processors import logits_rules
 from lmworks.engine.model_runner import ModelRunner
 from lmworks.engine.outputs import Delta
 from lmworks.engine.request import Request
@@ -95,12 +96,11 @@ class LLMEngine:
                 "of which at least one is for the completion",
                 f"Shorten the prompt to {self.max_model_len - 1} tokens",
             )
-        named = {"prompt": prompt_token_ids, "logit_bias": params.logit_bias, "stop_token_ids": params.stop_token_ids}
-        for name, ids in named.items():
-            if (bad := next((i for i in ids if not 0 <= i < vocabulary), None)) is not None:
-                raise RequestError(
-                    f"token id {bad} in {name} is outside the vocabulary of {vocabulary}", "Use ids of this model"
-                )
+        if (bad := next((i for i in prompt_token_ids if not 0 <= i < vocabulary), None)) is not None:
+            raise RequestError(
+                f"token id {bad} in prompt is outside the vocabulary of {vocabulary}", "Use ids of this model"
+            )
+        logits_rules(params, self._eos_token_ids, self.tokenizer, vocabulary)
         if "" in params.stop:
             raise RequestError("a stop string is empty", "Leave it out")
         if params.stop and self.tokenizer is None:
@@ -126,7 +126,9 @@ class LLMEngine:
         ]
         self.scheduler.add(sequences)
         self._live[request.request_id] = sequences
+        rules = logits_rules(params, self._eos_token_ids, self.tokenizer, self.model.config.vocab_size)
         for sequence in sequences:
+            sequence.logits_rules = None if rules is None else rules.fresh()
             self._stops[sequence] = StopChecker(sequence, self._eos_token_ids, self.tokenizer)
 
     def step(self) -> list[Delta]:
@@ -148,7 +150,11 @@ class LLMEngine:
             ready, logits = [ready[i] for i in sound], logits[sound]
         if ready:
             sampled = sample(self._forced(logits, ready), ready)
-            deltas += [self._extend(s, *chosen) for s, chosen in zip(ready, sampled, strict=True)]
+            for sequence, chosen in zip(ready, sampled, strict=True):
+                if isinstance(chosen, RequestError):
+                    deltas.append(self._close(sequence, "abort", self._stops[sequence].abort(), error=chosen))
+                else:
+                    deltas.append(self._extend(sequence, *chosen))
         return deltas
 
     def abort(self, request_id: str) -> list[Delta]:
@@ -216,10 +222,11 @@ class LLMEngine:
         text: str,
         token_ids: tuple[int, ...] = (),
         logprobs: tuple[TokenLogprob, ...] | None = None,
+        error: EngineError | None = None,
     ) -> Delta:
         self.scheduler.finish(sequence, reason)
         self._forget(sequence)
-        return self._delta(sequence, text, token_ids, logprobs)
+        return self._delta(sequence, text, token_ids, logprobs, error)
 
     def _fail(self, sequence: seq.Sequence) -> Delta:
         """End one sequence whose logits are not numbers, so that nobody meets its keys and values again."""
@@ -276,6 +283,7 @@ class LLMEngine:
             num_generated_tokens=sequence.num_output_tokens,
             num_cached_tokens=sequence.num_cached_tokens,
             error=error,
+            stop_reason=sequence.stop_reason,
         )
 
 

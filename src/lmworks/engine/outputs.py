@@ -31,3 +31,5 @@ class Delta:
     """Why this completion was aborted by the engine."""
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     """If asked for, in a completion's first delta: one per prompt token, None for the first."""
+    stop_reason: int | str | None = None
+    """The stop token or stop string that ended the completion; None for an end-of-sequence token and all else."""

@@ -21,6 +21,7 @@ from lmworks.engine.request import Request
 
 if TYPE_CHECKING:  # it is defined over tensors, and this file knows none
     from lmworks.engine.constraint import Constraint
+    from lmworks.engine.logits_processors import LogitsRules
 
 
 class Status(Enum):
@@ -72,6 +73,10 @@ class Sequence:
     """What may come next (speculative decoding): computed beyond the last token, never part of `token_ids`."""
     waits_for_constraint: bool = False
     """Whether it is still being made; the sequence is not scheduled until then."""
+    stop_reason: int | str | None = None
+    """The stop token or stop string that ended it; None for an end-of-sequence token and all else."""
+    logits_rules: LogitsRules | None = None
+    """What its parameters do to its logits; None where they do nothing."""
 
     def __post_init__(self) -> None:
         assert self.prompt_token_ids, "a prompt needs a token"
