@@ -41,7 +41,8 @@ void linear_tile(const Linear& linear, const void* converted, int64_t converted_
 }  // namespace lm
 
 extern "C" {
-int64_t lm_linear_packed_bytes(int kind, int out, int in, int group);
+// Bytes that lm_linear_pack will write: scales and zero points that float16 holds exactly take two each, else four.
+int64_t lm_linear_packed_bytes(int kind, int out, int in, int group, const float* scale, const float* zero);
 
 // Pack a row-major matrix. `weight`: float (F32), bfloat16 (BF16), int8 (W8, W8G), uint8 holding one value 0..15 each (W4G),
 // [out, in]. `scale`: float [out] (W8) or [out, in/group] (W8G, W4G), else null. `zero`: float [out, in/group] in units of the

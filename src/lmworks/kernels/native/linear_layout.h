@@ -1,0 +1,82 @@
+// Where things lie in packed weights and in converted rows. Knows no arithmetic.
+//
+// Packed: a header of 64 bytes, then the tiles of 64 outputs, each one run of memory that is read once from front to back:
+//   F32   [in][64] floats
+//   BF16  [in/2][64][2]
+//   W8    [in/4][64][4] bytes, then 64 float scales
+//   W8G   per group of inputs: 64 scales, then [group/4][64][4] bytes
+//   W4G   per group: 64 scales, 64 zero points unless all are 8, then [group/8][64][4] bytes: low nibbles are inputs 0..3 of
+//         the eight, high nibbles inputs 4..7
+// Bytes are the weights + BYTE_OFFSET. Scales and zero points are float16 where that loses nothing, else float; the zero points
+// are stored as (zero - 8) / 8, what is missing from the offset below. Inputs and outputs are padded with zeros.
+//
+// Converted row: the values, padded with zeros to whole groups and to 64 bytes; then a float scale per group, then an int32
+// offset per group: -BYTE_OFFSET (W4G: -8) times the sum of the group's values, which undoes the shift of the weights. W8 is one
+// group.
+#pragma once
+#include <cstdint>
+
+#include "linear.h"
+#include "linear_simd.h"
+
+namespace lm {
+
+constexpr int NIBBLE_OFFSET = 8;
+
+struct PackedHeader {
+    int32_t half_scales;  // scales and zero points are float16
+    int32_t has_zeros;    // zero points are stored
+    int32_t unused[14];
+};
+static_assert(sizeof(PackedHeader) == 64);
+
+inline int64_t round_up(int64_t x, int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
+
+inline bool is_grouped(int kind) { return kind == WEIGHT_W8G || kind == WEIGHT_W4G; }
+
+inline int num_tiles(int out) { return (out + TILE - 1) / TILE; }
+
+// Groups of a row; 1 where scales are per row.
+inline int num_groups(int kind, int in, int group) { return is_grouped(kind) ? (in + group - 1) / group : 1; }
+
+// Values of a converted row of integers, padding included.
+inline int64_t padded_values(int kind, int in, int group) {
+    return round_up(is_grouped(kind) ? static_cast<int64_t>(num_groups(kind, in, group)) * group : in, 64);
+}
+
+// Bytes of the scales and zero points that precede a group of a tile.
+inline int64_t group_header_bytes(const PackedHeader& header) {
+    return TILE * (header.half_scales ? 2 : 4) * (header.has_zeros ? 2 : 1);
+}
+
+inline int64_t group_bytes(int kind, int group, const PackedHeader& header) {
+    return group_header_bytes(header) + static_cast<int64_t>(TILE) * group / (kind == WEIGHT_W4G ? 2 : 1);
+}
+
+inline int64_t tile_bytes(int kind, int in, int group, const PackedHeader& header) {
+    switch (kind) {
+        case WEIGHT_F32: return static_cast<int64_t>(TILE) * 4 * in;
+        case WEIGHT_BF16: return TILE * 2 * round_up(in, 2);
+        case WEIGHT_W8: return TILE * round_up(in, 4) + TILE * 4;
+        default: return num_groups(kind, in, group) * group_bytes(kind, group, header);
+    }
+}
+
+// One tile's share of a product: what the kernels of a kind are given. `out` holds all TILE columns of every row.
+struct TileProduct {
+    const uint8_t* weights;  // of this tile
+    const PackedHeader* header;
+    int kind, in, group;
+    const float* bias;      // TILE of them
+    const char* converted;  // of the first row
+    int64_t converted_stride;
+    int rows;
+    float* out;
+    int64_t out_stride;
+};
+
+void float_tile(const TileProduct& product);    // F32, BF16
+void bytes_tile(const TileProduct& product);    // W8
+void grouped_tile(const TileProduct& product);  // W8G, W4G
+
+}  // namespace lm
