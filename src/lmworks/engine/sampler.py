@@ -136,9 +136,8 @@ def _logprobs(logits: Tensor, targets: Rows[int], count: int) -> list[TokenLogpr
 
 
 def _nothing_left(row: Sequence) -> RequestError:
-    given = row.params.model_dump(
-        include={"allowed_token_ids", "bad_words", "min_tokens", "structured_outputs"}, exclude_defaults=True
-    )
+    given = [name for name in ("min_tokens", "allowed_token_ids", "bad_words") if getattr(row.params, name)]
+    given += [] if row.constraint is None else ["structured_outputs"]
     return RequestError(
         f"after {row.num_output_tokens} tokens no token may come next: {', '.join(given)} together forbid all",
         "Loosen one of them",
