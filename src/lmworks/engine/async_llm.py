@@ -1,50 +1,33 @@
-"""`AsyncLLM`: the engine in one background thread, many asyncio streams in front of it. Knows no HTTP.
+"""`AsyncLLM`: one engine, many asyncio streams in front of it. Knows no HTTP and imports no torch by itself.
 
-The thread alone touches the engine. Callers send it commands through a queue and get deltas back on their own
-event loops. A stream that is closed early, because its client left, aborts its request.
+The engine lives in a thread of this process (`AsyncLLM(...)`), or in a process of its own that is watched and started
+again (`AsyncLLM.spawn(...)`). A stream that is closed early, because its client left, aborts its request.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from queue import SimpleQueue
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Self
 
-from lmworks.core.errors import EngineError, LMWorksError, RequestError
+from lmworks.core.errors import LMWorksError, RequestError
 from lmworks.core.sampling import SamplingParams
 from lmworks.engine.config import EngineConfig
-from lmworks.engine.llm_engine import LLMEngine
-from lmworks.engine.loading import load
+from lmworks.engine.exchange import Abort, Call, Kind, Load, ModelInfo, Result
 from lmworks.engine.outputs import Delta
+from lmworks.engine.process import EngineProcess, Restarts, State
 from lmworks.engine.prompts import Prompts
 from lmworks.engine.request import Request
 from lmworks.engine.stats import EngineStats
-from lmworks.models.transformer import Transformer
-from lmworks.tokenization import Tokenizer
+from lmworks.engine.streams import Streams
+from lmworks.tokenization import Tokenizer, load_tokenizer
 
-log = logging.getLogger(__name__)
-
-
-@dataclass(eq=False)
-class _Stream:
-    """Where one request's deltas go."""
-
-    request_id: str
-    remaining: int
-    """Completions that have not ended."""
-    loop: asyncio.AbstractEventLoop
-    queue: asyncio.Queue[Delta | LMWorksError]
-
-    def put(self, item: Delta | LMWorksError) -> None:
-        """Hand over from the engine's thread. A loop that is closed has nobody listening."""
-        with suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(self.queue.put_nowait, item)
+if TYPE_CHECKING:
+    from lmworks.engine.thread import EngineThread
+    from lmworks.models.transformer import Transformer
 
 
 class AsyncLLM:
@@ -54,6 +37,7 @@ class AsyncLLM:
         model: a model folder, a GGUF file, or a model in memory, which is put into evaluation mode.
         tokenizer: None takes the one beside the weights.
         config: limits.
+        kind: of a model on disk, `generate` or `embed`; None takes what it is.
 
     Raises:
         CheckpointError: the weights cannot be read.
@@ -66,49 +50,119 @@ class AsyncLLM:
         model: Path | str | Transformer,
         tokenizer: Tokenizer | None = None,
         config: EngineConfig = EngineConfig(),  # noqa: B008 - a frozen value
+        kind: Kind | None = None,
     ) -> None:
-        self._engine = LLMEngine(*load(model, tokenizer, config), config)
-        self._engine.model.eval()
-        self._ids = count()
-        self._commands: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._streams: dict[str, _Stream] = {}
-        """Touched by the engine's thread only."""
-        self._end: LMWorksError | None = None
-        """Why nothing more is served: a failure, or the shutdown."""
-        self._ending = threading.Lock()
-        """Makes sure that no command is sent after the last one was carried out."""
-        self._stats = self._engine.stats()
-        self._thread = threading.Thread(target=self._serve, name="lmworks-engine", daemon=True)
-        self._thread.start()
+        from lmworks.engine.thread import EngineThread
+
+        self._streams, self._ids = Streams(), count()
+        self._home: EngineThread | EngineProcess = EngineThread(
+            model, tokenizer, config, kind, self._streams.dispatch, self._streams.fail
+        )
+        self._tokenizer = getattr(self._home.loop.engine, "tokenizer", None)
+        self._path = Path(model) if isinstance(model, Path | str) else None
+        self._loading = Lock()
+
+    @classmethod
+    def spawn(
+        cls,
+        model: Path | str,
+        config: EngineConfig = EngineConfig(),  # noqa: B008 - a frozen value
+        kind: Kind | None = None,
+        restarts: Restarts = Restarts(),  # noqa: B008 - a frozen value
+    ) -> Self:
+        """Start an engine in a process of its own and return at once; `wait_until_ready` tells when it serves.
+
+        Args:
+            model: a model folder or a GGUF file.
+            config: limits.
+            kind: `generate` or `embed`; None takes what it is.
+            restarts: what happens when the process dies or hangs.
+        """
+        self = cls.__new__(cls)
+        self._streams, self._ids = Streams(), count()
+        load = Load(str(Path(model).absolute()), config.to_dict(), kind)
+        self._home = EngineProcess(load, self._streams.dispatch, self._streams.fail, restarts)
+        self._tokenizer, self._path = None, Path(model)
+        self._loading = Lock()
+        return self
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The model's tokenizer.
+        """The model's tokenizer, read when first asked for.
 
         Raises:
             RequestError: the engine has none.
+            TokenizerError: it cannot be read.
         """
-        if self._engine.tokenizer is None:
+        with self._loading:
+            if self._tokenizer is None and self._path is not None:
+                self._tokenizer = load_tokenizer(self._path)
+        if self._tokenizer is None:
             raise RequestError("this engine has no tokenizer", "Give one, or use token ids")
-        return self._engine.tokenizer
+        return self._tokenizer
 
     @property
     def prompts(self) -> Prompts:
-        """Texts and conversations as tokens; errors as for `tokenizer`."""
-        return Prompts(self.tokenizer, self._engine.has_encoder)
+        """Texts and conversations as tokens; errors as for `tokenizer` and `info`."""
+        return Prompts(self.tokenizer, self.info.has_encoder)
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is served; also while it is started again.
+
+        Raises:
+            EngineUnavailableError: it is still being loaded.
+            EngineError: it could not be loaded.
+        """
+        if self._home.info is None:
+            raise self._home.error
+        return self._home.info
 
     @property
     def max_model_len(self) -> int:
-        """Prompt plus completion at most; behind an encoder, what the decoder says."""
-        return self._engine.max_model_len
+        """Prompt plus completion at most; behind an encoder, what the decoder says. Errors as for `info`."""
+        return self.info.max_model_len
+
+    @property
+    def state(self) -> State:
+        """Whether requests are served, and if not, what is the matter."""
+        return self._home.state
 
     @property
     def alive(self) -> bool:
         """Whether requests are served."""
-        return self._end is None
+        return self._home.state == "ready"
+
+    @property
+    def error(self) -> LMWorksError:
+        """What a request is answered with while requests are not served."""
+        return self._home.error
+
+    @property
+    def pid(self) -> int | None:
+        """Of the engine's own process, where it has one and it runs."""
+        return self._home.pid
+
+    def wait_until_ready(self, timeout_seconds: float | None = None) -> ModelInfo:
+        """Wait, in a thread, until requests are served.
+
+        Raises:
+            LMWorksError: the model cannot be loaded, or not in that time.
+        """
+        if isinstance(self._home, EngineProcess):
+            return self._home.wait_until_ready(timeout_seconds)
+        return self.info
 
     async def generate(
-        self, prompt_token_ids: Sequence[int], params: SamplingParams, request_id: str | None = None
+        self,
+        prompt_token_ids: Sequence[int],
+        params: SamplingParams,
+        request_id: str | None = None,
+        *,
+        priority: int = 0,
+        cache_salt: str = "",
+        adapter: str | None = None,
+        timeout_seconds: float | None = None,
     ) -> AsyncGenerator[Delta, None]:
         """Stream a request's deltas until all its completions have ended.
 
@@ -119,109 +173,74 @@ class AsyncLLM:
             prompt_token_ids: the prompt, for the encoder where the model has one; the decoder then answers.
             params: decoding parameters.
             request_id: for `abort` and telemetry; None makes one up.
+            priority: lower goes first where the scheduling policy is `priority`.
+            cache_salt: only requests of one salt share cached prefixes.
+            adapter: name of a loaded adapter; None is the base model.
+            timeout_seconds: the request is ended when so much time has passed.
 
         Raises:
             RequestError: the prompt is empty, too long or impossible.
             EngineOverloadedError: too many requests are waiting.
+            EngineUnavailableError: the engine is being loaded or started again.
             EngineError: the engine failed or was shut down.
         """
         request_id = request_id if request_id is not None else f"request-{next(self._ids)}"
-        prompt = tuple(prompt_token_ids)
-        self._engine.validate(prompt, params)
-        stream = _Stream(request_id, params.n, asyncio.get_running_loop(), asyncio.Queue())
-        if not self._send(lambda: self._add(stream, prompt, params)):
-            assert self._end is not None
-            raise self._end
+        request = Request(request_id, tuple(prompt_token_ids), params, priority, cache_salt, adapter, timeout_seconds)
+        stream = self._streams.request(request_id, params.n)
         remaining = params.n
         try:
+            try:
+                self._home.send(request)
+            except BaseException:
+                self._streams.forget(stream)
+                remaining = 0
+                raise
             while remaining:
                 item = await stream.queue.get()
                 if isinstance(item, LMWorksError):
                     remaining = 0
                     raise item
+                assert isinstance(item, Delta)
                 remaining -= item.finish_reason is not None
                 yield item
         finally:
             if remaining:
-                self._send(lambda: self._leave(stream))
+                self.abort(request_id)
 
     def abort(self, request_id: str) -> None:
         """End a request; its stream gets deltas with the reason `abort`.
 
         Unknown ids are ignored. Any thread may call.
         """
-        self._send(lambda: self._publish(self._engine.abort(request_id)))
+        with suppress(LMWorksError):  # an engine that is gone has nothing to end
+            self._home.send(Abort(request_id))
+
+    async def call(self, name: str, **arguments: Any) -> Any:
+        """Have the engine carry out one of its operations between two steps; see `operations.OPERATIONS`.
+
+        Raises:
+            RequestError: the engine has no such operation, or refuses the arguments.
+            EngineError: the operation failed, or the engine is not there.
+        """
+        stream = self._streams.call()
+        assert isinstance(stream.key, int)
+        try:
+            self._home.send(Call(stream.key, name, arguments))
+        except BaseException:
+            self._streams.forget(stream)
+            raise
+        item = await stream.queue.get()
+        if isinstance(item, LMWorksError):
+            raise item
+        assert isinstance(item, Result)
+        if item.error is not None:
+            raise item.error
+        return item.value
 
     def stats(self) -> EngineStats:
         """What had been done and was held after the latest step."""
-        return self._stats
+        return self._streams.stats
 
     def shutdown(self) -> None:
-        """Stop the thread; streams that are still open get an `EngineError`. Calling it again does nothing."""
-        self._send(None)
-        self._thread.join()
-
-    def _serve(self) -> None:
-        """The thread: carry out commands, step, publish, until told to stop or the engine fails."""
-        end = EngineError("the engine was shut down", "Start it again")
-        try:
-            while self._obey():
-                self._publish(self._engine.step())
-                self._stats = self._engine.stats()
-        except Exception as error:
-            log.exception("the engine failed")
-            end = EngineError(f"the engine failed: {error!r}", "See the log, then start it again")
-        with self._ending:
-            self._end = end
-        while not self._commands.empty():
-            command = self._commands.get()
-            if command is not None:
-                command()
-        for stream in list(self._streams.values()):
-            stream.put(end)
-            self._engine.abort(stream.request_id)
-        self._streams.clear()
-        self._stats = self._engine.stats()
-
-    def _obey(self) -> bool:
-        """Carry out waiting commands, sleeping while there is nothing else to do; False means stop."""
-        while not self._commands.empty() or not self._engine.has_unfinished:
-            command = self._commands.get()
-            if command is None:
-                return False
-            command()
-            self._stats = self._engine.stats()
-        return True
-
-    def _send(self, command: Callable[[], None] | None) -> bool:
-        """Have the thread carry out a command, None meaning stop; False when it no longer runs."""
-        with self._ending:
-            if self._end is None:
-                self._commands.put(command)
-            return self._end is None
-
-    def _add(self, stream: _Stream, prompt: tuple[int, ...], params: SamplingParams) -> None:
-        if self._end is not None:
-            stream.put(self._end)
-            return
-        try:
-            self._engine.add_request(Request(stream.request_id, prompt, params))
-        except LMWorksError as error:
-            stream.put(error)
-        else:
-            self._streams[stream.request_id] = stream
-
-    def _leave(self, stream: _Stream) -> None:
-        """The consumer is gone: end its request, unless it has ended, or the id is another's by now."""
-        if self._streams.get(stream.request_id) is stream:
-            del self._streams[stream.request_id]
-            self._engine.abort(stream.request_id)
-
-    def _publish(self, deltas: Sequence[Delta]) -> None:
-        for delta in deltas:
-            stream = self._streams.get(delta.request_id)
-            if stream is not None:
-                stream.remaining -= delta.finish_reason is not None
-                if not stream.remaining:
-                    del self._streams[stream.request_id]
-                stream.put(delta)
+        """End the engine; streams that are still open get an `EngineError`. Calling it again does nothing."""
+        self._home.close()

@@ -22,3 +22,5 @@ class EngineStats:
     """Tokens found there."""
     requests_finished_total: dict[str, int] = field(default_factory=dict)
     """Sequences by finish reason."""
+    roofline_ratio: float = 0.0
+    """What the latest steps read, as a share of what memory could have given in their time."""

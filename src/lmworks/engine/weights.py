@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lmworks.core.errors import CheckpointError
 from lmworks.engine.packed_linear import PackedLinear
+from lmworks.models.hub import load_pretrained
 from lmworks.models.transformer import Transformer
+
+if TYPE_CHECKING:
+    from lmworks.engine.llm_engine import LLMEngine
+
+
+def update_from_folder(engine: LLMEngine, path: str) -> None:
+    """The operation `update_weights`: copy the weights of a model folder of the same shape into the served model.
+
+    Raises:
+        CheckpointError: the folder cannot be read, or holds another model. Nothing was changed then.
+    """
+    engine.update_weights(load_pretrained(Path(path), dtype=engine.model.dtype).state_dict())
 
 
 @torch.no_grad()

@@ -1,0 +1,187 @@
+"""The loop that owns an engine: carry out commands, step, report. The same in a thread and in a process of its own.
+
+One thread runs it and alone touches the engine; any thread may send commands. Knows no event loop and no socket.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from queue import SimpleQueue
+from time import perf_counter, sleep
+from typing import Protocol
+
+from lmworks.core.errors import EngineError, LMWorksError, RequestError
+from lmworks.engine.exchange import Abort, Call, Command, ModelInfo, Ping, Pong, Refused, Report, Result, Stop
+from lmworks.engine.operations import carry_out
+from lmworks.engine.outputs import Delta
+from lmworks.engine.request import Request
+from lmworks.engine.roofline import Roofline
+from lmworks.engine.stats import EngineStats
+
+log = logging.getLogger(__name__)
+
+STATS_SECONDS = 0.05
+"""How often, at least, running steps say what has been done; the end of a completion says it too."""
+NOTHING_SECONDS = 50e-6
+"""A step that took less had nothing to compute: what it needs, such as a grammar, is made elsewhere."""
+PAUSE_SECONDS = 0.001
+"""How long the loop then leaves the processor to others."""
+
+
+class SteppedEngine(Protocol):
+    """What the loop drives: `LLMEngine`, or a model that generates nothing."""
+
+    @property
+    def has_unfinished(self) -> bool:
+        """Whether a step would do something."""
+        ...
+
+    def add_request(self, request: Request) -> None:
+        """Queue a request, or raise an `LMWorksError`."""
+        ...
+
+    def abort(self, request_id: str) -> list[Delta]:
+        """End a request; nothing where it has ended."""
+        ...
+
+    def step(self) -> list[Delta]:
+        """Compute one batch."""
+        ...
+
+    def stats(self) -> EngineStats:
+        """What has been done and is held now."""
+        ...
+
+
+class EngineLoop:
+    """Drives one engine.
+
+    Args:
+        engine: nobody else may touch it while `run` runs.
+        info: what it is.
+        publish: gets the reports of each round, in order.
+        roofline: measures steps against the machine; None measures nothing.
+        commands: where they come from; None makes a queue for `send`.
+    """
+
+    def __init__(
+        self,
+        engine: SteppedEngine,
+        info: ModelInfo,
+        publish: Callable[[Sequence[Report]], None],
+        roofline: Roofline | None = None,
+        commands: SimpleQueue[Command] | None = None,
+    ) -> None:
+        self.engine, self.info, self.reports = engine, info, list[Report]()
+        """What waits to be published; whoever emits telemetry within a step may append."""
+        self._publish, self._roofline = publish, roofline
+        self._commands: SimpleQueue[Command] = SimpleQueue() if commands is None else commands
+        self._unfinished: dict[str, int] = {}
+        """Requests that the engine has, and how many of their completions have not ended."""
+        self._told = 0.0
+        """When the statistics were last reported (`perf_counter`)."""
+
+    def send(self, command: Command) -> None:
+        """Have a command carried out before the next step."""
+        self._commands.put(command)
+
+    def run(self) -> None:
+        """Until told to stop.
+
+        Raises:
+            Exception: whatever the engine failed with; it must not be used any more.
+        """
+        while self._obey():
+            began = perf_counter()
+            deltas = self.engine.step()
+            now = perf_counter()
+            if not deltas and now - began < NOTHING_SECONDS:
+                sleep(PAUSE_SECONDS)
+            elif self._roofline is not None:
+                self._roofline.add(now - began)
+            self._report(deltas, now)
+
+    def wind_up(self) -> None:
+        """After `run` has ended: drop what is unfinished, so that everything held is given back."""
+        while not self._commands.empty():
+            self._commands.get()
+        for request_id in self._unfinished:
+            self.engine.abort(request_id)
+        self._tell_stats(perf_counter())
+        self._flush()
+
+    def _obey(self) -> bool:
+        """Carry out waiting commands, sleeping while there is nothing else to do; False means stop."""
+        while not self._commands.empty() or not self.engine.has_unfinished:
+            if self._commands.empty():
+                self._tell_stats(perf_counter())
+                self._flush()
+            command = self._commands.get()
+            if isinstance(command, Stop):
+                return False
+            self._carry_out(command)
+        return True
+
+    def _carry_out(self, command: Command) -> None:
+        match command:
+            case Request():
+                try:
+                    self.engine.add_request(command)
+                except LMWorksError as error:
+                    self.reports.append(Refused(command.request_id, error))
+                else:
+                    self._unfinished[command.request_id] = command.params.n
+            case Abort(request_id):
+                deltas = self.engine.abort(request_id)
+                self._note_ends(deltas)
+                self.reports += deltas
+            case Call(number, name, arguments):
+                self.reports.append(self._call(number, name, arguments))
+            case Ping():
+                self.reports.append(Pong())
+                self._flush()
+
+    def _call(self, number: int, name: str, arguments: dict[str, object]) -> Result:
+        """Carry out an operation. Its failure is its caller's; those who generate are not affected."""
+        try:
+            if name not in self.info.operations:
+                raise RequestError(
+                    f"a model of the kind {self.info.kind!r} cannot {name}",
+                    f"It can: {', '.join(self.info.operations) or 'nothing of the kind'}",
+                )
+            return Result(number, carry_out(self.engine, self.info.kind, name, arguments))
+        except LMWorksError as error:
+            return Result(number, error=error)
+        except Exception as error:
+            log.exception("%s failed", name)
+            return Result(number, error=EngineError(f"{name} failed: {error!r}", "See the log"))
+
+    def _report(self, deltas: list[Delta], now: float) -> None:
+        if self._note_ends(deltas) or now - self._told > STATS_SECONDS:
+            self._tell_stats(now)
+        self.reports += deltas
+        self._flush()
+
+    def _note_ends(self, deltas: list[Delta]) -> bool:
+        """Whether a completion has ended."""
+        ended = [delta.request_id for delta in deltas if delta.finish_reason is not None]
+        for request_id in ended:
+            self._unfinished[request_id] -= 1
+            if not self._unfinished[request_id]:
+                del self._unfinished[request_id]
+        return bool(ended)
+
+    def _tell_stats(self, now: float) -> None:
+        """First of what is published, so that whoever has its answer finds it counted."""
+        stats = self.engine.stats()
+        if self._roofline is not None:
+            stats = replace(stats, roofline_ratio=self._roofline.ratio(stats.kv_cache_usage))
+        self.reports.insert(0, stats)
+        self._told = now
+
+    def _flush(self) -> None:
+        if self.reports:
+            self._publish(tuple(self.reports))
+            self.reports.clear()

@@ -1,0 +1,78 @@
+"""From a path to an engine that a loop can drive, of the kind that the model is. Knows no thread and no process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lmworks.engine.config import EngineConfig
+from lmworks.engine.embedding_engine import EmbeddingEngine
+from lmworks.engine.exchange import Kind, ModelInfo
+from lmworks.engine.llm_engine import LLMEngine
+from lmworks.engine.loading import load
+from lmworks.engine.loop import SteppedEngine
+from lmworks.engine.operations import names
+from lmworks.engine.roofline import Roofline, read_bandwidth
+from lmworks.models.accounting import weight_bytes
+from lmworks.models.config import ModelConfig
+from lmworks.models.head_slots import CausalLMHead
+from lmworks.models.hub import read_config
+from lmworks.nn.quantized import QuantizedLinear
+
+MODULES_FILE = "modules.json"
+"""What makes a folder one of sentence-transformers."""
+
+
+def open_engine(
+    path: Path, config: EngineConfig, kind: Kind | None
+) -> tuple[SteppedEngine, ModelInfo, Roofline | None]:
+    """Load a model and put the engine of its kind around it.
+
+    Args:
+        path: a model folder, a sentence-transformers folder or a GGUF file.
+        config: limits.
+        kind: None takes what the model is.
+
+    Raises:
+        LMWorksError: the model cannot be loaded, or not as that kind.
+    """
+    if (kind or kind_of(path)) == "embed":
+        embedding = EmbeddingEngine.load(path, config)
+        return embedding, embedding.info, None
+    engine = LLMEngine(*load(path, None, config), config)
+    engine.model.eval()
+    return engine, info_of(engine), roofline_of(engine)
+
+
+def kind_of(path: Path) -> Kind:
+    """What the model of a folder or file is for: vectors, unless it can generate and is not saved as an embedder."""
+    if (path / MODULES_FILE).is_file():
+        return "embed"
+    return "generate" if generates(read_config(path)) else "embed"
+
+
+def generates(config: ModelConfig) -> bool:
+    """Whether the model has a decoder with the head of a language model."""
+    return config.decoder is not None and config.decoder.causal and isinstance(config.head, CausalLMHead)
+
+
+def info_of(engine: LLMEngine) -> ModelInfo:
+    """What is served."""
+    return ModelInfo(
+        kind="generate",
+        max_model_len=engine.max_model_len,
+        vocab_size=engine.model.config.vocab_size,
+        has_encoder=engine.has_encoder,
+        block_size=engine.config.block_size,
+        num_kv_blocks=engine.blocks.num_blocks,
+        operations=names("generate"),
+    )
+
+
+def roofline_of(engine: LLMEngine) -> Roofline | None:
+    """A measure of the engine's steps against this machine's memory; None where that is not the CPU's."""
+    model = engine.model
+    if model.device.type != "cpu":
+        return None
+    int8 = any(isinstance(module, QuantizedLinear) for module in model.modules())
+    cache = sum(layer.nbytes for layer in engine.cache.layers)
+    return Roofline(weight_bytes(model.config, model.dtype, int8=int8), cache, read_bandwidth())

@@ -1,0 +1,34 @@
+"""What may be asked of a running engine besides generation, by name: `AsyncLLM.call(name, **arguments)`.
+
+A row is a function whose first argument is the engine; the others, and what it returns, are plain values, because it
+may run in another process: numbers, texts, bytes, lists and mappings of them. It runs between two steps and alone
+touches the engine. The server offers a route only for what has a row here. Knows no model and no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lmworks.core.registry import resolve
+from lmworks.engine.exchange import Kind
+
+OPERATIONS: Mapping[Kind, Mapping[str, str]] = {
+    "generate": {
+        "update_weights": "lmworks.engine.weights:update_from_folder",
+    },
+    "embed": {
+        "embed": "lmworks.engine.embedding_engine:embed",
+    },
+}
+"""Kind of model to the name and the function of what it can do."""
+
+
+def names(kind: Kind) -> tuple[str, ...]:
+    """What a model of that kind can do."""
+    return tuple(OPERATIONS[kind])
+
+
+def carry_out(engine: Any, kind: Kind, name: str, arguments: Mapping[str, Any]) -> Any:
+    """Call an operation that `names` lists; it raises what it raises."""
+    return resolve(OPERATIONS[kind][name])(engine, **arguments)
