@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from lmworks.core.errors import CheckpointError
 from lmworks.core.gguf_blocks import FORMATS, OTHER_TYPES, BlockFormat
+from lmworks.core.gguf_grids import GRIDS, BlockGrid, Split
 
 MAGIC = b"GGUF"
 ALIGNMENT = 32
@@ -89,8 +90,25 @@ class GGUFFile:
     def tensor(self, name: str) -> NDArray[np.float32]:
         """The tensor decoded to float32, in a fresh array."""
         info = self._info(name)
+        return info.format.decode(self._blocks(info)).reshape(info.shape)
+
+    def grid_format(self, name: str) -> BlockGrid | None:
+        """How a matrix reads as integers; None for vectors and formats that do not."""
+        info = self._tensors.get(name)
+        return None if info is None or len(info.shape) != 2 else GRIDS.get(info.format.name)
+
+    def grid(self, name: str) -> Split:
+        """A matrix that has a grid format: values [out, in], scales and zeros [out, groups], in fresh arrays."""
+        info, form = self._info(name), self.grid_format(name)
+        assert form is not None
+        values, scale, zero = form.split(self._blocks(info))
+        groups = (info.shape[0], info.shape[1] // form.group_size)
+        shifts = None if zero is None else zero.reshape(groups)
+        return values.reshape(info.shape).copy(), scale.reshape(groups), shifts
+
+    def _blocks(self, info: TensorInfo) -> NDArray[np.uint8]:
         raw = np.asarray(self._data[info.offset : info.offset + info.size])
-        return info.format.decode(raw.reshape(-1, info.format.size)).reshape(info.shape)
+        return raw.reshape(-1, info.format.size)
 
     def _info(self, name: str) -> TensorInfo:
         if name not in self._tensors:

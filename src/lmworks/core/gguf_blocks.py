@@ -31,17 +31,17 @@ class BlockFormat:
     """The inverse, rounding to nearest; None for formats that are only read."""
 
 
-def _half(raw: Bytes) -> Floats:
+def half(raw: Bytes) -> Floats:
     """[B, 2] bytes holding one float16 each -> [B, 1]."""
     return np.ascontiguousarray(raw).view(np.float16).astype(np.float32)
 
 
-def _nibbles(raw: Bytes) -> Bytes:
+def nibbles(raw: Bytes) -> Bytes:
     """[B, n] bytes -> [B, 2n]: all low nibbles, then all high nibbles."""
     return np.concatenate([raw & 0x0F, raw >> 4], axis=-1)
 
 
-def _fifth_bits(raw: Bytes) -> Bytes:
+def fifth_bits(raw: Bytes) -> Bytes:
     """[B, 4] bytes of little-endian bit flags -> [B, 32] values of 0 or 16."""
     return np.unpackbits(raw, axis=-1, bitorder="little") * np.uint8(16)
 
@@ -59,28 +59,28 @@ def _bf16(raw: Bytes) -> Floats:
 
 
 def _q8_0(raw: Bytes) -> Floats:
-    return _half(raw[:, :2]) * raw[:, 2:].view(np.int8).astype(np.float32)
+    return half(raw[:, :2]) * raw[:, 2:].view(np.int8).astype(np.float32)
 
 
 def _q4_0(raw: Bytes) -> Floats:
-    return _half(raw[:, :2]) * (_nibbles(raw[:, 2:]).astype(np.float32) - 8)
+    return half(raw[:, :2]) * (nibbles(raw[:, 2:]).astype(np.float32) - 8)
 
 
 def _q4_1(raw: Bytes) -> Floats:
-    return _half(raw[:, :2]) * _nibbles(raw[:, 4:]).astype(np.float32) + _half(raw[:, 2:4])
+    return half(raw[:, :2]) * nibbles(raw[:, 4:]).astype(np.float32) + half(raw[:, 2:4])
 
 
 def _q5_0(raw: Bytes) -> Floats:
-    values = _nibbles(raw[:, 6:]) | _fifth_bits(raw[:, 2:6])
-    return _half(raw[:, :2]) * (values.astype(np.float32) - 16)
+    values = nibbles(raw[:, 6:]) | fifth_bits(raw[:, 2:6])
+    return half(raw[:, :2]) * (values.astype(np.float32) - 16)
 
 
 def _q5_1(raw: Bytes) -> Floats:
-    values = _nibbles(raw[:, 8:]) | _fifth_bits(raw[:, 4:8])
-    return _half(raw[:, :2]) * values.astype(np.float32) + _half(raw[:, 2:4])
+    values = nibbles(raw[:, 8:]) | fifth_bits(raw[:, 4:8])
+    return half(raw[:, :2]) * values.astype(np.float32) + half(raw[:, 2:4])
 
 
-def _k_scales(raw: Bytes) -> tuple[Floats, Floats]:
+def k_scales(raw: Bytes) -> tuple[Floats, Floats]:
     """[B, 12] packed 6-bit numbers -> scales and minima, [B, 8] each."""
     first, middle, last = raw[:, 0:4], raw[:, 4:8], raw[:, 8:12]
     scales = np.concatenate([first & 63, (last & 0x0F) | ((first >> 6) << 4)], axis=-1)
@@ -90,8 +90,8 @@ def _k_scales(raw: Bytes) -> tuple[Floats, Floats]:
 
 def _k_decode(raw: Bytes, values: Bytes) -> Floats:
     """Scale and shift [B, 8, 32] integers by the header of a 4- or 5-bit K block."""
-    scales, minima = _k_scales(raw[:, 4:16])
-    scales, minima = _half(raw[:, :2]) * scales, _half(raw[:, 2:4]) * minima
+    scales, minima = k_scales(raw[:, 4:16])
+    scales, minima = half(raw[:, :2]) * scales, half(raw[:, 2:4]) * minima
     return (scales[:, :, None] * values.astype(np.float32) - minima[:, :, None]).reshape(len(raw), 256)
 
 
@@ -102,8 +102,8 @@ def _quarters(raw: Bytes) -> Bytes:
 
 
 def _q2_k(raw: Bytes) -> Floats:
-    scales = _half(raw[:, 80:82]) * (raw[:, :16] & 0x0F).astype(np.float32)
-    minima = _half(raw[:, 82:]) * (raw[:, :16] >> 4).astype(np.float32)
+    scales = half(raw[:, 80:82]) * (raw[:, :16] & 0x0F).astype(np.float32)
+    minima = half(raw[:, 82:]) * (raw[:, :16] >> 4).astype(np.float32)
     values = _quarters(raw[:, 16:80]).astype(np.float32)
     return (scales[:, :, None] * values - minima[:, :, None]).reshape(len(raw), 256)
 
@@ -111,30 +111,40 @@ def _q2_k(raw: Bytes) -> Floats:
 def _q3_k(raw: Bytes) -> Floats:
     packed = raw[:, 96:108]
     high = (packed[:, None, 8:] >> np.array([0, 2, 4, 6], dtype=np.uint8)[None, :, None]) & 3
-    scales = (_nibbles(packed[:, :8]) | (high.reshape(-1, 16) << 4)).astype(np.float32) - 32
+    scales = (nibbles(packed[:, :8]) | (high.reshape(-1, 16) << 4)).astype(np.float32) - 32
     planes = np.arange(8, dtype=np.uint8)[None, :, None]
     third = (raw[:, None, :32] >> planes).reshape(-1, 16, 16) & 1
     values = (_quarters(raw[:, 32:96]) | (third << 2)).astype(np.float32) - 4
-    return ((_half(raw[:, 108:]) * scales)[:, :, None] * values).reshape(len(raw), 256)
+    return ((half(raw[:, 108:]) * scales)[:, :, None] * values).reshape(len(raw), 256)
 
 
 def _q4_k(raw: Bytes) -> Floats:
-    return _k_decode(raw, _nibbles(raw[:, 16:].reshape(-1, 4, 32)).reshape(-1, 8, 32))
+    return _k_decode(raw, nibbles(raw[:, 16:].reshape(-1, 4, 32)).reshape(-1, 8, 32))
+
+
+def k_values5(raw: Bytes) -> Bytes:
+    """5-bit K blocks -> [B, 8, 32] integers."""
+    low = nibbles(raw[:, 48:].reshape(-1, 4, 32)).reshape(-1, 8, 32)
+    planes = np.arange(8, dtype=np.uint8)[None, :, None]
+    high = (raw[:, None, 16:48] >> planes) & np.uint8(1)
+    return low | (high * np.uint8(16))
 
 
 def _q5_k(raw: Bytes) -> Floats:
-    low = _nibbles(raw[:, 48:].reshape(-1, 4, 32)).reshape(-1, 8, 32)
-    planes = np.arange(8, dtype=np.uint8)[None, :, None]
-    high = (raw[:, None, 16:48] >> planes) & np.uint8(1)
-    return _k_decode(raw, low | (high * np.uint8(16)))
+    return _k_decode(raw, k_values5(raw))
+
+
+def k_values6(raw: Bytes) -> Bytes:
+    """6-bit K blocks -> [16 B, 16] integers; 32 is zero."""
+    low = nibbles(raw[:, :128].reshape(-1, 2, 64)).reshape(-1, 2, 4, 32)
+    shifts = np.array([0, 2, 4, 6], dtype=np.uint8)[None, None, :, None]
+    high = (raw[:, 128:192].reshape(-1, 2, 1, 32) >> shifts) & np.uint8(3)
+    return (low | (high << np.uint8(4))).reshape(-1, 16)
 
 
 def _q6_k(raw: Bytes) -> Floats:
-    low = _nibbles(raw[:, :128].reshape(-1, 2, 64)).reshape(-1, 2, 4, 32)
-    shifts = np.array([0, 2, 4, 6], dtype=np.uint8)[None, None, :, None]
-    high = (raw[:, 128:192].reshape(-1, 2, 1, 32) >> shifts) & 3
-    values = (low | (high << 4)).astype(np.float32).reshape(-1, 16, 16) - 32
-    scales = _half(raw[:, 208:]) * raw[:, 192:208].view(np.int8).astype(np.float32)
+    values = k_values6(raw).reshape(-1, 16, 16).astype(np.float32) - 32
+    scales = half(raw[:, 208:]) * raw[:, 192:208].view(np.int8).astype(np.float32)
     return (scales[:, :, None] * values).reshape(len(raw), 256)
 
 

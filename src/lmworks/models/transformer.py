@@ -26,6 +26,7 @@ from lmworks.models.stack import Stack
 from lmworks.nn.attention_context import AttentionContext, PackedContext
 from lmworks.nn.patches import PatchEmbedding
 from lmworks.nn.pooling import pool
+from lmworks.nn.quantized import QuantizedEmbedding, QuantizedLinear
 
 
 class Transformer(nn.Module):
@@ -41,9 +42,9 @@ class Transformer(nn.Module):
         vision: sees all patches of an image.
     """
 
-    embed_tokens: nn.Embedding
+    embed_tokens: nn.Embedding | QuantizedEmbedding
     """Models of text have it."""
-    lm_head: nn.Linear
+    lm_head: nn.Linear | QuantizedLinear
     """Hidden states to the vocabulary; language models have it."""
 
     def __init__(
@@ -70,7 +71,13 @@ class Transformer(nn.Module):
 
     def tie_weights(self) -> None:
         """Make the head share the embedding's matrix, where the configuration says so."""
-        if self.tied:
+        if (
+            self.tied
+            and isinstance(self.lm_head, QuantizedLinear)
+            and isinstance(self.embed_tokens, QuantizedEmbedding)
+        ):
+            self.lm_head.share(self.embed_tokens)
+        elif self.tied:
             self.lm_head.weight = self.embed_tokens.weight
 
     def forward(

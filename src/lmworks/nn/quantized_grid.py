@@ -30,9 +30,9 @@ class QuantizedWeight:
     values: Tensor
     """[out, in]: int8 of 8 bits, uint8 from 0 to 15 of 4 bits."""
     scale: Tensor
-    """[out, groups] float32, one column per row of the matrix when `group_size` is 0. It may be negative."""
+    """[out, groups] float32 (files give what they store); one group when `group_size` is 0. It may be negative."""
     zero: Tensor | None
-    """[out, groups] float32: the value, often between two, that means 0.0; None is `MIDDLE[bits]` throughout."""
+    """[out, groups] like `scale`: the value, maybe between two, that means 0.0; None is `MIDDLE[bits]` throughout."""
     bits: int
     """4 or 8."""
     group_size: int

@@ -20,8 +20,10 @@ from lmworks.core.errors import ConfigError
 from lmworks.core.gguf import GGUFFile
 from lmworks.models.config import ModelConfig
 from lmworks.models.families import family_named
+from lmworks.models.hub.quantization_source import GridKind
 from lmworks.models.hub.rules import Operation, PairsToHalves, Rule, Shape, Transpose
 from lmworks.models.slots import AttentionConfig
+from lmworks.nn.quantized import QuantizedWeight
 from lmworks.nn.rope import inverse_frequencies, llama3_scaled
 
 ROPE_FACTORS = "rope_freqs.weight"
@@ -150,6 +152,18 @@ class GGUFSource:
     def tensor(self, name: str) -> Tensor:
         """See `TensorSource`."""
         return torch.from_numpy(self._file.tensor(name))
+
+    def kind(self, name: str) -> GridKind | None:
+        """See `GridSource`."""
+        form = self._file.grid_format(name)
+        return None if form is None else GridKind(form.bits, form.group_size, form.has_zero)
+
+    def grid(self, name: str) -> QuantizedWeight:
+        """See `GridSource`."""
+        form, (values, scale, zero) = self._file.grid_format(name), self._file.grid(name)
+        assert form is not None
+        shifts = None if zero is None else torch.from_numpy(zero)
+        return QuantizedWeight(torch.from_numpy(values), torch.from_numpy(scale), shifts, form.bits, form.group_size)
 
 
 def read_gguf(path: Path | str) -> GGUFFile:

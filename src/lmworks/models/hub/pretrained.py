@@ -1,4 +1,4 @@
-"""Load and save whole models: Hugging Face folders, plain or int8, and GGUF files.
+"""Load and save whole models: Hugging Face folders, plain or quantized, and GGUF files.
 
 Everything is checked before weights are read: the configuration, the names and shapes of all tensors, the
 memory needed and, for artifacts of ours, the hashes in `lineage.json`.
@@ -24,23 +24,28 @@ from lmworks.models.hub import quantization
 from lmworks.models.hub.gguf import GGUFSource, config_from_gguf, weight_rules
 from lmworks.models.hub.rules import expand, export_state, without_prefix
 from lmworks.models.hub.safetensors_io import SafetensorsSource, weight_files, write_safetensors
-from lmworks.models.hub.tensor_source import Respelled, check_depth, fill, own_state
+from lmworks.models.hub.tensor_source import Respelled, TensorSource, check_depth, fill, own_state
 from lmworks.models.transformer import Transformer
-from lmworks.nn.quantized import QuantizedLinear
+from lmworks.nn.quantized import QuantizedMatrix
 
 CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def load_pretrained(
-    path: Path | str, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
-) -> Transformer:
+    path: Path | str, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu",
+    keep_quantized: bool | None = None,
+) -> Transformer:  # fmt: skip
     """Load a model.
 
     Args:
-        path: a Hugging Face folder (plain, or int8 as compressed-tensors writes it) or a `.gguf` file.
-        dtype: of the weights; None keeps what `config.json` names (float32 for GGUF). int8 weights stay int8.
+        path: a Hugging Face folder (plain, or quantized by compressed-tensors, GPTQ, AWQ, bitsandbytes or as FP8) or a
+            `.gguf` file.
+        dtype: of the weights; None keeps what `config.json` names (float32 for GGUF). Grids keep their own.
         device: where the weights go.
+        keep_quantized: weights on a grid of 8 or 4 bits stay on it, in `QuantizedLinear`s, which cannot be trained;
+            False decodes all to `dtype`. None keeps those of folders and decodes GGUF files. Weights on no grid
+            (FP8, NF4, FP4, reordered columns, experts) are always decoded: computed in float32, rounded once.
 
     Raises:
         ConfigError: the configuration is impossible or needs what is not supported.
@@ -49,28 +54,26 @@ def load_pretrained(
     """
     path = _model_path(path)
     if path.is_file():
-        return _load_gguf(GGUFFile(path), dtype or torch.float32, device)
+        return _load_gguf(GGUFFile(path), dtype or torch.float32, device, keep_quantized=bool(keep_quantized))
     hf = read_json(path / CONFIG)
     verify_weights(path)
     row, config = family_of(hf), read_config(path)
-    source = Respelled(SafetensorsSource(path), row.legacy_names)
+    stored = Respelled(SafetensorsSource(path), row.legacy_names)
+    quantized = quantization.quantized_source(stored, hf, path)
+    source: TensorSource = quantized or stored
     config = row.as_stored(config, source.shapes())
     check_depth(config, row.templates(config), source, row.prefix)
     model = _empty(config)
-    rules = row.rules(model.config, own_state(model))
-    if (ignore := quantization.read_ignore(hf)) is not None:
-        names = quantization.linear_names(model, rules)
-        packed = [ours for ours, theirs in names.items() if not quantization.ignored(theirs, ignore)]
-        if quantization.HEAD in packed:
-            raise ConfigError(
-                f"{path}: its {quantization.HEAD} is quantized; a head is only read as floating point",
-                f'Quantize the model with "{quantization.HEAD}" in ignore',
-            )
-        quantization.replace_linears(model, packed)
-        rules = quantization.pack_rules(rules, packed)
+    rules, dtype = row.rules(model.config, own_state(model)), dtype or _dtype(hf)
+    if quantized is not None:
+        if not any(name.startswith(row.prefix) for name in quantized.shapes()):
+            rules = without_prefix(rules, row.prefix)
+        rules = quantization.as_stored(rules, quantized)
+        if keep_quantized is not False:
+            rules, source = quantization.keep_grids(model, rules, quantized, dtype, device)
     fill(
         model, rules, source, prefix=row.prefix, ignored=row.ignored(config), tied=row.tied, aliases=row.aliases,
-        dtype=dtype or _dtype(hf), device=device,
+        dtype=dtype, device=device,
     )  # fmt: skip
     return model
 
@@ -79,7 +82,7 @@ def save_pretrained(model: Transformer, folder: Path | str, *, dtype: torch.dtyp
     """Write `config.json`, `generation_config.json` and `model.safetensors` (or shards) into a folder.
 
     Args:
-        model: plain, or with int8 linear maps.
+        model: plain, or with linear maps on grids, which are written as compressed-tensors' int8 and int4.
         folder: made if absent.
         dtype: floating-point tensors are stored as this; None keeps the model's.
 
@@ -90,21 +93,18 @@ def save_pretrained(model: Transformer, folder: Path | str, *, dtype: torch.dtyp
     folder, config = Path(folder), model.config
     row = family_named(config.family)
     hf = row.to_hf(config)
-    packed = [n for n, m in model.named_modules() if isinstance(m, QuantizedLinear)]
     state = own_state(model)
-    plain = [n for n in state if n.removesuffix(".weight_scale") not in packed]
-    rules = row.rules(config, plain)
+    rules = row.rules(config, quantization.plain_names(model, state))
     if config.head.kind == "embedding":  # files of the bare model have its names alone
         rules = without_prefix(rules, row.prefix)
-    if packed:
-        names = quantization.linear_names(model, rules)
-        ignore = sorted({theirs for ours, theirs in names.items() if ours not in packed} | {quantization.HEAD})
-        hf["quantization_config"] = quantization.describe(ignore)
-        rules = quantization.pack_rules(rules, packed)
     dtype = dtype or model.dtype
+    state = {n: t.detach() for n, t in state.items()}
+    if any(isinstance(m, QuantizedMatrix) for m in model.modules()):
+        exported, hf["quantization_config"] = quantization.export_quantized(model, rules, state)
+    else:
+        exported = export_state(rules, state)
     # `dtype` is version 5's spelling, `torch_dtype` version 4's.
     hf |= dict.fromkeys(("dtype", "torch_dtype"), str(dtype).removeprefix("torch."))
-    exported = export_state(rules, {n: t.detach() for n, t in state.items()})
     exported = {n: t.to(dtype) if t.is_floating_point() else t for n, t in exported.items()}
     generation = {
         "bos_token_id": config.bos_token_id, "eos_token_id": one_or_list(config.eos_token_ids),
@@ -193,12 +193,14 @@ def _model_path(path: Path | str) -> Path:
     return files[0]
 
 
-def _load_gguf(file: GGUFFile, dtype: torch.dtype, device: torch.device | str) -> Transformer:
+def _load_gguf(file: GGUFFile, dtype: torch.dtype, device: torch.device | str, *, keep_quantized: bool) -> Transformer:
     config = config_from_gguf(file)
-    model = _empty(config)
-    rules = weight_rules(config)
-    expanded = expand(rules, own_state(model), config.output_stack.num_hidden_layers)
-    fill(model, expanded, GGUFSource(file), dtype=dtype, device=device, tied=("output.weight",))
+    model, quantized = _empty(config), GGUFSource(file)
+    rules = expand(weight_rules(config), own_state(model), config.output_stack.num_hidden_layers)
+    source: TensorSource = quantized
+    if keep_quantized:
+        rules, source = quantization.keep_grids(model, rules, quantized, dtype, device)
+    fill(model, rules, source, dtype=dtype, device=device, tied=("output.weight",))
     return model
 
 

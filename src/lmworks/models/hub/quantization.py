@@ -1,150 +1,264 @@
-"""int8 weights in a Hugging Face folder: the compressed-tensors description and the rules that read it.
+"""Quantized weights in model files: which reader a folder needs, and which modules stay on the grids it holds.
 
-Weight-only integers are written as `pack-quantized`: readers derive the layout from the scheme and ignore any
-other declared format. Knows no algorithm; `compress` quantizes.
+Knows no algorithm: `compress` quantizes.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lmworks.core.errors import CheckpointError, ConfigError
-from lmworks.models.hub.rules import Rule, Shape
+from lmworks.models.hub.quantization_bitsandbytes import BitsAndBytesSource
+from lmworks.models.hub.quantization_compressed import METHOD, CompressedSource, describe, matches, packed
+from lmworks.models.hub.quantization_fp8 import FP8Source
+from lmworks.models.hub.quantization_gptq import AWQSource, GPTQSource
+from lmworks.models.hub.quantization_source import PARTS, WEIGHT, GridKind, GridParts, GridSource, QuantizedSource
+from lmworks.models.hub.rules import PairsToHalves, Rule, Split, Transpose, export_state
+from lmworks.models.hub.tensor_source import TensorSource
 from lmworks.models.transformer import Transformer
 from lmworks.nn.moe import MixtureOfExperts
-from lmworks.nn.quantized import QuantizedLinear, pack_int32, unpack_int32
+from lmworks.nn.quantized import GRID, QuantizedEmbedding, QuantizedLinear, QuantizedMatrix
 
 HEAD = "lm_head"
-"""Name of the head, ours and theirs; it stays floating point."""
-_WEIGHTS = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
+"""Name of the head, ours and theirs."""
+EMBEDDING = "embed_tokens"
+METHODS = {METHOD, "gptq", "awq", "bitsandbytes", "fp8", "fbgemm_fp8"}
+"""Values of `quant_method` that are read."""
+BESIDE = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
+"""Where the tools described a folder before `config.json` did."""
 
 
-@dataclass(frozen=True)
-class Packed:
-    """`weight_packed` and `weight_shape` of theirs are one int8 matrix of ours."""
-
-    def load(self, tensors: list[Tensor], shapes: Sequence[Shape]) -> list[Tensor]:
-        """See `Operation`."""
-        packed, shape = tensors
-        if tuple(shape.tolist()) != tuple(shapes[0]):
-            raise CheckpointError(
-                f"a weight_shape says {shape.tolist()} where the configuration has {list(shapes[0])}",
-                "Restore the config.json that belongs to these weights",
-            )
-        return [unpack_int32(packed, shapes[0][1], 8)]
-
-    def export(self, tensors: list[Tensor]) -> list[Tensor]:
-        """See `Operation`."""
-        (weight,) = tensors
-        return [pack_int32(weight, 8), torch.tensor(weight.shape, dtype=torch.int64)]
-
-
-def describe(ignore: Sequence[str]) -> dict[str, Any]:
-    """The `quantization_config` of a model whose linear maps are int8 except `ignore` (their names)."""
-    group = {"targets": ["Linear"], "weights": {**_WEIGHTS, "group_size": None, "dynamic": False}}
-    return {
-        "quant_method": "compressed-tensors",
-        "format": "pack-quantized",
-        "quantization_status": "compressed",
-        "config_groups": {"group_0": group},
-        "ignore": list(ignore),
-        "kv_cache_scheme": None,
-    }
-
-
-def read_ignore(hf: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Names and `re:` patterns of linear maps left alone; None when the model is not quantized.
+def quantized_source(source: TensorSource, hf: Mapping[str, Any], folder: Path) -> QuantizedSource | None:
+    """The reader that a folder's description asks for; None when the model is not quantized.
 
     Raises:
         ConfigError: quantized in a way that is not supported.
     """
-    described = hf.get("quantization_config")
-    if described is None:
-        return None
-    try:
-        groups = list(described["config_groups"].values())
-        weights = groups[0]["weights"]
-        supported = (
-            described["quant_method"] == "compressed-tensors"
-            and described["format"] == "pack-quantized"
-            and len(groups) == 1
-            and groups[0]["targets"] == ["Linear"]
-            and groups[0].get("input_activations") is None
-            and described.get("kv_cache_scheme") is None
-            and {k: weights.get(k) for k in _WEIGHTS} == _WEIGHTS
+    config: Any = hf.get("quantization_config", hf.get("compression_config"))
+    if config is None:
+        config = next(
+            ({"quant_method": m, **_read(folder / f)} for f, m in BESIDE.items() if (folder / f).is_file()), None
         )
-    except (KeyError, TypeError, AttributeError, IndexError):
-        supported = False
-    if not supported:
-        raise ConfigError(
-            "config.json: this quantization_config is not supported "
-            f"(quant_method {described.get('quant_method')!r}, format {described.get('format')!r})"
-            if isinstance(described, dict) else "config.json: quantization_config is not a mapping",
-            "Read are compressed-tensors pack-quantized int8 weights, symmetric, one scale per output channel",
-        )  # fmt: skip
-    return tuple(described.get("ignore") or ())
+    if config is None:
+        return None
+    if not isinstance(config, Mapping):
+        raise ConfigError("config.json: quantization_config is not a mapping", "Restore the original config.json")
+    method = config.get("quant_method")
+    if method is None and (config.get("load_in_4bit") or config.get("load_in_8bit")):
+        method = "bitsandbytes"
+    match method:
+        case "compressed-tensors":
+            return CompressedSource(source, config)
+        case "gptq":
+            return GPTQSource(source, config)
+        case "awq":
+            return AWQSource(source, config)
+        case "bitsandbytes":
+            return BitsAndBytesSource(source)
+        case "fp8" | "fbgemm_fp8":
+            return FP8Source(source, config)
+    raise ConfigError(
+        f"config.json: quantization_config of quant_method {method!r} is not supported",
+        f"Use a model that is not quantized, or by {', '.join(sorted(METHODS))}",
+    )
+
+
+def as_stored(rules: Sequence[Rule], source: QuantizedSource) -> tuple[Rule, ...]:
+    """The rules as they read from quantized modules, which are [out, in] even where a family keeps [in, out]."""
+    stored, modules = source.shapes(), source.modules
+    found = []
+    for rule in rules:
+        rule = rule.as_stored(stored)
+        if all(name.removesuffix(WEIGHT) in modules for name in rule.theirs):
+            rule = replace(rule, operations=tuple(o for o in rule.operations if not isinstance(o, Transpose)))
+        found.append(rule)
+    return tuple(found)
+
+
+def keep_grids(
+    model: Transformer, rules: Sequence[Rule], source: GridSource, dtype: torch.dtype, device: torch.device | str
+) -> tuple[tuple[Rule, ...], TensorSource]:
+    """Put empty quantized modules in place of those whose weights are on grids, and read the grids instead.
+
+    Where the file's matrix is several of ours, each gets its rows; a stack of experts is read as floating point.
+
+    Args:
+        model: on the meta device, changed in place.
+        rules: as they fit the source.
+        source: of the weights.
+        dtype: of the activations.
+        device: where the weights will go.
+
+    Returns:
+        The rules and the source to fill the model from.
+    """
+    kept: list[str] = []
+    found: list[Rule] = []
+    stored = source.shapes()
+    for rule in (rule.as_stored(stored) for rule in rules):
+        kind = _common_kind(rule, source)
+        modules = [_module(model, name) for name in rule.ours]
+        if kind is None or any(module is None for module in modules) or not _by_rows(rule):
+            found.append(rule)
+            continue
+        kept += rule.theirs
+        found += by_parts(rule, kind)
+        for name, module in zip(rule.ours, modules, strict=True):
+            assert module is not None
+            model.set_submodule(name.removesuffix(WEIGHT), _empty(module, kind, dtype, device))
+            if model.tied and isinstance(module, nn.Embedding):
+                assert isinstance(model.lm_head, nn.Linear)
+                model.set_submodule(HEAD, _empty(model.lm_head, kind, dtype, device))
+    model.tie_weights()
+    return tuple(found), GridParts(source, kept) if kept else source
+
+
+def by_parts(rule: Rule, kind: GridKind) -> list[Rule]:
+    """Rules for values, scales and zeros like a rule for weights, all of which it arranges by rows."""
+    operations = tuple(o for o in rule.operations if not isinstance(o, Transpose))
+    return [
+        Rule(tuple(f"{n}{part}" for n in rule.ours), tuple(f"{n}{part}" for n in rule.theirs), operations)
+        for part in (PARTS if kind.zero else PARTS[:-1])
+    ]
 
 
 def linear_names(model: Transformer, rules: Sequence[Rule]) -> dict[str, str]:
-    """Every linear map that has a matrix of its own: our module name to theirs.
+    """Linear maps that can be stored on a grid: our module name to theirs, which several of ours may share.
 
     Raises:
-        ConfigError: the family stores a linear map fused or transposed, which this format cannot express, or has
-            experts.
+        ConfigError: the family stores a linear map transposed, which readers do not quantize, or has experts.
     """
     if any(isinstance(module, MixtureOfExperts) for module in model.modules()):
         raise ConfigError(
             f"models of the family {model.config.family!r} cannot be stored in int8: their experts are stacked here",
             "Quantize a dense model",
         )
-    stored = {rule.ours[0]: rule for rule in rules}
+    stored = {name: rule for rule in rules for name in rule.ours}
     names: dict[str, str] = {}
     for name, module in model.named_modules():
-        if not isinstance(module, nn.Linear | QuantizedLinear):
+        if not isinstance(module, nn.Linear | QuantizedLinear) or (name == HEAD and model.tied):
             continue
-        if name == HEAD and model.tied:
-            continue
-        rule = stored.get(f"{name}.weight")
-        if rule is None or len(rule.ours) > 1 or rule.operations:
+        rule = stored.get(f"{name}{WEIGHT}")
+        if rule is None or len(rule.theirs) > 1 or not _by_rows(rule) or _transposed(rule):
             raise ConfigError(
                 f"models of the family {model.config.family!r} cannot be stored in int8: their {name!r} is not a "
                 "plain Linear on disk",
-                "Quantize a model of a family that stores each linear map by itself, such as llama or qwen3",
+                "Quantize a model of a family that stores linear maps as such, such as llama, qwen3 or phi3",
             )
-        names[name] = rule.theirs[0].removesuffix(".weight")
+        names[name] = rule.theirs[0].removesuffix(WEIGHT)
     return names
 
 
 def ignored(theirs: str, ignore: Sequence[str]) -> bool:
     """Whether a module name of theirs is left alone: equal to an entry, or matched by a `re:` pattern."""
-    return any(re.match(e[3:], theirs) if e.startswith("re:") else e == theirs for e in ignore)
+    return any(matches(theirs, entry) for entry in ignore)
 
 
-def pack_rules(rules: Sequence[Rule], modules: Collection[str]) -> tuple[Rule, ...]:
-    """The rules with the weights of `modules` (ours) stored packed, their scales beside them."""
-    packed: list[Rule] = []
+def plain_names(model: Transformer, names: Iterable[str]) -> list[str]:
+    """The names that the model would have without grids."""
+    grids = {f"{n}.{part}" for n, m in model.named_modules() if isinstance(m, QuantizedMatrix) for part in GRID[1:]}
+    return [name for name in names if name not in grids]
+
+
+def export_quantized(
+    model: Transformer, rules: Sequence[Rule], state: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Their tensors and the `quantization_config` of a model with quantized linear maps.
+
+    Args:
+        model: where the modules are.
+        rules: expanded for the plain model.
+        state: ours.
+
+    Raises:
+        ConfigError: the family's format or compressed-tensors cannot express it.
+    """
+    modules = {n: m for n, m in model.named_modules() if isinstance(m, QuantizedMatrix)}
+    if isinstance(model.embed_tokens, QuantizedEmbedding):
+        raise ConfigError("compressed-tensors stores no quantized embedding", "Load it with keep_quantized=False")
+    names = linear_names(model, rules)
+    kinds: dict[str, GridKind] = {}
+    exported: dict[str, Tensor] = {}
     for rule in rules:
-        module = rule.ours[0].removesuffix(".weight")
-        if not rule.ours[0].endswith(".weight") or module not in modules:
-            packed.append(rule)
+        found = [modules.get(name.removesuffix(WEIGHT)) for name in rule.ours]
+        if not any(found):
+            exported |= export_state([rule], state)
             continue
+        grids = [m.quantized_weight() for m in found if m is not None]
+        of = {GridKind.of(grid) for grid in grids}
+        if len(grids) < len(found) or len(of) > 1:
+            raise ConfigError(
+                f"{rule.theirs[0]} is one matrix on disk, and {', '.join(rule.ours)} in it are quantized differently",
+                "Quantize all of them alike, or none",
+            )
+        (kind,) = of
+        tensors = {f"{n}{part}": t for n, g in zip(rule.ours, grids, strict=True) for part, t in _parts(g)}
+        fused = export_state(by_parts(rule, kind), tensors)
         theirs = rule.theirs[0]
-        packed.append(Rule(rule.ours, (f"{theirs}_packed", f"{theirs}_shape"), (Packed(),)))
-        packed.append(Rule((f"{module}.weight_scale",), (f"{theirs}_scale",)))
-    return tuple(packed)
+        kinds[theirs.removesuffix(WEIGHT)] = kind
+        values, scale, zero = (fused.get(f"{theirs}{part}") for part in PARTS)
+        assert values is not None
+        assert scale is not None
+        grid = replace(grids[0], values=values, scale=scale, zero=zero)
+        exported |= packed(theirs.removesuffix(WEIGHT), grid)
+    ignore = {theirs for theirs in names.values() if theirs not in kinds}
+    return exported, describe(kinds, sorted(ignore | ({HEAD} if HEAD not in kinds else set())))
 
 
-def replace_linears(model: Transformer, names: Collection[str]) -> None:
-    """Put an empty `QuantizedLinear` in place of each named linear map, on the same device."""
-    for name in names:
-        linear = model.get_submodule(name)
-        assert isinstance(linear, nn.Linear)
-        with linear.weight.device:
-            empty = QuantizedLinear(linear.in_features, linear.out_features, bias=linear.bias is not None)
-        model.set_submodule(name, empty)
+def _parts(grid: Any) -> list[tuple[str, Tensor]]:
+    return [(p, t) for p, t in zip(PARTS, (grid.values, grid.scale, grid.zero), strict=True) if t is not None]
+
+
+def _common_kind(rule: Rule, source: GridSource) -> GridKind | None:
+    if not all(name.endswith(WEIGHT) for name in (*rule.ours, *rule.theirs)) or not rule.theirs:
+        return None
+    kinds = {source.kind(name) for name in rule.theirs}
+    return kinds.pop() if len(kinds) == 1 else None
+
+
+def _by_rows(rule: Rule) -> bool:
+    """Whether the operations only move rows, so that scales move alike; a transposition is the reader's business."""
+    allowed = (o for o in rule.operations if not isinstance(o, Transpose))
+    return all(isinstance(o, PairsToHalves) or (isinstance(o, Split) and o.dim == 0) for o in allowed)
+
+
+def _transposed(rule: Rule) -> bool:
+    return sum(isinstance(o, Transpose) for o in rule.operations) % 2 == 1
+
+
+def _module(model: Transformer, weight: str) -> nn.Linear | nn.Embedding | None:
+    """The module of a weight, where it is one that can be quantized."""
+    owner = weight.removesuffix(WEIGHT)
+    module = dict(model.named_modules()).get(owner)
+    if isinstance(module, nn.Embedding) and owner != EMBEDDING:  # of positions or segments: added, not looked up here
+        return None
+    return module if isinstance(module, nn.Linear | nn.Embedding) else None
+
+
+def _empty(
+    module: nn.Linear | nn.Embedding, kind: GridKind, dtype: torch.dtype, device: torch.device | str
+) -> QuantizedMatrix:
+    grid: dict[str, Any] = {"bits": kind.bits, "group_size": kind.group_size, "zero": kind.zero}
+    with module.weight.device:
+        if isinstance(module, nn.Linear):
+            return QuantizedLinear(module.in_features, module.out_features, bias=module.bias is not None, **grid)
+        made = QuantizedEmbedding(module.num_embeddings, module.embedding_dim, **grid)
+    made._given = torch.empty(0, dtype=dtype, device=device)  # not in any file
+    return made
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {file}: {error}", "Restore the file") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{file} holds a {type(found).__name__}, not an object", "Restore the file")
+    return found

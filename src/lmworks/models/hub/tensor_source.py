@@ -18,6 +18,7 @@ from lmworks.core.errors import CheckpointError
 from lmworks.models.config import ModelConfig
 from lmworks.models.hub.rules import Rule, Shape, export_state, without_prefix
 from lmworks.models.transformer import Transformer
+from lmworks.nn.quantized import GRID, QuantizedMatrix
 
 TIED = ("lm_head.weight", "embed_tokens.weight")
 """Our names of alias and owner when `tie_word_embeddings` is set."""
@@ -133,10 +134,8 @@ def compare(
 
 def own_state(model: Transformer) -> dict[str, Tensor]:
     """The model's tensors without the alias of a tied head."""
-    state = model.state_dict()
-    if model.tied:
-        del state[TIED[0]]
-    return state
+    head = TIED[0] if model.tied else ()
+    return {n: t for n, t in model.state_dict().items() if not head or not n.startswith(head)}
 
 
 def check_depth(config: ModelConfig, rules: Sequence[Rule], source: TensorSource, prefix: str) -> None:
@@ -213,6 +212,7 @@ def fill(
                 f"{source.name} holds a {alias} that differs from {repeated[alias]}, but {why}", remedy
             )
     loaded: dict[str, Tensor] = {}
+    grids = {f"{n}.{part}" for n, m in model.named_modules() if isinstance(m, QuantizedMatrix) for part in GRID}
     for rule in rules:
         shapes = [tuple(state[n].shape) for n in rule.ours]
         for name, tensor in rule.load([source.tensor(n) for n in rule.theirs], shapes).items():
@@ -222,10 +222,12 @@ def fill(
                     f"{source.name} holds {_listed(rule.theirs)} as {kind}, which is no type of such weights",
                     "Get the original files, or a quantization that is supported",
                 )
-            target = dtype if tensor.is_floating_point() else tensor.dtype
+            own = not tensor.is_floating_point() or name in grids  # a scale rounded once more would move its weights
+            target = tensor.dtype if own else dtype
             loaded[name] = tensor.to(device=device, dtype=target, memory_format=torch.contiguous_format)
     if model.tied:
-        loaded[TIED[0]] = loaded[TIED[1]]
+        owner, alias = (name.removesuffix("weight") for name in reversed(TIED))
+        loaded |= {alias + n.removeprefix(owner): t for n, t in loaded.items() if n.startswith(owner)}
     model.load_state_dict(loaded, strict=True, assign=True)
     model.tie_weights()
     return report
