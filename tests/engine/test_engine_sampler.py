@@ -239,7 +239,7 @@ def test_the_last_token_of_a_bad_word_may_not_come_after_the_ones_before():
 def test_bad_words_are_forbidden_with_and_without_a_space_before():
     assert bad_word_ids(["ab"], TOKENIZER) == (tuple(TOKENIZER.encode("ab")), tuple(TOKENIZER.encode(" ab")))
     assert bad_word_ids([" ab", "ab"], TOKENIZER) == bad_word_ids(["ab"], TOKENIZER)
-    with pytest.raises(RequestError, match="bad_words .* need a tokenizer"):
+    with pytest.raises(RequestError, match=r"bad_words .* need a tokenizer"):
         bad_word_ids(["ab"], None)
 
 

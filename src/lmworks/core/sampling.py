@@ -53,8 +53,9 @@ class SamplingParams(Config):
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     seed: int | None = None
-    logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
-    """Return log-probabilities of the chosen token and this many alternatives."""
+    logprobs: Annotated[int | None, Field(ge=0, le=256)] = None
+    """Return log-probabilities of the chosen token and this many alternatives. A server offers fewer; a wide beam
+    search needs many."""
     prompt_logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
     """Return log-probabilities of the prompt's tokens, but the first, and this many alternatives."""
     typical_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0

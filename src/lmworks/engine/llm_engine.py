@@ -71,6 +71,11 @@ class LLMEngine:
         return self.model.encoder is not None
 
     @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """End-of-sequence tokens of model and tokenizer."""
+        return self._eos_token_ids
+
+    @property
     def has_unfinished(self) -> bool:
         """Whether a step would do something."""
         return bool(self._live)

@@ -1,0 +1,148 @@
+"""Beam search finds what transformers' finds, and in groups what the paper's definition says."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import pytest
+import torch
+from test_engine_transformers_parity import hf_model
+from tiny_engine import random_prompts
+
+from lmworks.core.sampling import BeamSearchParams
+from lmworks.engine import LLM, EngineConfig
+from lmworks.engine.beam_search import BeamSearch
+from lmworks.models.hub import load_pretrained
+
+V, EOS = 9, 0
+
+
+def toy_logprobs(prefix: tuple[int, ...]) -> torch.Tensor:
+    """[V]: a language model of nine tokens that remembers everything."""
+    seed = sum((token + 1) * 31**place for place, token in enumerate(prefix)) % 2**31
+    return (torch.randn(V, generator=torch.Generator().manual_seed(seed)) * 1.5).log_softmax(-1)
+
+
+def search(params: BeamSearchParams, eos=(EOS,)) -> BeamSearch:
+    """Run to the end on the toy model, telling no more than is asked for."""
+    state = BeamSearch(params, eos)
+    while state.prefixes:
+        best = [toy_logprobs(p).topk(min(V, state.sampling_params.logprobs)) for p in state.prefixes]
+        state.advance([list(zip(b.indices.tolist(), b.values.tolist(), strict=True)) for b in best])
+    return state
+
+
+def diverse_reference(width: int, groups: int, penalty: float, steps: int) -> list[list[tuple[int, ...]]]:
+    """Algorithm 1 of arXiv:1610.02424 with Hamming diversity, over all continuations, no token ending anything."""
+    beams: list[dict[tuple[int, ...], float]] = [{(): 0.0} for _ in range(groups)]
+    for _ in range(steps):
+        said: list[int] = []
+        for g in range(groups):
+            scores = {
+                (*prefix, token): score + toy_logprobs(prefix)[token].item() - penalty * said.count(token)
+                for (prefix, score), token in product(beams[g].items(), range(V))
+            }
+            kept = sorted(scores, key=lambda y: -scores[y])[: width // groups]
+            beams[g] = {y: scores[y] for y in kept}
+            said += [y[-1] for y in kept]
+    return [list(group) for group in beams]
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.7, 5.0])
+@pytest.mark.parametrize(("width", "groups"), [(4, 2), (6, 3), (4, 4)])
+def test_groups_differ_as_the_paper_defines(width, groups, penalty):
+    params = BeamSearchParams(beam_width=width, max_tokens=5, num_beam_groups=groups, diversity_penalty=penalty,
+                              ignore_eos=True, length_penalty=0.0)  # fmt: skip
+    found = sorted(beam.token_ids for beam in search(params).beams)
+    assert found == sorted(y for group in diverse_reference(width, groups, penalty, 5) for y in group)
+
+
+def test_diversity_makes_groups_begin_differently():
+    def beginnings(penalty):
+        params = BeamSearchParams(beam_width=4, max_tokens=4, num_beam_groups=4, diversity_penalty=penalty)
+        return {beam.token_ids[0] for beam in search(params, eos=()).beams}
+
+    assert (len(beginnings(0.0)), len(beginnings(50.0))) == (1, 4)
+
+
+def test_a_beam_as_wide_as_all_completions_finds_the_likeliest():
+    params = BeamSearchParams(beam_width=64, max_tokens=2, length_penalty=0.0, early_stopping="never")
+    everything = {}
+    for first in range(V):
+        if first == EOS:
+            everything[(EOS,)] = toy_logprobs(())[EOS].item()
+            continue
+        for second in range(V):
+            everything[first, second] = (toy_logprobs(())[first] + toy_logprobs((first,))[second]).item()
+    best = sorted(everything, key=lambda y: -everything[y])[:10]
+    beams = search(params).beams
+    assert [b.token_ids for b in beams[:10]] == best
+    assert [b.cumulative_logprob for b in beams[:10]] == pytest.approx([everything[y] for y in best])
+    assert {b.finish_reason for b in beams} == {"stop", "length"}
+
+
+def test_the_context_bounds_the_search():
+    params = BeamSearchParams(beam_width=2, max_tokens=50, ignore_eos=True)
+    state = BeamSearch(params, (EOS,), max_tokens=3)
+    while state.prefixes:
+        state.advance([[(5, -0.1), (6, -2.0)] for _ in state.prefixes])
+    assert [len(beam.token_ids) for beam in state.beams] == [3, 3]
+
+
+def test_a_temperature_is_said_to_have_no_effect(caplog):
+    BeamSearch(BeamSearchParams(beam_width=2, max_tokens=1, temperature=0.7), ())
+    assert "temperature 0.7 has no effect" in caplog.text
+
+
+# --- the engine ----------------------------------------------------------------------------------------------------
+
+SETTINGS = {
+    "plain": {},
+    "wide": {"beam_width": 12},
+    "one": {"beam_width": 1},
+    "early": {"early_stopping": True},
+    "never": {"early_stopping": "never"},
+    "long": {"length_penalty": 2.0, "early_stopping": "never"},
+    "short": {"length_penalty": -1.0},
+    "no penalty": {"length_penalty": 0.0},
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Transformers' model, whose tokens 0 to 39 end often enough, and ours read from its folder."""
+    folder = tmp_path_factory.mktemp("beams")
+    theirs = hf_model("llama")
+    theirs.save_pretrained(folder)
+    config = EngineConfig(block_size=4, max_num_seqs=16, max_num_batched_tokens=64)
+    return theirs, LLM(load_pretrained(folder), config=config)
+
+
+@pytest.mark.parametrize("ends", [1, 3, 40])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_beams_and_scores_are_those_of_transformers(name, ends, models, monkeypatch):
+    theirs, ours = models
+    eos = list(range(ends))
+    monkeypatch.setattr(ours.engine, "_eos_token_ids", frozenset(eos))
+    params = BeamSearchParams(**{"beam_width": 4, "max_tokens": 12, **SETTINGS[name]})
+    (prompt,) = random_prompts([7], seed=ends)
+    expected = theirs.generate(
+        torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), do_sample=False,
+        num_beams=params.beam_width, num_return_sequences=params.beam_width, max_new_tokens=params.max_tokens,
+        length_penalty=params.length_penalty, early_stopping=params.early_stopping, eos_token_id=eos, pad_token_id=300,
+        return_dict_in_generate=True, output_scores=True,
+    )  # fmt: skip
+    (output,) = ours.beam_search([prompt], params)
+    if params.beam_width == 1:  # greedy there, without a score
+        assert output.outputs[0].token_ids == cut(expected.sequences[0, 7:].tolist())
+        return
+    assert [c.token_ids for c in output.outputs] == [cut(row[7:].tolist()) for row in expected.sequences]
+    scores = [c.cumulative_logprob / len(c.token_ids) ** params.length_penalty for c in output.outputs]
+    assert scores == pytest.approx(expected.sequences_scores.tolist(), abs=1e-4)
+    assert all(math.isfinite(score) for score in scores)
+
+
+def cut(tokens: list[int]) -> tuple[int, ...]:
+    """Without padding."""
+    return tuple(token for token in tokens if token != 300)
