@@ -1,0 +1,104 @@
+"""What a request wants its text to be, as bounded text for the grammar library. Knows no tokens.
+
+Whitespace in JSON is one space, or one line break with its indentation: a small model that keeps choosing whitespace
+gets on with the value all the same.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from lmworks.core.errors import RequestError
+from lmworks.core.sampling import StructuredOutputs
+from lmworks.protocol.json_schema import checked_schema
+
+WHITESPACE = r"( |\n {0,16}|\n\t{0,8})"
+"""At most once at each place where JSON permits whitespace."""
+MAX_REGEX_CHARACTERS = 8 * 1024
+MAX_GRAMMAR_CHARACTERS = 512 * 1024
+MAX_RULES = 2000
+MAX_CHOICES = 5000
+_RULE = re.compile(r"^\s*[?!]?\w[\w-]*\s*(\[[^\]\n]*\])?\s*(\.\d+\s*)?(::=|:)", re.MULTILINE)
+_QUOTED = re.compile(r"<state>|\n *1 \|")
+_INLINED = re.compile(r"%json\s*")
+
+
+def grammar_source(outputs: StructuredOutputs, begins_text: bool) -> str:
+    """A grammar for `llguidance`.
+
+    Args:
+        outputs: what is asked for.
+        begins_text: the decoded text loses one space at its beginning, so the tokens must begin with one.
+
+    Raises:
+        RequestError: too large, or cannot be kept.
+    """
+    if outputs.grammar is not None:
+        return _own_grammar(outputs.grammar, begins_text)
+    start = 'start: " " body' if begins_text else "start: body"
+    return f"%llguidance {{}}\n{start}\nbody: {_body(outputs)}\n"
+
+
+def _body(outputs: StructuredOutputs) -> str:
+    if outputs.regex is not None:
+        return _regex(outputs.regex)
+    if outputs.choice is not None:
+        if len(outputs.choice) > MAX_CHOICES or not outputs.choice:
+            raise RequestError(f"choice has {len(outputs.choice)} entries, not 1 to {MAX_CHOICES}")
+        if sum(map(len, outputs.choice)) > MAX_GRAMMAR_CHARACTERS:
+            raise RequestError(f"choice is longer than {MAX_GRAMMAR_CHARACTERS} characters in all", "Shorten it")
+        return " | ".join(json.dumps(text, ensure_ascii=False) for text in outputs.choice)
+    schema = {"type": "object"} if outputs.json_schema is None else checked_schema(outputs.json_schema)
+    return f"%json {json_grammar(schema)}"
+
+
+def json_grammar(schema: dict[str, Any] | bool) -> str:
+    """A checked schema with our whitespace."""
+    if schema is False:
+        raise RequestError("json_schema is false, which nothing satisfies", "Send a schema that permits something")
+    options = {"whitespace_pattern": WHITESPACE}
+    return json.dumps({**(schema if isinstance(schema, dict) else {}), "x-guidance": options}, ensure_ascii=False)
+
+
+def _regex(pattern: str) -> str:
+    """A regular expression between Lark's slashes; the whole text matches, with or without anchors."""
+    if len(pattern) > MAX_REGEX_CHARACTERS:
+        problem = f"regex has {len(pattern)} characters, more than {MAX_REGEX_CHARACTERS}"
+        raise RequestError(problem, "Shorten it, or use a grammar")
+    from llguidance import regex_to_lark
+
+    return f"/{regex_to_lark(pattern, 'dw')}/"
+
+
+def _own_grammar(text: str, begins_text: bool) -> str:
+    """Lark, or EBNF as llama.cpp writes it (`root ::= …`)."""
+    if len(text) > MAX_GRAMMAR_CHARACTERS:
+        raise RequestError(f"grammar has {len(text)} characters, more than {MAX_GRAMMAR_CHARACTERS}", "Shorten it")
+    if (count := len(_RULE.findall(text))) > MAX_RULES:
+        raise RequestError(f"grammar has {count} rules, more than {MAX_RULES}", "Use fewer rules")
+    _check_inlined(text)
+    from llguidance.gbnf_to_lark import any_to_lark
+
+    lark = any_to_lark(text) if "::=" in text else text
+    if not begins_text:
+        return lark
+    # Optional: a grammar may begin with a special token, which carries no space.
+    grammars = [{"lark_grammar": 'start: " "? @own'}, {"name": "own", "lark_grammar": lark}]
+    return json.dumps({"grammars": grammars}, ensure_ascii=False)
+
+
+def _check_inlined(text: str) -> None:
+    """The schemas in `%json {…}`."""
+    for number, found in enumerate(_INLINED.finditer(text)):
+        try:
+            schema, _ = json.JSONDecoder().raw_decode(text, found.end())
+        except (ValueError, RecursionError) as error:
+            raise RequestError(f"grammar: %json number {number} is not followed by JSON: {error}") from None
+        checked_schema(schema, f"grammar: %json number {number}")
+
+
+def own_words(error: str) -> str:
+    """The library's message on one line, without the parser's state and the source it quotes."""
+    return " ".join(_QUOTED.split(error)[0].split())[:300]
