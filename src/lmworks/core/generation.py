@@ -79,7 +79,9 @@ class Generator(Protocol):
         """One output per prompt, in order."""
         ...
 
-    def chat(self, conversations: Sequence[Sequence[Message]], sampling_params: SamplingParams) -> list[RequestOutput]:
+    def chat(
+        self, conversations: Sequence[Sequence[Message]], sampling_params: SamplingParams, /
+    ) -> list[RequestOutput]:
         """One assistant turn per conversation, in order."""
         ...
 
