@@ -11,10 +11,11 @@ from lmworks.core import errors
 from lmworks.core.generation import TokenLogprob
 from lmworks.core.messages import Message
 from lmworks.core.sampling import SamplingParams
-from lmworks.protocol.chat import ChatChunkChoice, ChatCompletionChunk, ChatCompletionRequest, ChatDelta
+from lmworks.protocol.chat import ChatCompletionRequest
+from lmworks.protocol.chat_response import ChatChunkChoice, ChatCompletionChunk, ChatDelta
 from lmworks.protocol.completions import CompletionRequest
 from lmworks.protocol.errors import InvalidRequestError, error_reply
-from lmworks.protocol.logprobs import chat_logprobs, completion_logprobs
+from lmworks.protocol.logprobs import LogprobLists, chat_logprobs
 from lmworks.protocol.sse import event
 from lmworks.protocol.usage import Usage
 from lmworks.protocol.wire import parse_request
@@ -87,24 +88,25 @@ def test_prompts_become_a_list():
 
 
 def test_messages_keep_what_templates_see():
-    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": [1]}'}}
+    seen = {"id": "c", "type": "function", "function": {"name": "f", "arguments": {"a": [1]}}}
     asked = chat(
         messages=[
             {"role": "developer", "content": "d"},
             {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "name": "n"},
-            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "assistant", "content": None, "tool_calls": [call], "reasoning": "hm"},
             {"role": "tool", "content": "4", "tool_call_id": "c"},
         ]
     )
     assert asked.to_messages() == [
         Message(role="system", content="d"),
         Message(role="user", content="a\nb", name="n"),
-        Message(role="assistant", content="", tool_calls=[call]),
+        Message(role="assistant", content="", tool_calls=[seen], reasoning_content="hm"),
         Message(role="tool", content="4", tool_call_id="c"),
     ]
 
 
-@pytest.mark.parametrize("name", ["tools", "functions", "response_format", "audio", "guided_json", "chat_template"])
+@pytest.mark.parametrize("name", ["functions", "audio", "chat_template", "web_search_options"])
 def test_what_would_change_the_answer_is_refused_by_name(name):
     with pytest.raises(InvalidRequestError, match=name) as caught:
         chat(**{name: [{"type": "x"}]})
@@ -153,9 +155,12 @@ def test_logprobs_of_half_a_character():
     chat_shape = chat_logprobs(entries, pieces.__getitem__)
     assert b"".join(bytes(e.bytes) for e in chat_shape.content).decode() == "😀a"
     assert chat_shape.content[0].top_logprobs[1].logprob == -9999.0
-    lists = completion_logprobs(entries, pieces.__getitem__, start=10)
-    assert len(lists.tokens) == len(lists.token_logprobs) == len(lists.top_logprobs) == len(lists.text_offset) == 3
-    assert lists.text_offset[0] == 10
+    writer = LogprobLists(pieces.__getitem__)
+    lists = writer.add([1, 2, 3], entries)
+    assert lists.tokens == ["bytes:\\xf0\\x9f", "bytes:\\x98\\x80", "a"], "no two parts of characters look alike"
+    assert lists.text_offset == [0, 0, 1]
+    assert lists.top_logprobs[0] == {"bytes:\\xf0\\x9f": -0.5, "a": -9999.0}
+    assert writer.add([3], [None]).text_offset == [2], "the next chunk goes on where the last one ended"
     json.loads(lists.model_dump_json())
 
 

@@ -23,12 +23,14 @@ class ScriptedEngine:
         self.error: Exception | None = None
         self.error_after = 0
         self.asked: list[tuple[list[int], object]] = []
+        self.options: list[dict[str, object]] = []
         self.running: set[str] = set()
         self.aborted: list[str] = []
         self.generated = 0
 
-    async def generate(self, prompt_token_ids, params, request_id):
+    async def generate(self, prompt_token_ids, params, request_id, **options):
         self.asked.append((list(prompt_token_ids), params))
+        self.options.append(options)
         ids = self.tokenizer.encode(self.reply)
         limit = params.max_tokens or self.max_model_len - len(prompt_token_ids)
         reason = "stop" if len(ids) <= limit else "length"

@@ -1,119 +1,176 @@
-"""`/v1/chat/completions`: request, response and stream chunks. Knows no template and no engine."""
+"""`POST /v1/chat/completions`: the request. Knows no template and no engine."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PlainValidator, ValidationError, WithJsonSchema
 
-from lmworks.core.messages import Message, Role
-from lmworks.core.sampling import SamplingParams
+from lmworks.core.messages import Message
+from lmworks.core.sampling import SamplingParams, StructuredOutputs
+from lmworks.protocol.chat_messages import Messages
 from lmworks.protocol.errors import InvalidRequestError
-from lmworks.protocol.logprobs import ChatLogprobs
 from lmworks.protocol.sampling import UNSUPPORTED_EXTRAS, SamplingFields
-from lmworks.protocol.usage import Usage
-from lmworks.protocol.wire import WireRequest, WireResponse, json_type
+from lmworks.protocol.structured import StructuredFields
+from lmworks.protocol.tools import AllowedToolsChoice, NamedTool, Tool
+from lmworks.protocol.wire import field_path
 
-ROLES: dict[str, Role] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
+TEMPLATE_NAMES = frozenset(
+    {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "generation_open",
+     "generation_close"}
+)  # fmt: skip
+"""What `chat_template_kwargs` must not set: the request has fields of its own for it."""
+
+ToolMode = Literal["none", "auto", "required"]
+
+
+def _tool_choice(value: object) -> str | NamedTool | AllowedToolsChoice | None:
+    if value is None or value in ("none", "auto", "required"):
+        return value if isinstance(value, str) else None
+    if isinstance(value, dict) and value.get("type") in ("function", "allowed_tools"):
+        form = NamedTool if value["type"] == "function" else AllowedToolsChoice
+        try:
+            return form.model_validate(value)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            raise ValueError(f"{field_path(problem['loc'])}: {problem['msg']}") from None
+    raise ValueError("a tool choice is 'none', 'auto', 'required', or an object that names a function")
+
+
+_NAMED = {
+    "type": "object",
+    "properties": {
+        "type": {"const": "function"},
+        "function": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]},
+    },
+    "required": ["type", "function"],
 }
-"""Roles on the wire and the role a template sees."""
+ToolChoice = Annotated[
+    str | NamedTool | AllowedToolsChoice | None,
+    PlainValidator(_tool_choice),
+    WithJsonSchema(
+        {"anyOf": [{"enum": ["none", "auto", "required"]}, _NAMED, {"type": "object"}, {"type": "null"}]},
+        mode="validation",
+    ),
+]
 
 
-class ChatMessage(WireRequest):
-    """One turn. `content` is text, or a list of text parts, which are joined by line breaks."""
-
-    role: str
-    content: str | None = None
-    name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
-    tool_call_id: str | None = None
-
-    @field_validator("role")
-    @classmethod
-    def _known_role(cls, value: str) -> str:
-        if value not in ROLES:
-            raise ValueError(f"the role must be one of {', '.join(ROLES)}")
-        return value
-
-    @field_validator("content", mode="before")
-    @classmethod
-    def _join_parts(cls, value: object) -> str | None:
-        if value is None or isinstance(value, str):
-            return value
-        if isinstance(value, list) and value:
-            return "\n".join(_part_text(part) for part in value)
-        raise ValueError("content must be a string or a non-empty list of text parts")
-
-    @model_validator(mode="after")
-    def _not_empty(self) -> ChatMessage:
-        if self.content is None and not (self.role == "assistant" and self.tool_calls):
-            raise ValueError(f"a {self.role} message needs content")
-        return self
-
-    def to_message(self) -> Message:
-        """The value that templates and engines share."""
-        return Message(
-            role=ROLES[self.role],
-            content=self.content or "",
-            name=self.name,
-            tool_calls=self.tool_calls,
-            tool_call_id=self.tool_call_id,
-        )
-
-
-def _part_text(part: object) -> str:
-    if not isinstance(part, dict):
-        raise ValueError(f"a content part must be an object, not a {json_type(part)}")
-    kind = part.get("type")
-    if kind not in ("text", "refusal"):
-        raise ValueError(f"content parts of type {kind!r} are not supported; send parts of type 'text'")
-    text = part.get(kind)
-    if not isinstance(text, str):
-        raise ValueError(f"a content part of type {kind!r} must hold a string named {kind!r}")
-    return text
-
-
-class ChatCompletionRequest(SamplingFields):
+class ChatCompletionRequest(SamplingFields, StructuredFields):
     """The body of `POST /v1/chat/completions`."""
 
     UNSUPPORTED: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         **UNSUPPORTED_EXTRAS,
-        "tools": ([],),
-        "tool_choice": ("none", "auto"),
         "functions": ([],),
         "function_call": ("none", "auto"),
-        "response_format": ({"type": "text"},),
         "modalities": (["text"],),
         "audio": (),
         "web_search_options": (),
-        "reasoning_effort": ("none",),
-        "verbosity": ("medium",),
-        "echo": (False,),
-        "add_generation_prompt": (True,),
-        "continue_final_message": (False,),
         "chat_template": (),
-        "chat_template_kwargs": ({},),
-        "documents": ([],),
     }
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
+    messages: Messages
+    max_tokens: Annotated[int | None, Field(ge=1, lt=2**31)] = None
+    max_completion_tokens: Annotated[int | None, Field(ge=1, lt=2**31)] = None
     """The current name of `max_tokens`; wins when both are given."""
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
+    tools: list[Tool] | None = None
+    tool_choice: ToolChoice = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    """A switch of the chat template, where it has one."""
+    include_reasoning: bool | None = None
+    """False leaves the reasoning out of the answer."""
+    echo: bool | None = None
+    """Begin the answer with the words of the message that it continues."""
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    documents: list[dict[str, Any]] | None = None
+    """For templates of retrieval-augmented models."""
 
     def to_messages(self) -> list[Message]:
-        """The conversation."""
+        """The conversation.
+
+        Raises:
+            InvalidRequestError: the message to be continued is not the assistant's.
+        """
+        if self.continue_final_message:
+            if self.add_generation_prompt:
+                param = "continue_final_message"
+                problem = "'continue_final_message' and 'add_generation_prompt' exclude each other"
+                raise InvalidRequestError(problem, "Set 'add_generation_prompt' to false", param=param)
+            if self.messages[-1].role != "assistant" or self.messages[-1].tool_calls:
+                problem = "'continue_final_message' needs a last message of the assistant's words"
+                raise InvalidRequestError(problem, "Add one", param="messages")
         return [message.to_message() for message in self.messages]
 
-    def sampling_params(self) -> SamplingParams:
+    def template_inputs(self) -> dict[str, Any]:
+        """What the chat template gets besides messages.
+
+        Raises:
+            InvalidRequestError: `chat_template_kwargs` sets what is not its own.
+        """
+        given = self.chat_template_kwargs or {}
+        if taken := sorted(TEMPLATE_NAMES & given.keys()):
+            raise InvalidRequestError(
+                f"'chat_template_kwargs' must not set {taken[0]!r}",
+                "Use the request's own field",
+                param="chat_template_kwargs",
+            )
+        inputs = dict(given)
+        if self.reasoning_effort is not None:
+            inputs.setdefault("reasoning_effort", self.reasoning_effort)
+            if self.reasoning_effort == "none":
+                inputs.setdefault("enable_thinking", False)
+        if self.documents:
+            inputs["documents"] = self.documents
+        if tools := self.offered_tools():
+            inputs["tools"] = [tool.to_template() for tool in tools]
+        return inputs
+
+    @property
+    def tool_mode(self) -> ToolMode:
+        """Whether the model may call a tool, must, or must not."""
+        match self.tool_choice:
+            case "none" | "auto" | "required":
+                return self.tool_choice
+            case NamedTool():
+                return "required"
+            case AllowedToolsChoice():
+                return self.tool_choice.allowed_tools.mode
+        return "auto" if self.tools else "none"
+
+    def offered_tools(self) -> list[Tool]:
+        """The tools that the model may call in this answer.
+
+        Raises:
+            InvalidRequestError: a tool is named that is not among `tools`, or a call is required without any.
+        """
+        tools = self.tools or []
+        if self.tool_mode == "none":
+            return []
+        if not tools and self.tool_choice not in (None, "auto"):
+            raise InvalidRequestError("'tool_choice' needs 'tools'", "Send the tools", param="tool_choice")
+        match self.tool_choice:
+            case NamedTool():
+                names = [self.tool_choice.function.name]
+            case AllowedToolsChoice():
+                names = [tool.function.name for tool in self.tool_choice.allowed_tools.tools]
+            case _:
+                return tools
+        known = {tool.function.name for tool in tools}
+        if unknown := [name for name in names if name not in known]:
+            problem = f"'tool_choice' names {unknown[0]!r}, which is not among 'tools'"
+            raise InvalidRequestError(problem, f"Name one of: {', '.join(sorted(known))}", param="tool_choice")
+        return [tool for tool in tools if tool.function.name in names]
+
+    def sampling_params(self, structured_outputs: StructuredOutputs | None = None) -> SamplingParams:
         """The engine's view of this request.
+
+        Args:
+            structured_outputs: what the answer's text must be; None takes what the request's own fields say.
 
         Raises:
             InvalidRequestError: fields contradict each other.
@@ -123,65 +180,5 @@ class ChatCompletionRequest(SamplingFields):
         return self.to_sampling_params(
             max_tokens=self.max_completion_tokens or self.max_tokens,
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            structured_outputs=structured_outputs or self.structured(),
         )
-
-
-class AssistantMessage(WireResponse):
-    """The answer."""
-
-    role: Literal["assistant"] = "assistant"
-    content: str
-    refusal: None = None
-
-
-class ChatChoice(WireResponse):
-    """One of `n` answers."""
-
-    index: int
-    message: AssistantMessage
-    logprobs: ChatLogprobs | None = None
-    finish_reason: Literal["stop", "length"]
-
-
-class ChatCompletion(WireResponse):
-    """The body of a whole response."""
-
-    id: str
-    object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
-    choices: list[ChatChoice]
-    usage: Usage
-    system_fingerprint: str
-
-
-class ChatDelta(WireResponse):
-    """What a chunk adds."""
-
-    OMIT_IF_NONE: ClassVar[frozenset[str]] = frozenset({"role", "content"})
-
-    role: Literal["assistant"] | None = None
-    content: str | None = None
-
-
-class ChatChunkChoice(WireResponse):
-    """One answer's part of a chunk."""
-
-    index: int
-    delta: ChatDelta
-    logprobs: ChatLogprobs | None = None
-    finish_reason: Literal["stop", "length"] | None = None
-
-
-class ChatCompletionChunk(WireResponse):
-    """One event of a stream; the last one has usage and no choices when the client asked for it."""
-
-    OMIT_IF_NONE: ClassVar[frozenset[str]] = frozenset({"usage"})
-
-    id: str
-    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    created: int
-    model: str
-    system_fingerprint: str
-    choices: list[ChatChunkChoice]
-    usage: Usage | None = None

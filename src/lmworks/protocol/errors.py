@@ -6,8 +6,9 @@ fixed sentence, so that no path, trace or internal value leaves the process. Kno
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
+
+from pydantic import BaseModel
 
 from lmworks.core.errors import (
     EngineOverloadedError,
@@ -41,6 +42,21 @@ class InvalidRequestError(RequestError):
         self.param, self.code, self.status = param, code, status
 
 
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorBody(BaseModel):
+    """The body of every error."""
+
+    error: ErrorDetail
+
+
 @dataclass(frozen=True)
 class ErrorReply:
     """One HTTP error: status, OpenAI-shaped body, extra headers."""
@@ -54,8 +70,8 @@ class ErrorReply:
 
     def to_json(self) -> str:
         """The body `{"error": {"message", "type", "param", "code"}}`."""
-        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        return json.dumps({"error": error}, ensure_ascii=False)
+        detail = ErrorDetail(message=self.message, type=self.type, param=self.param, code=self.code)
+        return ErrorBody(error=detail).model_dump_json()
 
 
 def error_reply(error: BaseException) -> ErrorReply:

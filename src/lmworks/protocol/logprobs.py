@@ -1,12 +1,13 @@
-"""Log-probabilities in OpenAI's two shapes: a list of tokens (chat) and parallel lists (text completions).
+"""Log-probabilities on the wire: a list of tokens (chat), parallel lists (text completions), vLLM's maps (prompts).
 
 Knows no tokenizer: the caller passes a function from token id to bytes.
 """
 
 from __future__ import annotations
 
+import codecs
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from lmworks.core.generation import TokenLogprob
 from lmworks.protocol.wire import WireResponse
@@ -39,13 +40,29 @@ class ChatLogprobs(WireResponse):
 
 
 class CompletionLogprobs(WireResponse):
-    """`choices[].logprobs` of a text completion: lists of equal length, one place per token."""
+    """`choices[].logprobs` of a text completion: lists of equal length, one place per token.
+
+    A text's first token has neither log-probability nor alternatives.
+    """
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
     """Where each token begins in the choice's text, in characters."""
+
+
+class PromptLogprob(WireResponse):
+    """What vLLM tells of one token at one place of the prompt."""
+
+    logprob: float
+    rank: int | None
+    """1 is the likeliest; unknown for a prompt's token that is not among the likeliest asked for."""
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptLogprob] | None]
+"""Per token of the prompt, token ids to their log-probabilities; None for the first."""
 
 
 def chat_logprobs(entries: Sequence[TokenLogprob], token_bytes: TokenBytes) -> ChatLogprobs:
@@ -61,19 +78,59 @@ def chat_logprobs(entries: Sequence[TokenLogprob], token_bytes: TokenBytes) -> C
     )
 
 
-def completion_logprobs(entries: Sequence[TokenLogprob], token_bytes: TokenBytes, start: int = 0) -> CompletionLogprobs:
-    """Log-probabilities for a text choice or chunk whose first token begins at character `start`."""
-    tokens = [_text(token_bytes(entry.token_id)) for entry in entries]
-    offsets = []
-    for token in tokens:
-        offsets.append(start)
-        start += len(token)
-    return CompletionLogprobs(
-        tokens=tokens,
-        token_logprobs=[_finite(entry.logprob) for entry in entries],
-        top_logprobs=[{_text(token_bytes(t)): _finite(p) for t, p in entry.top} for entry in entries],
-        text_offset=offsets,
-    )
+class LogprobLists:
+    """Writes one text choice's tokens as parallel lists, chunk after chunk.
+
+    Args:
+        token_bytes: a token's bytes.
+        hidden: tokens that are not part of the choice's text.
+    """
+
+    def __init__(self, token_bytes: TokenBytes, hidden: Container[int] = ()) -> None:
+        self._token_bytes, self._hidden = token_bytes, hidden
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._offset = 0
+
+    def add(self, tokens: Sequence[int], entries: Sequence[TokenLogprob | None]) -> CompletionLogprobs:
+        """The next tokens of the text, with what is known of each."""
+        offsets = []
+        for token in tokens:
+            offsets.append(self._offset)
+            if token not in self._hidden:
+                self._offset += len(self._decoder.decode(self._token_bytes(token)))
+        return CompletionLogprobs(
+            tokens=[self._name(token) for token in tokens],
+            token_logprobs=[None if entry is None else _finite(entry.logprob) for entry in entries],
+            top_logprobs=[None if entry is None else self._alternatives(entry) for entry in entries],
+            text_offset=offsets,
+        )
+
+    def _alternatives(self, entry: TokenLogprob) -> dict[str, float]:
+        """The likeliest tokens, and the one that is there."""
+        return {self._name(token): _finite(logprob) for token, logprob in (*entry.top, (entry.token_id, entry.logprob))}
+
+    def _name(self, token: int) -> str:
+        """A token as text, or as OpenAI writes parts of characters, so that no two of them share a name."""
+        raw = self._token_bytes(token)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+
+def prompt_logprobs(entries: Sequence[TokenLogprob | None], token_bytes: TokenBytes) -> PromptLogprobs:
+    """An extra of vLLM's: each place's token and its alternatives by token id."""
+
+    def known(token: int, logprob: float, rank: int | None) -> PromptLogprob:
+        return PromptLogprob(logprob=_finite(logprob), rank=rank, decoded_token=_text(token_bytes(token)))
+
+    return [
+        None
+        if entry is None
+        else {str(entry.token_id): known(entry.token_id, entry.logprob, None)}
+        | {str(token): known(token, logprob, rank) for rank, (token, logprob) in enumerate(entry.top, 1)}
+        for entry in entries
+    ]
 
 
 def _named(token_id: int, logprob: float, token_bytes: TokenBytes) -> TopLogprob:

@@ -7,37 +7,59 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema, field_validator
 
-from lmworks.core.sampling import SamplingParams
+from lmworks.core.sampling import SamplingParams, StructuredOutputs
 from lmworks.protocol.errors import InvalidRequestError
 from lmworks.protocol.wire import WireRequest, field_path
 
 UNSUPPORTED_EXTRAS: dict[str, tuple[Any, ...]] = {
-    "min_tokens": (0,),
-    "bad_words": ([],),
-    "allowed_token_ids": ([],),
-    "length_penalty": (1.0,),
-    "use_beam_search": (False,),
-    "include_stop_str_in_output": (False,),
-    "skip_special_tokens": (True,),
-    "spaces_between_special_tokens": (True,),
-    "truncate_prompt_tokens": (),
-    "prompt_logprobs": (),
-    "return_token_ids": (False,),
-    "structured_outputs": ({},),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
+    "logprob_token_ids": ([],),
+    "thinking_token_budget": (),
+    "repetition_detection": (),
+    "kv_transfer_params": ({},),
+    "prompt_embeds": (),
 }
 """Extras that other servers accept and that would change what is answered."""
+
+MAX_STOPS = 64
+"""Stop strings or ids of one request; each is looked for at every token."""
+
+
+def _stop_list(value: object) -> object:
+    stops = [value] if isinstance(value, str) else value
+    if isinstance(stops, list) and "" in stops:
+        raise ValueError("a stop string must not be empty")
+    return stops
+
+
+Stops = Annotated[
+    list[str] | None,
+    Field(max_length=MAX_STOPS),
+    BeforeValidator(_stop_list),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "minLength": 1},
+                {"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": MAX_STOPS},
+                {"type": "null"},
+            ]
+        },
+        mode="validation",
+    ),
+]
+"""One string or several; a list once read."""
+
+TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 class StreamOptions(WireRequest):
     """What a stream carries besides text."""
 
     include_usage: bool | None = None
+    """End with a chunk that has usage and no choices."""
+    continuous_usage_stats: bool | None = None
+    """Usage so far in every chunk."""
 
 
 class SamplingFields(WireRequest):
@@ -52,30 +74,37 @@ class SamplingFields(WireRequest):
     presence_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
     frequency_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
-    max_tokens: Annotated[int | None, Field(ge=1)] = None
     seed: Annotated[int | None, Field(ge=-(2**63), lt=2**63)] = None
-    stop: list[str] | None = None
+    stop: Stops = None
     top_k: Annotated[int | None, Field(ge=-1)] = None
     """0 and -1 keep all."""
     min_p: Annotated[float | None, Field(ge=0, le=1)] = None
+    typical_p: Annotated[float | None, Field(gt=0, le=1)] = None
     repetition_penalty: Annotated[float | None, Field(gt=0, le=10)] = None
+    min_tokens: Annotated[int | None, Field(ge=0)] = None
     ignore_eos: bool | None = None
-    stop_token_ids: list[Annotated[int, Field(ge=0)]] | None = None
-
-    @field_validator("stop", mode="before")
-    @classmethod
-    def _stop_list(cls, value: object) -> object:
-        stops = [value] if isinstance(value, str) else value
-        if isinstance(stops, list) and "" in stops:
-            raise ValueError("a stop string must not be empty")
-        return stops
+    stop_token_ids: Annotated[list[TokenId] | None, Field(max_length=MAX_STOPS)] = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    bad_words: Annotated[list[Annotated[str, Field(min_length=1)]] | None, Field(max_length=MAX_STOPS)] = None
+    allowed_token_ids: Annotated[list[TokenId] | None, Field(min_length=1)] = None
+    prompt_logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
+    truncate_prompt_tokens: Annotated[int | None, Field(ge=-1)] = None
+    """Keep so many of the prompt's last tokens; -1 keeps what the context holds."""
+    return_token_ids: bool | None = None
+    priority: Annotated[int | None, Field(ge=-(2**31), lt=2**31)] = None
+    """Lower goes first, where the engine schedules by priority."""
+    cache_salt: Annotated[str | None, Field(min_length=1, max_length=256)] = None
+    """Only requests of one salt, and of one key, share cached prefixes."""
+    request_id: Annotated[str | None, Field(pattern=r"^[\w.:-]{1,128}$")] = None
+    """Becomes part of the response's id."""
 
     @field_validator("logit_bias")
     @classmethod
     def _token_ids(cls, value: dict[str, float] | None) -> dict[str, float] | None:
         for key in value or ():
-            if not (key.isascii() and key.isdigit()):
-                raise ValueError(f"{key!r} is not a token id")
+            if not (key.isascii() and key.isdigit() and len(key) < 10):
+                raise ValueError(f"{key[:20]!r} is not a token id")
         return value
 
     @property
@@ -83,34 +112,55 @@ class SamplingFields(WireRequest):
         """Whether a stream ends with a usage chunk."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    def to_sampling_params(self, *, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
+    @property
+    def continuous_usage(self) -> bool:
+        """Whether every chunk of a stream tells the usage so far."""
+        return bool(self.include_usage and self.stream_options and self.stream_options.continuous_usage_stats)
+
+    def to_sampling_params(
+        self,
+        *,
+        max_tokens: int | None,
+        logprobs: int | None,
+        prompt_logprobs: int | None = None,
+        n: int | None = None,
+        structured_outputs: StructuredOutputs | None = None,
+    ) -> SamplingParams:
         """The engine's view; fields the client left out keep the defaults of `SamplingParams`.
 
         Raises:
-            InvalidRequestError: `stream_options` without `stream`, or a value the engine's rules exclude.
+            InvalidRequestError: `stream_options` without `stream`, or values that exclude each other.
         """
         if self.stream_options is not None and not self.stream:
             raise InvalidRequestError("'stream_options' needs 'stream': true", param="stream_options")
+        if max_tokens is not None and (self.min_tokens or 0) > max_tokens:
+            raise InvalidRequestError(
+                f"'min_tokens' is {self.min_tokens}, more than the {max_tokens} tokens asked for at most",
+                "Lower it",
+                param="min_tokens",
+            )
         given: dict[str, Any] = {
-            "n": self.n,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "top_k": None if self.top_k is None else max(0, self.top_k),
-            "min_p": self.min_p,
-            "repetition_penalty": self.repetition_penalty,
-            "presence_penalty": self.presence_penalty,
-            "frequency_penalty": self.frequency_penalty,
-            "logit_bias": {int(k): v for k, v in (self.logit_bias or {}).items()},
+            name: value
+            for name in SamplingParams.model_fields.keys() & SamplingFields.model_fields.keys()
+            if (value := getattr(self, name)) is not None
+        }
+        for name in ("stop", "stop_token_ids", "bad_words", "allowed_token_ids"):
+            if name in given:
+                given[name] = tuple(given[name])
+        if "top_k" in given:
+            given["top_k"] = max(0, given["top_k"])
+        if "logit_bias" in given:
+            given["logit_bias"] = {int(token): bias for token, bias in given["logit_bias"].items()}
+        beside = {
             "max_tokens": max_tokens,
-            "stop": tuple(self.stop or ()),
-            "stop_token_ids": tuple(self.stop_token_ids or ()),
-            "ignore_eos": self.ignore_eos,
-            "seed": self.seed,
             "logprobs": logprobs,
+            "prompt_logprobs": prompt_logprobs,
+            "n": n,
+            "structured_outputs": structured_outputs,
         }
         try:
-            return SamplingParams(**{k: v for k, v in given.items() if v is not None})
+            return SamplingParams(**given | {name: value for name, value in beside.items() if value is not None})
         except ValidationError as error:  # a rule of the engine that this schema does not repeat
             problem = error.errors()[0]
             param = field_path(problem["loc"])
-            raise InvalidRequestError(f"Invalid value for {param!r}: {problem['msg']}", param=param) from None
+            raise InvalidRequestError(f"Invalid value for '{param}': {problem['msg']}", param=param) from None

@@ -7,6 +7,8 @@ that would not is ignored. Knows no endpoint.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
@@ -16,6 +18,9 @@ from pydantic_core import from_json
 from lmworks.protocol.errors import InvalidRequestError
 
 R = TypeVar("R", bound="WireRequest")
+
+PLAIN_NAME = re.compile(r"[\w$-]{1,40}")
+"""A name that a path can hold as it is."""
 
 
 class WireRequest(BaseModel):
@@ -67,13 +72,13 @@ def invalid(error: ValidationError) -> InvalidRequestError:
     param = field_path(problem["loc"])
     if problem["type"] == "missing":
         return InvalidRequestError(
-            f"Missing required parameter: {param!r}", param=param, code="missing_required_parameter"
+            f"Missing required parameter: '{param}'", param=param, code="missing_required_parameter"
         )
     message = problem["msg"].removeprefix("Value error, ")
     shown = repr(problem["input"])
     shown = shown if len(shown) <= 80 else shown[:77] + "..."
     return InvalidRequestError(
-        f"Invalid value for {param!r}: {message}, got {shown}", param=param, code="invalid_value"
+        f"Invalid value for '{param}': {message}, got {shown}", param=param, code="invalid_value"
     )
 
 
@@ -81,7 +86,10 @@ def field_path(location: tuple[int | str, ...]) -> str:
     """`("messages", 0, "content")` as `messages[0].content`."""
     path = ""
     for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+        if isinstance(part, int) or not PLAIN_NAME.fullmatch(part):
+            path += f"[{part}]" if isinstance(part, int) else f"[{json.dumps(part[:40])}]"
+        else:
+            path += f".{part}" if path else part
     return path
 
 

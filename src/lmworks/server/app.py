@@ -1,6 +1,6 @@
 """The HTTP application: routes, the order of its layers, and how errors become replies. Knows no engine's inside.
 
-Layers from the outside: headers every response carries, cross-origin rules, the key, the net, the routes.
+Layers from the outside: headers every response carries, cross-origin rules, the key, admission, the net, the routes.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from lmworks import __version__
-from lmworks.core.errors import EngineOverloadedError, LMWorksError
+from lmworks.core.errors import LMWorksError
 from lmworks.core.telemetry import subscribed
 from lmworks.protocol.errors import InvalidRequestError, error_reply, route_reply
 from lmworks.protocol.models import ModelCard, ModelList
-from lmworks.server import chat, completions, page
+from lmworks.server import chat, completions, openapi, page, probes
+from lmworks.server.admission import Admission, Turnstile
 from lmworks.server.config import AppConfig
 from lmworks.server.gate import ApiKey, CommonHeaders, Failures
 from lmworks.server.journal import Journal
-from lmworks.server.metrics import CONTENT_TYPE, Metrics
+from lmworks.server.keys import Keys
+from lmworks.server.metrics import Metrics
 from lmworks.server.replies import error_response, json_reply
 from lmworks.server.served_model import ServedModel
 from lmworks.server.state import ServerState, state_of
@@ -36,17 +38,22 @@ CLIENT_CLOSED_REQUEST = 499
 router = APIRouter()
 
 
-def create_app(models: Mapping[str, ServedModel], config: AppConfig) -> FastAPI:
+def create_app(
+    models: Mapping[str, ServedModel], config: AppConfig, turnstile: Turnstile | None = None
+) -> FastAPI:
     """Build the application. The engines are the caller's: the application never shuts them down.
 
     Args:
         models: served name to model.
         config: settings of the application.
+        turnstile: who is inside, for a server that drains; None makes one.
 
     Raises:
-        ServerError: the journal cannot be written.
+        ServerError: the journal cannot be written, or the keys cannot be read.
     """
-    state = ServerState(models, config, Metrics(models), Journal(config.journal))
+    keys = Keys.of(config)
+    turnstile = Turnstile(config) if turnstile is None else turnstile
+    state = ServerState(models, config, Metrics(models), Journal(config.journal), turnstile)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -56,11 +63,12 @@ def create_app(models: Mapping[str, ServedModel], config: AppConfig) -> FastAPI:
 
     app = FastAPI(title="lmworks", version=__version__, lifespan=lifespan, openapi_url=None)
     app.state.server = state
-    for part in (router, chat.router, completions.router, page.router):
+    for part in (router, chat.router, completions.router, openapi.router, probes.router, page.router):
         app.include_router(part)
     app.add_middleware(Failures)
-    if config.api_key is not None:
-        app.add_middleware(ApiKey, key=config.api_key)
+    app.add_middleware(Admission, turnstile=state.turnstile)
+    if keys.users:
+        app.add_middleware(ApiKey, keys=keys)
     if config.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -112,28 +120,6 @@ async def get_trace(request: Request, response_id: str) -> dict[str, Any]:
             f"No response {response_id!r} is recorded", "Give the `id` of a response of this server", status=404
         )
     return await asyncio.to_thread(trace_response, entry)
-
-
-@router.get("/live")
-async def live() -> dict[str, str]:
-    """The process answers."""
-    return {"status": "ok"}
-
-
-@router.get("/health")
-@router.get("/ready")
-async def health(request: Request) -> dict[str, str]:
-    """Every engine works; there is no waiting for models, because the server answers only once they are loaded."""
-    failed = [model.name for model in state_of(request).models.values() if not model.llm.alive]
-    if failed:
-        raise EngineOverloadedError(f"the engine of {', '.join(failed)} has failed", "Start the server again")
-    return {"status": "ok"}
-
-
-@router.get("/metrics")
-async def metrics(request: Request) -> Response:
-    """Prometheus' text format."""
-    return Response(state_of(request).metrics.render(), media_type=CONTENT_TYPE)
 
 
 def _card(model: ServedModel) -> ModelCard:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lmworks.core.errors import EngineError, EngineOverloadedError
@@ -15,6 +15,7 @@ from lmworks.core.generation import FinishReason, TokenLogprob
 from lmworks.core.sampling import SamplingParams
 from lmworks.engine.outputs import Delta
 from lmworks.protocol.errors import InvalidRequestError
+from lmworks.protocol.sampling import SamplingFields
 from lmworks.server.recording import Recording
 from lmworks.server.served_model import ServedModel
 
@@ -29,6 +30,8 @@ class Job:
     model: ServedModel
     prompts: Sequence[Sequence[int]]
     params: SamplingParams
+    priority: int = 0
+    cache_salt: str = ""
 
     @property
     def num_choices(self) -> int:
@@ -46,18 +49,31 @@ class Choice:
     """One completion as it grows."""
 
     text: str = ""
+    token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_logprobs: Sequence[TokenLogprob | None] | None = None
     finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
 
     def add(self, delta: Delta) -> None:
         """Append a delta."""
         self.text += delta.text
+        self.token_ids.extend(delta.token_ids)
         self.logprobs.extend(delta.logprobs or ())
+        self.prompt_logprobs = delta.prompt_logprobs or self.prompt_logprobs
         self.finish_reason = delta.finish_reason or self.finish_reason
+        self.stop_reason = delta.stop_reason if delta.finish_reason is not None else self.stop_reason
 
 
 def new_job(
-    prefix: str, model: ServedModel, prompts: Sequence[Sequence[int]], params: SamplingParams, param: str
+    prefix: str,
+    model: ServedModel,
+    prompts: Sequence[Sequence[int]],
+    params: SamplingParams,
+    asked: SamplingFields,
+    *,
+    param: str,
+    salt: str,
 ) -> Job:
     """Check prompts and parameters against the model, before anything is queued.
 
@@ -66,14 +82,25 @@ def new_job(
         model: who shall answer.
         prompts: token ids.
         params: decoding parameters.
+        asked: the request, for what concerns its treatment rather than its answer.
         param: the request field that holds the prompt, for error bodies.
+        salt: of who asks; joined with the request's own.
 
     Raises:
         InvalidRequestError: an empty prompt, an unknown token id, or more tokens than the context holds.
     """
     vocabulary, limit = model.llm.tokenizer.vocab_size, model.llm.max_model_len
-    for name, ids in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
+    named: Mapping[str, Sequence[int]] = {
+        "logit_bias": list(params.logit_bias),
+        "stop_token_ids": params.stop_token_ids,
+        "allowed_token_ids": params.allowed_token_ids or (),
+    }
+    for name, ids in named.items():
         _check_ids(ids, vocabulary, name)
+    cut = asked.truncate_prompt_tokens
+    if cut is not None:
+        kept = limit - (params.max_tokens or 1) if cut == -1 else cut
+        prompts = [prompt[max(0, len(prompt) - max(1, kept)) :] for prompt in prompts]
     for prompt in prompts:
         if not prompt:
             raise InvalidRequestError("The prompt holds no tokens", "Send at least one", param=param)
@@ -88,10 +115,18 @@ def new_job(
                 param=param,
                 code="context_length_exceeded",
             )
-    return Job(f"{prefix}-{uuid.uuid4().hex}", model, prompts, params)
+    own = asked.cache_salt or ""
+    return Job(
+        id=f"{prefix}-{asked.request_id or uuid.uuid4().hex}",
+        model=model,
+        prompts=prompts,
+        params=params,
+        priority=asked.priority or 0,
+        cache_salt=f"{salt}/{own}" if own else salt,
+    )
 
 
-def _check_ids(ids: Sequence[int] | dict[int, float], vocabulary: int, param: str) -> None:
+def _check_ids(ids: Sequence[int], vocabulary: int, param: str) -> None:
     for token in ids:
         if not 0 <= token < vocabulary:
             raise InvalidRequestError(
@@ -109,43 +144,30 @@ async def run(job: Job, recording: Recording) -> AsyncGenerator[tuple[int, Delta
     Raises:
         EngineError: the engine refused the request, or dropped it half-way.
     """
-    queue: asyncio.Queue[tuple[int, Delta] | Exception | None] = asyncio.Queue()
-    # The model's name is part of the engine's request id, so that its telemetry can be told apart.
-    ids = [f"{job.model.name}/{job.id}-{number}" for number in range(len(job.prompts))]
-
-    async def pump(number: int) -> None:
-        try:
-            async for delta in job.model.llm.generate(job.prompts[number], job.params, request_id=ids[number]):
-                queue.put_nowait((number, delta))
-        except Exception as error:  # noqa: BLE001 - handed to the consumer, which raises it
-            queue.put_nowait(error)
-        else:
-            queue.put_nowait(None)
-
-    pumps = [asyncio.create_task(pump(number)) for number in range(len(ids))]
-    running, refused = len(pumps), False
+    # The model's name is part of the engine's request id, so that its telemetry can be told apart; so is a number of
+    # our own, because clients may give one id to several requests.
+    unique = uuid.uuid4().hex[:8]
+    ids = [f"{job.model.name}/{job.id}-{unique}-{number}" for number in range(len(job.prompts))]
+    remaining = [job.params.n] * len(ids)
+    refused = False
+    stream = _one(job, ids[0]) if len(ids) == 1 else _merged(job, ids)
     try:
-        while running:
-            item = await queue.get()
-            if item is None:
-                running -= 1
-            elif isinstance(item, Exception):
-                refused = isinstance(item, EngineError) and recording.completion_tokens == 0
-                raise item
-            else:
-                number, delta = item
-                choice = number * job.params.n + delta.index
-                recording.add(choice, delta)
-                if delta.finish_reason == "abort":
-                    raise delta.error or STOPPED
-                yield choice, delta
+        async for number, delta in stream:
+            choice = number * job.params.n + delta.index
+            recording.add(choice, delta)
+            remaining[number] -= delta.finish_reason is not None
+            if delta.finish_reason == "abort":
+                raise delta.error or STOPPED
+            yield choice, delta
+    except EngineError:
+        refused = recording.completion_tokens == 0
+        raise
     finally:
-        for task, request_id in zip(pumps, ids, strict=True):
-            if not task.done():
-                task.cancel()
+        await stream.aclose()
+        for request_id, unfinished in zip(ids, remaining, strict=True):
+            if unfinished > 0:
                 job.model.llm.abort(request_id)
         recording.end(refused=refused)
-        await asyncio.gather(*pumps, return_exceptions=True)
 
 
 async def complete(job: Job, recording: Recording) -> list[Choice]:
@@ -158,3 +180,42 @@ async def complete(job: Job, recording: Recording) -> list[Choice]:
     finally:
         await stream.aclose()
     return choices
+
+
+async def _one(job: Job, request_id: str, number: int = 0) -> AsyncGenerator[tuple[int, Delta], None]:
+    """The deltas of one prompt, with its number."""
+    deltas = job.model.llm.generate(
+        job.prompts[number], job.params, request_id, priority=job.priority, cache_salt=job.cache_salt
+    )
+    async for delta in deltas:
+        yield number, delta
+
+
+async def _merged(job: Job, ids: Sequence[str]) -> AsyncGenerator[tuple[int, Delta], None]:
+    """The deltas of all prompts as they come; the first error ends them all."""
+    queue: asyncio.Queue[tuple[int, Delta] | Exception | None] = asyncio.Queue()
+
+    async def pump(number: int) -> None:
+        try:
+            async for item in _one(job, ids[number], number):
+                queue.put_nowait(item)
+        except Exception as error:  # noqa: BLE001 - handed to the consumer, which raises it
+            queue.put_nowait(error)
+        else:
+            queue.put_nowait(None)
+
+    pumps = [asyncio.create_task(pump(number)) for number in range(len(ids))]
+    running = len(pumps)
+    try:
+        while running:
+            item = await queue.get()
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                running -= 1
+            else:
+                yield item
+    finally:
+        for task in pumps:
+            task.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)

@@ -6,6 +6,7 @@ import time
 
 from lmworks.core.generation import FinishReason
 from lmworks.engine.outputs import Delta
+from lmworks.protocol.usage import Usage
 from lmworks.server.journal import Journal, JournalEntry
 from lmworks.server.metrics import Metrics
 from lmworks.server.served_model import ServedModel
@@ -39,9 +40,25 @@ class Recording:
         self.created = int(time.time())
         self.prompt_tokens = prompt_tokens
         self.completion_tokens = 0
+        self._cached_tokens: dict[str, int] = {}
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens found in the prefix cache."""
+        return sum(self._cached_tokens.values())
+
+    def usage(self, reasoning: int | None = None) -> Usage:
+        """The counts so far, for the response.
+
+        Args:
+            reasoning: completion tokens that were reasoning; None where it is not told apart.
+        """
+        return Usage.of(self.prompt_tokens, self.completion_tokens, self.cached_tokens, reasoning)
 
     def add(self, choice: int, delta: Delta) -> None:
         """Count one delta of one completion."""
+        if delta.index == 0 and delta.request_id not in self._cached_tokens:
+            self._cached_tokens[delta.request_id] = delta.num_cached_tokens
         if delta.token_ids:
             now = time.perf_counter()
             if choice in self._last_token:

@@ -44,7 +44,14 @@ class Engine(Protocol):
         ...
 
     def generate(
-        self, prompt_token_ids: Sequence[int], params: SamplingParams, request_id: str
+        self,
+        prompt_token_ids: Sequence[int],
+        params: SamplingParams,
+        request_id: str,
+        *,
+        priority: int = 0,
+        cache_salt: str = "",
+        adapter: str | None = None,
     ) -> AsyncIterator[Delta]:
         """Deltas of all `n` completions until each has finished."""
         ...
