@@ -21,7 +21,7 @@ from lmworks.models.hub.quantization_fp8 import FP8Source
 from lmworks.models.hub.quantization_gptq import AWQSource, GPTQSource
 from lmworks.models.hub.quantization_source import PARTS, WEIGHT, GridKind, GridParts, GridSource, QuantizedSource
 from lmworks.models.hub.rules import PairsToHalves, Rule, Split, Transpose, export_state
-from lmworks.models.hub.tensor_source import TensorSource
+from lmworks.models.hub.tensor_source import TensorSource, own_state
 from lmworks.models.transformer import Transformer
 from lmworks.nn.moe import MixtureOfExperts
 from lmworks.nn.quantized import GRID, QuantizedEmbedding, QuantizedLinear, QuantizedMatrix
@@ -101,9 +101,10 @@ def keep_grids(
     """
     kept: list[str] = []
     found: list[Rule] = []
-    stored = source.shapes()
+    stored, state = source.shapes(), own_state(model)
     for rule in (rule.as_stored(stored) for rule in rules):
-        kind = _common_kind(rule, source)
+        fits = all(stored.get(n) == t.shape for n, t in export_state([rule], state).items())
+        kind = _common_kind(rule, source) if fits else None  # else plain names and shapes tell what is wrong
         modules = [_module(model, name) for name in rule.ours]
         if kind is None or any(module is None for module in modules) or not _by_rows(rule):
             found.append(rule)
