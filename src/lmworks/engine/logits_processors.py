@@ -26,40 +26,28 @@ FORBIDDEN = float("-inf")
 MAX_BIAS = 100.0
 """Larger biases are cut to this, as in vLLM and OpenAI's API."""
 
-COMPARED = 32
-"""The last tokens that are compared to find out whether a draft was refused since they were counted."""
-
 
 class TokenCounts:
     """How often each token stands in a sequence, kept from step to step instead of counted anew."""
 
     def __init__(self) -> None:
-        self._counted: list[int] = []
+        self._length = 0
+        """Tokens counted so far."""
         self._columns: dict[int, int] = {}
-        self._table: NDArray[np.int64] = np.zeros((3, 64), np.int64)
-        """Rows: token id, times in the sequence, times in the completion."""
+        self._table: NDArray[np.int64] = np.zeros((2, 64), np.int64)
+        """Rows: token id, times in the completion."""
 
     def of(self, row: Sequence) -> NDArray[np.int64]:
-        """[3, K]: each different token, how often it stands in prompt and completion, how often in the latter."""
-        tokens, counted, prompt = row.token_ids, self._counted, row.num_prompt_tokens
-        while counted and counted[-COMPARED:] != tokens[max(0, len(counted) - COMPARED) : len(counted)]:
-            self._add(counted[-1], len(counted) > prompt, -1)
-            counted.pop()
-        for place in range(len(counted), len(tokens)):
-            self._add(tokens[place], place >= prompt, 1)
-        counted += tokens[len(counted) :]
-        table = self._table[:, : len(self._columns)]
-        return table[:, table[1] > 0]
-
-    def _add(self, token_id: int, generated: bool, times: int) -> None:
-        column = self._columns.get(token_id)
-        if column is None:
-            column = self._columns[token_id] = len(self._columns)
+        """[2, K]: each different token of prompt and completion, and how often it stands in the latter."""
+        for place in range(self._length, len(row.token_ids)):
+            token_id = row.token_ids[place]
+            column = self._columns.setdefault(token_id, len(self._columns))
             if column == self._table.shape[1]:
                 self._table = np.concatenate([self._table, np.zeros_like(self._table)], axis=1)
             self._table[0, column] = token_id
-        self._table[1, column] += times
-        self._table[2, column] += times * generated
+            self._table[1, column] += place >= row.num_prompt_tokens
+        self._length = len(row.token_ids)
+        return self._table[:, : len(self._columns)]
 
 
 @dataclass(eq=False)
@@ -202,7 +190,7 @@ def _punish(logits: Tensor, ruled: Rows[tuple[int, Sequence, LogitsRules]]) -> N
     for i, row, rules in ruled:
         if rules.penalties is None:
             continue
-        token_ids, _, generated = rules.counts.of(row)
+        token_ids, generated = rules.counts.of(row)
         repetition, frequency, presence = rules.penalties
         taken = frequency * generated + presence * (generated > 0)
         parts.append((token_ids + i * logits.shape[-1], np.full(len(token_ids), repetition), taken))

@@ -38,8 +38,7 @@ def sample(logits: Tensor, rows: Rows[Sequence]) -> list[Sampled | RequestError]
 
     Args:
         logits: [R, V] float32, finite; not changed.
-        rows: R sequences. One with a draft after it is a copy that has the draft in `token_ids`, and whose
-            constraint has accepted it.
+        rows: R sequences, no two the same.
 
     Returns:
         Per row what was chosen, or why nothing can be: its parameters forbid every token.
