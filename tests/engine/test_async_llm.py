@@ -122,7 +122,7 @@ def test_overload_is_refused_and_passes(make):
         assert all(isinstance(r, EngineOverloadedError) or len(r) == 8 for r in results)
         return await collect(llm, [5])
 
-    assert len(asyncio.run(main(make(max_num_seqs=1, max_waiting=2)))) == 8
+    assert len(asyncio.run(main(make(max_num_seqs=1, max_num_queued_reqs=2)))) == 8
 
 
 def test_an_engine_failure_reaches_everyone_and_later_callers(make):

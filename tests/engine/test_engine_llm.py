@@ -95,7 +95,7 @@ def test_completions_end_with_the_context():
 
 
 def test_more_prompts_than_may_wait():
-    model = llm(max_waiting=2, max_num_seqs=2)
+    model = llm(max_num_queued_reqs=2, max_num_seqs=2)
     prompts = random_prompts([4] * 9)
     assert [len(o.outputs) for o in model.generate(prompts, SamplingParams(max_tokens=2, n=2, seed=0))] == [2] * 9
 

@@ -35,7 +35,7 @@ def step(s: Scheduler, token: int = 7) -> list[tuple[Sequence, int]]:
     assert len(s.running) <= s.config.max_num_seqs
     ready = [c.sequence for c in chunks if c.num_logits]
     for chunk in chunks:
-        s.computed(chunk)
+        s.computed(chunk.sequence, chunk.length)
     for done in ready:
         done.append(token)
         if done.num_output_tokens >= done.max_tokens:
@@ -128,10 +128,10 @@ def test_least_recently_freed_prefix_is_evicted_first_and_its_end_before_its_beg
 
 
 def test_the_queue_has_an_end():
-    s = scheduler(max_waiting=2)
+    s = scheduler(max_num_queued_reqs=2)
     s.add([sequence(2)])
     s.add([sequence(2)])
-    with pytest.raises(EngineOverloadedError, match="max_waiting is 2"):
+    with pytest.raises(EngineOverloadedError, match="max_num_queued_reqs is 2"):
         s.add([sequence(2)])
 
 

@@ -75,7 +75,21 @@ class ModelNotFoundError(RequestError):
 
 
 class EngineOverloadedError(EngineError):
-    """The waiting queue is full; the client may retry later."""
+    """The waiting queue is full.
+
+    Args:
+        problem: which limit was met.
+        remedy: what the client can do.
+        retry_after_seconds: when there should be room again.
+    """
+
+    def __init__(self, problem: str, remedy: str = "", *, retry_after_seconds: int = 1) -> None:
+        super().__init__(problem, remedy)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class DeadlineExceededError(EngineError):
+    """A request was not answered within the time that it set."""
 
 
 class EngineUnavailableError(EngineError):

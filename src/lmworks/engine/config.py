@@ -9,6 +9,33 @@ from pydantic import Field, model_validator
 from lmworks.core.config import Config
 
 Positive = Annotated[int, Field(gt=0)]
+Quantization = Literal["none", "int8", "int4"]
+"""Of weights while they are loaded."""
+
+
+class SpeculativeConfig(Config):
+    """How tokens are guessed ahead; answers stay the same."""
+
+    method: Literal["ngram", "draft_model"]
+    """Look for the last tokens further up in the text; or ask a smaller model."""
+    num_speculative_tokens: Positive = 4
+    """Guessed at a time at most."""
+    prompt_lookup_min: Positive = 2
+    """n-gram: the last tokens that must be found at least."""
+    prompt_lookup_max: Positive = 4
+    """n-gram: at most so many are looked for, the longest first."""
+    model: str | None = None
+    """Draft model: its folder. Its cache has as many blocks as the model's own, in addition."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.prompt_lookup_min > self.prompt_lookup_max:
+            raise ValueError(
+                f"prompt_lookup_min {self.prompt_lookup_min} exceeds prompt_lookup_max {self.prompt_lookup_max}"
+            )
+        if (self.method == "draft_model") != (self.model is not None):
+            raise ValueError("the method draft_model, and no other, needs a model")
+        return self
 
 
 class EngineConfig(Config):
@@ -32,7 +59,7 @@ class EngineConfig(Config):
     depend on the document's length."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of weights and cache; auto keeps the type of a model in memory and takes the fastest for one from disk."""
-    max_waiting: Positive = 256
+    max_num_queued_reqs: Positive = 256
     """Requests that may wait; one more is refused."""
     attention: Literal["batched", "reference"] = "batched"
     """`reference` computes attention by the formula, sequence by sequence."""
@@ -40,6 +67,18 @@ class EngineConfig(Config):
     """CPU threads of steps that compute few tokens; None takes half the cores."""
     seed: int = 0
     """Of requests that bring none."""
+    max_num_queued_tokens: Positive | None = None
+    """While prompts of so many tokens wait, no request is accepted; None sets no limit."""
+    scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
+    """First come, first served; or the lowest `priority` first, which may take others' place."""
+    long_prefill_token_threshold: Positive | None = None
+    """Tokens of one prompt in one step at most; None lets a prompt longer than a step leave half of it to others."""
+    watermark: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.01
+    """Share of the blocks that stays free when a request is admitted, for the others to grow."""
+    speculative_config: SpeculativeConfig | None = None
+    """Guess tokens ahead and verify many in one step; None does not."""
+    quantization: Quantization = "none"
+    """Round floating-point weights of linear maps while loading them from disk; those on a grid keep it."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

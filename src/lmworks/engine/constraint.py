@@ -26,3 +26,8 @@ class Constraint(Protocol):
     def finished(self) -> bool:
         """Whether nothing but the end may follow."""
         ...
+
+    @property
+    def fault(self) -> str | None:
+        """Why the grammar could not be followed to its end, where that is so."""
+        ...

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lmworks.core.errors import ConfigError
+from lmworks.engine.block_manager import Copy
 from lmworks.engine.config import EngineConfig
 from lmworks.engine.servable import context_length, served_decoder
 from lmworks.models.cache_layout import cache_entries
@@ -35,6 +37,12 @@ class KVCache:
             for entry in cache_entries(served_decoder(model))
         )
         """Each [P, K, blocks, block_size, D]: keys, then values; latent attention has one plane."""
+
+    def copy(self, copies: Sequence[Copy]) -> None:
+        """Copy blocks in all layers; every source is read before any target is written."""
+        sources, targets = ([*column] for column in zip(*copies, strict=True))
+        for layer in self.layers:
+            layer[:, :, targets] = layer[:, :, sources]
 
     def clear(self, blocks: list[int]) -> None:
         """Set blocks to zero in all layers."""

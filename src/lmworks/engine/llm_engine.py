@@ -8,25 +8,33 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from math import isfinite
 from time import monotonic
 
 from torch import Tensor
 
-from lmworks.core.errors import EngineError, RequestError, RequestTooLongError
+from lmworks.core.errors import DeadlineExceededError, EngineError, RequestError
 from lmworks.core.generation import FinishReason, TokenLogprob
-from lmworks.core.sampling import SamplingParams
-from lmworks.core.telemetry import emit
+from lmworks.core.sampling import SamplingParams, StructuredOutputs
 from lmworks.engine import sequence as seq
 from lmworks.engine.block_manager import BlockManager
 from lmworks.engine.config import EngineConfig
+from lmworks.engine.deadlines import Deadlines
+from lmworks.engine.finish_report import report_finished
+from lmworks.engine.grammar import ConstraintFactory, GrammarCompiler
 from lmworks.engine.kv_cache import KVCache, cache_size
 from lmworks.engine.logits_processors import logits_rules
 from lmworks.engine.model_runner import ModelRunner
 from lmworks.engine.outputs import Delta
+from lmworks.engine.pending_constraints import PendingConstraints
 from lmworks.engine.request import Request
-from lmworks.engine.sampler import sample
+from lmworks.engine.request_checks import check_params, check_prompt
+from lmworks.engine.sampler import prompt_logprobs, sample
 from lmworks.engine.scheduler import Chunk, Scheduler
+from lmworks.engine.sequence import Status
 from lmworks.engine.servable import decoder_prompt, shares_prefixes, turning_points
+from lmworks.engine.speculation import Speculation
 from lmworks.engine.stats import EngineStats
 from lmworks.engine.stop import StopChecker
 from lmworks.engine.weights import update_weights
@@ -43,12 +51,14 @@ class LLMEngine:
         config: limits.
 
     Raises:
-        ConfigError: the model generates nothing, or the limits do not fit it or each other.
+        ConfigError: the model generates nothing, the limits do not fit it or each other, or the draft model has
+            other tokens.
+        CheckpointError: the draft model cannot be read.
     """
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer | None, config: EngineConfig) -> None:
         self.model, self.tokenizer, self.config = model, tokenizer, config
-        size = cache_size(model.config, config, model.dtype)
+        size = self._size = cache_size(model.config, config, model.dtype)
         self.max_model_len, self.max_source_len = size.max_model_len, size.max_source_len
         self.cache = KVCache(model.config, size.num_blocks, config.block_size, model.dtype, model.device)
         caching = config.enable_prefix_caching and shares_prefixes(model)
@@ -56,12 +66,20 @@ class LLMEngine:
         self.scheduler = Scheduler(config, self.blocks)
         self.runner = ModelRunner(model, self.cache, config.attention, config.decode_threads)
         ends = model.config.eos_token_ids + (tokenizer.eos_token_ids if tokenizer is not None else ())
-        self._eos_token_ids = frozenset(ends)
+        self.eos_token_ids = frozenset(ends)
+        """End-of-sequence tokens of model and tokenizer."""
         self._turning_points = turning_points(model.config)
         self._seeds = random.Random(config.seed)
         self._live: dict[str, list[seq.Sequence]] = {}
         """Unfinished completions of each request."""
         self._stops: dict[seq.Sequence, StopChecker] = {}
+        self._deadlines, self._constraints = Deadlines(), PendingConstraints()
+        self._grammars: GrammarCompiler | None = None
+        self._speculation: Speculation | None = None
+        if config.speculative_config is not None:
+            self._speculation = Speculation(config.speculative_config, config, model, tokenizer, size.num_blocks)
+        self.idle = False
+        """Whether the last step had nothing to compute, although requests are unfinished: they wait for a grammar."""
         self._prompt_tokens = self._generation_tokens = 0
         self._finished: Counter[str] = Counter()
 
@@ -69,11 +87,6 @@ class LLMEngine:
     def has_encoder(self) -> bool:
         """Whether a request's prompt is the encoder's source."""
         return self.model.encoder is not None
-
-    @property
-    def eos_token_ids(self) -> frozenset[int]:
-        """End-of-sequence tokens of model and tokenizer."""
-        return self._eos_token_ids
 
     @property
     def has_unfinished(self) -> bool:
@@ -85,31 +98,11 @@ class LLMEngine:
 
         Raises:
             RequestTooLongError: the prompt leaves no room for a token.
-            RequestError: the prompt is empty, or a token id or stop string is impossible.
+            RequestError: the prompt is empty, or something asked for is impossible.
         """
-        length, vocabulary = len(prompt_token_ids), self.model.config.vocab_size
-        if not length:
-            raise RequestError("the prompt has no tokens", "Give at least one token")
-        if self.has_encoder and length > self.max_source_len:
-            raise RequestTooLongError(
-                f"the source has {length} tokens and the encoder takes {self.max_source_len}",
-                f"Shorten it to {self.max_source_len} tokens",
-            )
-        if not self.has_encoder and length >= self.max_model_len:
-            raise RequestTooLongError(
-                f"the prompt has {length} tokens and the context holds {self.max_model_len}, "
-                "of which at least one is for the completion",
-                f"Shorten the prompt to {self.max_model_len - 1} tokens",
-            )
-        if (bad := next((i for i in prompt_token_ids if not 0 <= i < vocabulary), None)) is not None:
-            raise RequestError(
-                f"token id {bad} in prompt is outside the vocabulary of {vocabulary}", "Use ids of this model"
-            )
-        logits_rules(params, self._eos_token_ids, self.tokenizer, vocabulary)
-        if "" in params.stop:
-            raise RequestError("a stop string is empty", "Leave it out")
-        if params.stop and self.tokenizer is None:
-            raise RequestError(f"stop strings {params.stop} need a tokenizer", "Use stop_token_ids")
+        vocabulary = self.model.config.vocab_size
+        check_prompt(prompt_token_ids, vocabulary, self._size)
+        check_params(params, self.eos_token_ids, self.tokenizer, vocabulary, self.has_encoder)
 
     def add_request(self, request: Request) -> None:
         """Queue a request.
@@ -129,42 +122,106 @@ class LLMEngine:
             seq.Sequence(request, index, prompt, min(params.max_tokens or room, room), seed, source)
             for index in range(params.n)
         ]
+        compiled = None
+        if params.structured_outputs is not None:
+            compiled = self._compile(params.structured_outputs, prompt, source)
         self.scheduler.add(sequences)
         self._live[request.request_id] = sequences
-        rules = logits_rules(params, self._eos_token_ids, self.tokenizer, self.model.config.vocab_size)
+        rules = logits_rules(params, self.eos_token_ids, self.tokenizer, self.model.config.vocab_size)
         for sequence in sequences:
             sequence.logits_rules = None if rules is None else rules.fresh()
-            self._stops[sequence] = StopChecker(sequence, self._eos_token_ids, self.tokenizer)
+            sequence.prompt_logprobs = sequences[0].prompt_logprobs
+            self._stops[sequence] = StopChecker(sequence, self.eos_token_ids, self.tokenizer)
+        if compiled is not None:
+            self._constraints.add(sequences, compiled)
+        if request.timeout_seconds is not None:
+            self._deadlines.add(request.request_id, sequences[0].arrived + request.timeout_seconds)
 
     def step(self) -> list[Delta]:
-        """Compute one batch and return what it added, one delta per sequence that got a token."""
+        """Compute one batch and return what it added, one delta per sequence that got tokens or was ended."""
+        began = monotonic()
+        deltas: list[Delta] = []
+        if self._deadlines:
+            for request_id in self._deadlines.passed(began):
+                deltas += self._end_late(request_id)
+        if self._constraints:
+            for request_id, error in self._constraints.settle():
+                deltas += self.abort(request_id, error)
+        if self._speculation is not None:
+            self._speculation.draft(self.scheduler.running)
         chunks = self.scheduler.schedule()
+        self.idle = not chunks and bool(self._live)
         if not chunks:
-            return []
-        ready = [c.sequence for c in chunks if c.num_logits]
+            return deltas
+        if copies := self.blocks.take_copies():
+            self.cache.copy(copies)
+        num_tokens = sum(chunk.length for chunk in chunks)
         logits = self.runner.run(chunks)
-        for chunk in chunks:
-            self._prompt_tokens += _prompt_part(chunk)
-            self.scheduler.computed(chunk)
-        if not ready:
-            return []
-        broken = (~logits.sum(-1).isfinite()).nonzero().flatten().tolist()  # NaN and infinity survive a sum
-        deltas = [self._fail(ready[i]) for i in broken]
-        if broken:
-            sound = [i for i in range(len(ready)) if i not in broken]
-            ready, logits = [ready[i] for i in sound], logits[sound]
-        if ready:
-            sampled = sample(self._forced(logits, ready), ready)
-            for sequence, chosen in zip(ready, sampled, strict=True):
-                if isinstance(chosen, RequestError):
-                    deltas.append(self._close(sequence, "abort", self._stops[sequence].abort(), error=chosen))
-                else:
-                    deltas.append(self._extend(sequence, *chosen))
+        deltas += self._collect(chunks, logits)
+        self.scheduler.load.step(num_tokens, monotonic() - began)
         return deltas
 
-    def abort(self, request_id: str) -> list[Delta]:
+    def _collect(self, chunks: list[Chunk], logits: Tensor) -> list[Delta]:
+        """Enter what a step computed, and sample where a sequence's end was reached.
+
+        Args:
+            chunks: of the step.
+            logits: [R, V] float32, the rows that the chunks asked for.
+        """
+        deltas: list[Delta] = []
+        rows: list[tuple[seq.Sequence, int]] = []
+        end = 0
+        sound = isfinite(logits.sum().item())  # NaN and infinity survive a sum
+        for chunk in chunks:
+            sequence, num_drafts = chunk.sequence, len(chunk.sequence.draft_token_ids)
+            begin, end = end, end + chunk.num_logits
+            self._prompt_tokens += _prompt_part(chunk)
+            if not sound and not isfinite(logits[begin:end].sum().item()):
+                deltas.append(self._fail(sequence))
+                continue
+            if sequence.wants_prompt_logprobs:
+                _score_prompt(sequence, logits[begin:end])
+            self.scheduler.computed(sequence, chunk.length - num_drafts)
+            if sequence.num_uncomputed_tokens == 0:
+                rows.append((sequence, end - 1 - num_drafts))
+                if sequence.followers:
+                    rows += [(follower, rows[-1][1]) for follower in self.scheduler.fork(sequence)]
+        return deltas + self._sample(logits, rows)
+
+    def _sample(self, logits: Tensor, rows: list[tuple[seq.Sequence, int]]) -> list[Delta]:
+        """One token for each sequence, and another as long as it is the one that was guessed.
+
+        Args:
+            logits: [R, V] float32.
+            rows: sequences, and where the logits of their next token are; those of the one after a guess follow.
+        """
+        deltas: dict[seq.Sequence, Delta] = {}
+        place = 0
+        while rows:
+            sequences, picked = [s for s, _ in rows], [row for _, row in rows]
+            part = logits if picked == list(range(len(logits))) else logits[picked]
+            going = []
+            for (sequence, row), chosen in zip(rows, sample(self._forced(part, sequences), sequences), strict=True):
+                drafts = sequence.draft_token_ids
+                if isinstance(chosen, RequestError):
+                    delta = self._close(sequence, "abort", self._stops[sequence].abort(), error=chosen)
+                else:
+                    delta = self._extend(sequence, *chosen)
+                deltas[sequence] = delta if place == 0 else deltas[sequence].then(delta)
+                if drafts and self._speculation is not None:
+                    right = not isinstance(chosen, RequestError) and self._speculation.verify(
+                        sequence, place, chosen[0]
+                    )
+                    if right and sequence.status is Status.RUNNING:
+                        self.scheduler.computed(sequence, 1)
+                        going.append((sequence, row + 1))
+            rows, place = going, place + 1
+        return list(deltas.values())
+
+    def abort(self, request_id: str, error: EngineError | None = None) -> list[Delta]:
         """End a request in whatever state; its last deltas. An unknown id is a request that has ended: nothing."""
-        return [self._close(s, "abort", self._stops[s].abort()) for s in list(self._live.get(request_id, ()))]
+        live = list(self._live.get(request_id, ()))
+        return [self._close(s, "abort", self._stops[s].abort(), error=error) for s in live]
 
     def update_weights(self, state: Mapping[str, Tensor]) -> None:
         """Copy new weights into the model. Running requests go on with them; no cached prefix survives.
@@ -176,8 +233,7 @@ class LLMEngine:
             CheckpointError: names or shapes differ. Nothing was changed then.
         """
         update_weights(self.model, state)
-        self.scheduler.preempt_all()
-        self.blocks.reset_prefix_cache()
+        self.scheduler.renew_weights()
 
     def stats(self) -> EngineStats:
         """What has been done and is held now."""
@@ -191,13 +247,27 @@ class LLMEngine:
             prefix_cache_queries_total=self.blocks.prefix_queries,
             prefix_cache_hits_total=self.blocks.prefix_hits,
             requests_finished_total=dict(self._finished),
+            num_tokens_waiting=self.scheduler.waiting.num_tokens,
+            requests_rejected_total=dict(self.scheduler.rejections),
+            **({} if self._speculation is None else self._speculation.counts()),
         )
 
     def check_integrity(self) -> None:
         """Assert that every block, sequence and request is accounted for."""
         self.scheduler.check_integrity()
         held = {s for sequences in self._live.values() for s in sequences}
+        assert len(self._deadlines) <= len(self._live), "a deadline of a request that has ended"
+        assert len(self._constraints) <= len(self._live), "a grammar for a request that has ended"
         assert held == {*self.scheduler.running, *self.scheduler.waiting} == set(self._stops), "a sequence was lost"
+
+    def _compile(
+        self, outputs: StructuredOutputs, prompt: tuple[int, ...], source: tuple[int, ...]
+    ) -> Future[ConstraintFactory]:
+        tokenizer = self.tokenizer
+        assert tokenizer is not None, "the request was checked"
+        if self._grammars is None:  # it reads the whole vocabulary, so it is made when first needed
+            self._grammars = GrammarCompiler(tokenizer, self.model.config.vocab_size, sorted(self.eos_token_ids))
+        return self._grammars.compile(outputs, bool(source) or prompt[-1] in tokenizer.special_token_ids)
 
     def _forced(self, logits: Tensor, sequences: list[seq.Sequence]) -> Tensor:
         """[R, V] with nothing but the model's forced first token left where a sequence has said nothing."""
@@ -212,8 +282,19 @@ class LLMEngine:
     def _extend(self, sequence: seq.Sequence, token_id: int, logprob: TokenLogprob | None) -> Delta:
         sequence.append(token_id)
         self._generation_tokens += 1
-        text, reason = self._stops[sequence].add(token_id)
+        stops, constraint = self._stops[sequence], sequence.constraint
+        text, reason = stops.add(token_id)
         logprobs = None if logprob is None else (logprob,)
+        if constraint is not None:
+            if not constraint.accept(token_id) or constraint.fault is not None:
+                error = RequestError(
+                    f"the grammar could not be followed to its end: {constraint.fault or 'it allows no token'}",
+                    "Simplify what is asked for",
+                )
+                rest = stops.abort() if reason is None else ""
+                return self._close(sequence, "abort", text + rest, (token_id,), logprobs, error)
+            if reason is None and constraint.finished:
+                text, reason = text + stops.abort(), "stop"
         if reason is not None:
             return self._close(sequence, reason, text, (token_id,), logprobs)
         if sequence.num_tokens - 1 in self._turning_points:
@@ -233,6 +314,12 @@ class LLMEngine:
         self._forget(sequence)
         return self._delta(sequence, text, token_ids, logprobs, error)
 
+    def _end_late(self, request_id: str) -> list[Delta]:
+        """End a request whose time is over."""
+        seconds = self._live[request_id][0].request.timeout_seconds
+        error = DeadlineExceededError(f"the answer was not complete after {seconds} seconds", "Allow more time")
+        return self.abort(request_id, error)
+
     def _fail(self, sequence: seq.Sequence) -> Delta:
         """End one sequence whose logits are not numbers, so that nobody meets its keys and values again."""
         text = self._stops[sequence].abort()
@@ -251,23 +338,12 @@ class LLMEngine:
         siblings.remove(sequence)
         if not siblings:
             del self._live[sequence.request_id]
+            self._deadlines.remove(sequence.request_id)
+            self._constraints.remove(sequence.request_id)
+        if self._speculation is not None:
+            self._speculation.proposer.forget(sequence)
         self._finished[sequence.finish_reason or ""] += 1
-        now = monotonic()
-        scheduled, first = sequence.first_scheduled, sequence.first_token
-        emit(
-            "engine.request_finished",
-            request_id=sequence.request_id,
-            finish_reason=sequence.finish_reason,
-            num_prompt_tokens=sequence.num_request_tokens,
-            num_generated_tokens=sequence.num_output_tokens,
-            num_cached_tokens=sequence.num_cached_tokens,
-            num_preemptions=sequence.num_preemptions,
-            queue_seconds=(scheduled if scheduled is not None else now) - sequence.arrived,
-            time_to_first_token_seconds=None if first is None else first - sequence.arrived,
-            prefill_seconds=None if first is None or scheduled is None else first - scheduled,
-            decode_seconds=None if first is None else now - first,
-            e2e_seconds=now - sequence.arrived,
-        )
+        report_finished(sequence)
 
     def _delta(
         self,
@@ -277,6 +353,7 @@ class LLMEngine:
         logprobs: tuple[TokenLogprob, ...] | None,
         error: EngineError | None = None,
     ) -> Delta:
+        first = sequence.prompt_logprobs is not None and sequence.num_output_tokens == len(token_ids)
         return Delta(
             request_id=sequence.request_id,
             index=sequence.index,
@@ -288,6 +365,7 @@ class LLMEngine:
             num_generated_tokens=sequence.num_output_tokens,
             num_cached_tokens=sequence.num_cached_tokens,
             error=error,
+            prompt_logprobs=tuple(sequence.prompt_logprobs or ()) if first else None,
             stop_reason=sequence.stop_reason,
         )
 
@@ -297,3 +375,12 @@ def _prompt_part(chunk: Chunk) -> int:
     if chunk.sequence.source_token_ids:
         return chunk.sequence.num_request_tokens if chunk.encodes else 0
     return max(0, min(chunk.length, chunk.sequence.num_prompt_tokens - chunk.start))
+
+
+def _score_prompt(sequence: seq.Sequence, logits: Tensor) -> None:
+    """Enter log-probabilities of the prompt's next tokens, of which `logits` [T, V] are the raw ones before each."""
+    scores, count = sequence.prompt_logprobs, sequence.params.prompt_logprobs
+    assert scores is not None, "they are asked for"
+    assert count is not None, "they are asked for"
+    targets = sequence.prompt_token_ids[len(scores) : len(scores) + len(logits)]
+    scores += prompt_logprobs(logits[: len(targets)], targets, count)

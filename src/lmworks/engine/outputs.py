@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lmworks.core.errors import EngineError
 from lmworks.core.generation import FinishReason, TokenLogprob
@@ -33,3 +33,14 @@ class Delta:
     """If asked for, in a completion's first delta: one per prompt token, None for the first."""
     stop_reason: int | str | None = None
     """The stop token or stop string that ended the completion; None for an end-of-sequence token and all else."""
+
+    def then(self, later: Delta) -> Delta:
+        """This and what the same step added after it."""
+        logprobs = None if self.logprobs is None else self.logprobs + (later.logprobs or ())
+        return replace(
+            later,
+            text=self.text + later.text,
+            token_ids=self.token_ids + later.token_ids,
+            logprobs=logprobs,
+            prompt_logprobs=self.prompt_logprobs,
+        )

@@ -15,7 +15,7 @@ from enum import Enum
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from lmworks.core.generation import FinishReason
+from lmworks.core.generation import FinishReason, TokenLogprob
 from lmworks.core.sampling import SamplingParams
 from lmworks.engine.request import Request
 
@@ -77,11 +77,27 @@ class Sequence:
     """The stop token or stop string that ended it; None for an end-of-sequence token and all else."""
     logits_rules: LogitsRules | None = None
     """What its parameters do to its logits; None where they do nothing."""
+    order: tuple[int, int] = (0, 0)
+    """Priority and number of arrival; the least goes first."""
+    leader: Sequence | None = None
+    """The request's first completion: the others wait until it has computed the prompt that they share."""
+    followers: tuple[Sequence, ...] = ()
+    """Of a leader: those others."""
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    """If asked for: of the prompt's tokens as far as computed, one list for all completions of the request."""
+    lost_tokens: int = 0
+    """Computed tokens that preemptions threw away."""
+    num_draft_tokens: int = 0
+    """Drafted tokens that were verified (speculative decoding)."""
+    num_accepted_tokens: int = 0
+    """Of those, the ones that were right."""
 
     def __post_init__(self) -> None:
         assert self.prompt_token_ids, "a prompt needs a token"
         self.request_id, self.params = self.request.request_id, self.request.params
         self.token_ids = list(self.prompt_token_ids)
+        if self.params.prompt_logprobs is not None:
+            self.prompt_logprobs = [None]
         self.num_known_tokens = len(self.token_ids)
 
     @property
@@ -110,6 +126,19 @@ class Sequence:
         return len(self.token_ids) - self.num_computed_tokens
 
     @property
+    def waits(self) -> bool:
+        """Whether it cannot be scheduled yet: its constraint is being made, or its prompt computed by its leader."""
+        if self.waits_for_constraint:
+            return True
+        leader = self.leader
+        return leader is not None and not leader.finished and leader.num_output_tokens == 0
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """Whether logits of the prompt are still needed, so that none of it may be found in a cache."""
+        return self.prompt_logprobs is not None and len(self.prompt_logprobs) < len(self.prompt_token_ids)
+
+    @property
     def finished(self) -> bool:
         """Whether nothing more will come."""
         return self.status is Status.FINISHED
@@ -126,8 +155,10 @@ class Sequence:
         assert self.status is Status.RUNNING, f"cannot preempt a {self.status.value} sequence"
         assert not [*self.block_table, *self.source_table], "blocks are freed before preemption"
         self.status = Status.WAITING
+        self.lost_tokens += self.num_computed_tokens
         self.num_computed_tokens = 0
         self.num_preemptions += 1
+        self.draft_token_ids.clear()
 
     def append(self, token_id: int) -> None:
         """Add a sampled token."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+ITERATION_TOKEN_BUCKETS = tuple(2**power for power in range(15))
+
 
 @dataclass(frozen=True)
 class EngineStats:
@@ -24,3 +26,19 @@ class EngineStats:
     """Sequences by finish reason."""
     roofline_ratio: float = 0.0
     """What the latest steps read, as a share of what memory could have given in their time."""
+    num_tokens_waiting: int = 0
+    """Tokens to be computed for the requests that wait."""
+    requests_rejected_total: dict[str, int] = field(default_factory=dict)
+    """Requests that were refused because too many wait, by the limit that was met."""
+    spec_decode_num_drafts_total: int = 0
+    """Times that tokens were guessed for a sequence and verified."""
+    spec_decode_num_draft_tokens_total: int = 0
+    """Tokens guessed."""
+    spec_decode_num_accepted_tokens_total: int = 0
+    """Tokens guessed right."""
+    spec_decode_num_accepted_tokens_per_pos: tuple[int, ...] = ()
+    """Of those, by their place in the guess."""
+    iteration_tokens: tuple[int, ...] = ()
+    """Steps by the tokens they computed: up to each of `ITERATION_TOKEN_BUCKETS`, then more."""
+    iteration_tokens_sum: int = 0
+    """Tokens computed by all steps."""
