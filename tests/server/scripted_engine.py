@@ -3,6 +3,7 @@
 import asyncio
 
 from lmworks.core.generation import TokenLogprob
+from lmworks.engine.exchange import ModelInfo
 from lmworks.engine.outputs import Delta
 from lmworks.engine.prompts import Prompts
 from lmworks.engine.stats import EngineStats
@@ -27,6 +28,8 @@ class ScriptedEngine:
         self.running: set[str] = set()
         self.aborted: list[str] = []
         self.generated = 0
+        self.called: list[tuple[str, dict[str, object]]] = []
+        self.answer: object = None
 
     async def generate(self, prompt_token_ids, params, request_id, **options):
         self.asked.append((list(prompt_token_ids), params))
@@ -58,6 +61,20 @@ class ScriptedEngine:
                     )  # fmt: skip
         finally:
             self.running.discard(request_id)
+
+    @property
+    def state(self):
+        return "ready" if self.alive else "failed"
+
+    @property
+    def info(self):
+        return ModelInfo("generate", self.max_model_len, self.tokenizer.vocab_size, block_size=16, num_kv_blocks=64)
+
+    async def call(self, name, **arguments):
+        self.called.append((name, arguments))
+        if self.error is not None:
+            raise self.error
+        return self.answer
 
     def abort(self, request_id):
         self.aborted.append(request_id)

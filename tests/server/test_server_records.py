@@ -27,7 +27,7 @@ def samples(url):
 def test_metrics_have_vllm_s_names(url, engine):
     answer = httpx.post(f"{url}/v1/chat/completions", json=BODY).json()
     emit("engine.request_finished", request_id="talker/x-0", queue_seconds=0.5,
-         time_to_first_token_seconds=0.75, decode_seconds=2.0)  # fmt: skip
+         prefill_seconds=0.25, decode_seconds=2.0)  # fmt: skip
     emit("engine.request_finished", request_id="another-server/x-0", queue_seconds=0.5)
     found = samples(url)
     tokens = answer["usage"]["completion_tokens"]

@@ -18,7 +18,7 @@ from lmworks.engine.operations import carry_out
 from lmworks.engine.outputs import Delta
 from lmworks.engine.request import Request
 from lmworks.engine.roofline import Roofline
-from lmworks.engine.stats import EngineStats
+from lmworks.engine.stats import ITERATION_TOKEN_BUCKETS, EngineStats
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +80,10 @@ class EngineLoop:
         self._commands: SimpleQueue[Command] = SimpleQueue() if commands is None else commands
         self._unfinished: dict[str, int] = {}
         """Requests that the engine has, and how many of their completions have not ended."""
+        self._steps = [0] * (len(ITERATION_TOKEN_BUCKETS) + 1)
+        """Steps by the tokens they computed, at most 1, 2, 4 and so on."""
+        self._tokens = 0
+        """Computed by all of them."""
         self._told = 0.0
         """When the statistics were last reported (`perf_counter`)."""
 
@@ -99,7 +103,9 @@ class EngineLoop:
             now = perf_counter()
             if not deltas and now - began < NOTHING_SECONDS:
                 sleep(PAUSE_SECONDS)
-            elif self._roofline is not None:
+                continue
+            self._count_step()
+            if self._roofline is not None:
                 self._roofline.add(now - began)
             self._report(deltas, now)
 
@@ -173,9 +179,17 @@ class EngineLoop:
                 del self._unfinished[request_id]
         return bool(ended)
 
+    def _count_step(self) -> None:
+        """Note how many tokens the step computed."""
+        stats = self.engine.stats()
+        total = stats.prompt_tokens_total + stats.generation_tokens_total
+        place = max(0, total - self._tokens - 1).bit_length()
+        self._steps[min(place, len(self._steps) - 1)] += 1
+        self._tokens = total
+
     def _tell_stats(self, now: float) -> None:
         """First of what is published, so that whoever has its answer finds it counted."""
-        stats = self.engine.stats()
+        stats = replace(self.engine.stats(), iteration_tokens=tuple(self._steps), iteration_tokens_sum=self._tokens)
         if self._roofline is not None:
             stats = replace(stats, roofline_ratio=self._roofline.ratio(stats.kv_cache_usage))
         self.reports.insert(0, stats)

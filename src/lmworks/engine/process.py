@@ -16,11 +16,13 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from lmworks.core.errors import EngineError, EngineUnavailableError, LMWorksError
+from lmworks.core.errors import EngineError, EngineUnavailableError, LMWorksError, require
 from lmworks.engine.exchange import Command, Failed, Load, ModelInfo, Ping, Pong, Stop
-from lmworks.engine.wire import Channel
+
+if TYPE_CHECKING:
+    from lmworks.engine.wire import Channel
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,9 @@ class EngineProcess:
         on_reports: gets the reports of each round, from this object's thread.
         on_loss: told why the process is gone; whatever it was asked will not be answered.
         restarts: how to deal with deaths.
+
+    Raises:
+        MissingExtraError: what the two processes speak is not installed.
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class EngineProcess:
         on_loss: Callable[[LMWorksError], None],
         restarts: Restarts = Restarts(),
     ) -> None:
+        require("msgpack", "serve")
         self.state: State = "loading"
         self.info: ModelInfo | None = None
         """Of the latest process that was ready."""
@@ -153,6 +159,8 @@ class EngineProcess:
 
     def _run_once(self) -> Failed | LMWorksError:
         """Start a process and read its reports until it ends; why it did."""
+        from lmworks.engine.wire import Channel
+
         self._ready_since = None
         ours, theirs = socket.socketpair()
         with theirs:

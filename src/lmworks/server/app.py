@@ -38,9 +38,7 @@ CLIENT_CLOSED_REQUEST = 499
 router = APIRouter()
 
 
-def create_app(
-    models: Mapping[str, ServedModel], config: AppConfig, turnstile: Turnstile | None = None
-) -> FastAPI:
+def create_app(models: Mapping[str, ServedModel], config: AppConfig, turnstile: Turnstile | None = None) -> FastAPI:
     """Build the application. The engines are the caller's: the application never shuts them down.
 
     Args:

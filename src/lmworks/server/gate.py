@@ -1,11 +1,10 @@
 """Layers around the routes: the headers that all responses carry, the key, and the net under unforeseen failures.
 
-Plain ASGI, so that streams and disconnects pass through untouched. Knows no route but the prefix it guards.
+Plain ASGI, so that streams and disconnects pass through untouched. Knows no route but those that stay open.
 """
 
 from __future__ import annotations
 
-import hmac
 import logging
 import uuid
 
@@ -13,25 +12,34 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lmworks.protocol.errors import authentication_reply, error_reply
+from lmworks.server.keys import Keys
 from lmworks.server.replies import error_response
 
 logger = logging.getLogger(__name__)
 
-GUARDED = "/v1/"
+PROBES = frozenset({"/live", "/ready", "/health", "/version", "/load", "/metrics"})
+"""Asked by machines that hold no key, and answered however busy the server is."""
+OPEN = PROBES | {"/", "/openapi.json"}
+"""What needs no key; the page's own files under `OPEN_PREFIX` do not either."""
+OPEN_PREFIX = "/page/"
+
+
+def is_open(path: str) -> bool:
+    """Whether a path needs no key."""
+    return path in OPEN or path.startswith(OPEN_PREFIX)
 
 
 class ApiKey:
-    """Refuses `/v1` requests without the right bearer token."""
+    """Refuses requests without a right bearer token; whatever is not open is closed."""
 
-    def __init__(self, app: ASGIApp, key: str) -> None:
-        self._app = app
-        self._expected = f"Bearer {key}".encode()
+    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+        self._app, self._keys = app, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 401, or pass the request on."""
-        if scope["type"] == "http" and scope["path"].startswith(GUARDED):
+        if scope["type"] == "http" and not is_open(scope["path"]):
             given = Headers(scope=scope).get("authorization", "").encode("latin-1")
-            if not hmac.compare_digest(given, self._expected):
+            if not self._keys.is_user(given):
                 await error_response(authentication_reply())(scope, receive, send)
                 return
         await self._app(scope, receive, send)

@@ -10,11 +10,13 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from lmworks import __version__
 from lmworks.core.sampling import SamplingParams
+from lmworks.engine.exchange import ModelInfo
 from lmworks.engine.outputs import Delta
+from lmworks.engine.process import State
 from lmworks.engine.prompts import Prompts
 from lmworks.engine.stats import EngineStats
 from lmworks.tokenization import Tokenizer
@@ -39,8 +41,13 @@ class Engine(Protocol):
         ...
 
     @property
-    def alive(self) -> bool:
-        """False once the engine has failed or was shut down."""
+    def state(self) -> State:
+        """Whether requests are served, and if not, what is the matter."""
+        ...
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is served; an `EngineUnavailableError` while that is not known."""
         ...
 
     def generate(
@@ -60,6 +67,10 @@ class Engine(Protocol):
         """Drop a request and free what it holds; unknown ids are ignored."""
         ...
 
+    async def call(self, name: str, **arguments: Any) -> Any:
+        """Carry out one of `engine.operations`."""
+        ...
+
     def stats(self) -> EngineStats:
         """A snapshot."""
         ...
@@ -69,7 +80,7 @@ class Engine(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class ServedModel:
     """One entry of the server's table."""
 
@@ -78,8 +89,11 @@ class ServedModel:
     path: Path | None = None
     """The artifact, for tracing; None when the weights came from memory."""
     content_hash: str = ""
+    """Of the artifact; filled in while the engine loads, because hashing large files takes time too."""
     created: int = field(default_factory=lambda: int(time.time()))
     """Unix time, seconds."""
+    aliases: tuple[str, ...] = ()
+    """Other names that requests may use."""
 
     @property
     def can_chat(self) -> bool:

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from lmworks.core.errors import ModelNotFoundError
 from lmworks.core.telemetry import Event
 from lmworks.protocol.errors import InvalidRequestError
+from lmworks.server.admission import Turnstile
 from lmworks.server.config import AppConfig
 from lmworks.server.generation import Job
 from lmworks.server.journal import Journal
@@ -30,19 +31,22 @@ class ServerState:
     config: AppConfig
     metrics: Metrics
     journal: Journal
+    turnstile: Turnstile
 
     def model(self, name: str) -> ServedModel:
-        """The served model of that name.
+        """The served model of that name or alias.
 
         Raises:
             ModelNotFoundError: there is none.
         """
-        if name not in self.models:
-            raise ModelNotFoundError(f"The model {name!r} does not exist", f"Use one of: {', '.join(self.models)}")
-        return self.models[name]
+        for model in self.models.values():
+            if name == model.name or name in model.aliases:
+                return model
+        raise ModelNotFoundError(f"The model {name!r} does not exist", f"Use one of: {', '.join(self.models)}")
 
     def recording(self, job: Job, arrived: float) -> Recording:
         """Begin to record a job whose request came in at `arrived` (`time.perf_counter()`)."""
+        self.metrics.asked(job.model.name, job.params)
         return Recording(self.metrics, self.journal, job.model, job.id, job.num_choices, job.prompt_tokens, arrived)
 
     def on_event(self, event: Event) -> None:
