@@ -88,7 +88,7 @@ def test_pre_tokenizers_cut_where_they_should(pre, text, pieces):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "llama"}, "tokenizer.ggml.model = 'llama' is not supported"),
+        ({"model": "rwkv"}, "tokenizer.ggml.model = 'rwkv' is not supported"),
         ({"model": None}, "tokenizer.ggml.model = None"),
         ({"pre": "martian"}, "unknown pre-tokenizer 'martian'"),
         ({"tokens": None}, "has no tokenizer.ggml.tokens"),

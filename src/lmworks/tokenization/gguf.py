@@ -1,19 +1,23 @@
-"""A tokenizer from a GGUF file's metadata. Knows byte-level BPE (`tokenizer.ggml.model = gpt2`) alone."""
+"""A tokenizer from a GGUF file's metadata: byte-level BPE here, pieces and word pieces in `gguf_pieces`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lmworks.core.errors import TokenizerError
 from lmworks.core.gguf import GGUFFile
-from lmworks.tokenization.definition import TokenizerDefinition
-from lmworks.tokenization.folder import ROLES
+from lmworks.tokenization.definition import TokenizerDefinition, added_token
+from lmworks.tokenization.gguf_pieces import PIECE_MODELS, piece_spec
 from lmworks.tokenization.pretokenizers import BYTE_LEVEL, pre_tokenizer
 
 CONTROL, USER_DEFINED = 3, 4
-ID_KEYS = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+ID_KEYS = {
+    "bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding",
+    "cls_token": "cls", "sep_token": "seperator", "mask_token": "mask",
+}  # fmt: skip
+"""Roles and the keys of their ids, misspelled as the format has them."""
 END_KEYS = ("eos", "eot", "eom")
 """Tokens that end a document, a turn or a message."""
 WHOLE_WORDS_FIRST = {"llama-bpe", "llama3"}
@@ -38,20 +42,40 @@ def from_metadata(metadata: Mapping[str, Any], name: str) -> TokenizerDefinition
         name: how errors call the file.
     """
     kind = metadata.get("tokenizer.ggml.model")
-    if kind != "gpt2":
+    if kind not in ("gpt2", *PIECE_MODELS):
+        known = ", ".join(map(repr, ("gpt2", *PIECE_MODELS)))
         raise TokenizerError(
-            f"{name}: tokenizer.ggml.model = {kind!r} is not supported (known: 'gpt2')", "Use another file"
+            f"{name}: tokenizer.ggml.model = {kind!r} is not supported (known: {known})", "Use another file"
         )
-    tokens, merges = _strings(metadata, "tokens", name), _strings(metadata, "merges", name)
+    tokens = _strings(metadata, "tokens", name)
     types = metadata.get("tokenizer.ggml.token_type", [1] * len(tokens))
     if len(types) != len(tokens):
         raise TokenizerError(f"{name}: {len(types)} token types for {len(tokens)} tokens", "The file is damaged")
-    pre = metadata.get("tokenizer.ggml.pre", "default")
-    spec = {
+    config = _roles(metadata, tokens, name)
+    if kind == "gpt2":
+        spec = _byte_level(metadata, tokens, types, name)
+        config["add_bos_token"] = metadata.get("tokenizer.ggml.add_bos_token", _pre(metadata) in WHOLE_WORDS_FIRST)
+    else:
+        spec = piece_spec(metadata, tokens, types, config, name)
+    ends = (metadata.get(f"tokenizer.ggml.{key}_token_id") for key in END_KEYS)
+    return TokenizerDefinition(
+        spec, config, metadata.get("tokenizer.chat_template"), tuple(dict.fromkeys(i for i in ends if i is not None))
+    )
+
+
+def _pre(metadata: Mapping[str, Any]) -> str:
+    return str(metadata.get("tokenizer.ggml.pre", "default"))
+
+
+def _byte_level(metadata: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int], name: str) -> dict[str, Any]:
+    merges, pre = _strings(metadata, "merges", name), _pre(metadata)
+    return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [_added(i, tokens[i], t) for i, t in enumerate(types) if t in (CONTROL, USER_DEFINED)],
+        "added_tokens": [
+            added_token(i, tokens[i], t == CONTROL) for i, t in enumerate(types) if t in (CONTROL, USER_DEFINED)
+        ],
         "normalizer": {"type": "NFC"} if pre == "qwen2" else None,
         "pre_tokenizer": pre_tokenizer(pre),
         "post_processor": None,
@@ -69,18 +93,17 @@ def from_metadata(metadata: Mapping[str, Any], name: str) -> TokenizerDefinition
             "merges": [merge.split(" ") for merge in merges],
         },
     }
-    ids = {role: metadata.get(f"tokenizer.ggml.{ID_KEYS[role]}_token_id") for role in ROLES}
+
+
+def _roles(metadata: Mapping[str, Any], tokens: Sequence[str], name: str) -> dict[str, Any]:
+    """The special tokens by role, as `tokenizer_config.json` has them."""
+    ids = {role: metadata.get(f"tokenizer.ggml.{key}_token_id") for role, key in ID_KEYS.items()}
     for role, token_id in ids.items():
         if token_id is not None and not 0 <= token_id < len(tokens):
             raise TokenizerError(
                 f"{name}: {role} id {token_id} is outside the vocabulary of {len(tokens)}", "Use another file"
             )
-    config: dict[str, Any] = {role: tokens[i] for role, i in ids.items() if i is not None}
-    config["add_bos_token"] = metadata.get("tokenizer.ggml.add_bos_token", pre in WHOLE_WORDS_FIRST)
-    ends = (metadata.get(f"tokenizer.ggml.{key}_token_id") for key in END_KEYS)
-    return TokenizerDefinition(
-        spec, config, metadata.get("tokenizer.chat_template"), tuple(dict.fromkeys(i for i in ends if i is not None))
-    )
+    return {role: tokens[i] for role, i in ids.items() if i is not None}
 
 
 def _strings(metadata: Mapping[str, Any], key: str, name: str) -> list[str]:
@@ -88,8 +111,3 @@ def _strings(metadata: Mapping[str, Any], key: str, name: str) -> list[str]:
     if value is None or not len(value):
         raise TokenizerError(f"{name} has no tokenizer.ggml.{key}", "Use a GGUF file that carries its tokenizer")
     return list(value)
-
-
-def _added(token_id: int, content: str, token_type: int) -> dict[str, Any]:
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    return {"id": token_id, "content": content, **flags, "special": token_type == CONTROL}

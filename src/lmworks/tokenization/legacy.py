@@ -96,15 +96,36 @@ def word_piece(folder: Path, name: str, config: dict[str, Any]) -> dict[str, Any
         raise TokenizerError(f"{folder / 'vocab.txt'} is damaged: {error}", "Restore it") from None
     vocab = {line: i for i, line in enumerate(lines)}
     roles = _roles(folder, name or "bert", _WORD_PIECE_ROLES, config, vocab)
+    cut = {
+        "handle_chinese_chars": config.get("tokenize_chinese_chars", True),
+        "strip_accents": config.get("strip_accents"),
+        "lowercase": config.get("do_lower_case", True),
+    }
+    return word_piece_spec(vocab, roles, **cut)
+
+
+def word_piece_spec(
+    vocab: Mapping[str, int], roles: Mapping[str, str], *, lowercase: bool = True,
+    strip_accents: bool | None = None, handle_chinese_chars: bool = True,
+) -> dict[str, Any]:  # fmt: skip
+    """The content of BERT's `tokenizer.json`.
+
+    Args:
+        vocab: pieces to ids; those that continue a word begin with `##`.
+        roles: special tokens, of which `cls_token`, `sep_token` and `unk_token` have a use here.
+        lowercase: capitals are read as small letters.
+        strip_accents: accents are dropped; None does so with `lowercase`.
+        handle_chinese_chars: each Chinese character is a word.
+    """
     return {
         "version": "1.0",
         "added_tokens": [added_token(vocab[t], t) for t in dict.fromkeys(roles.values())],
         "normalizer": {
             "type": "BertNormalizer",
             "clean_text": True,
-            "handle_chinese_chars": config.get("tokenize_chinese_chars", True),
-            "strip_accents": config.get("strip_accents"),
-            "lowercase": config.get("do_lower_case", True),
+            "handle_chinese_chars": handle_chinese_chars,
+            "strip_accents": strip_accents,
+            "lowercase": lowercase,
         },
         "pre_tokenizer": {"type": "BertPreTokenizer"},
         "post_processor": template([roles["cls_token"]], [roles["sep_token"]], vocab),

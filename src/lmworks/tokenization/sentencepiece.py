@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,21 +19,23 @@ from lmworks.tokenization.definition import added_token, template
 from lmworks.tokenization.legacy import REMEDY
 
 FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
-_MARK = "▁"
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
-_UNIGRAM, _BPE = 1, 2
+MARK = "▁"
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
+"""Types of pieces."""
+UNIGRAM, BPE = 1, 2
+"""Types of models."""
 _LLAMA = ("llama", "code_llama", "codellama", "mistral", "mixtral", "phi3")
 _T5 = ("t5", "mt5", "umt5", "switch_transformers")
 _XLM_R = ("xlm_roberta", "xlmroberta")
 
 
 @dataclass(frozen=True)
-class _Model:
-    """What is used of a file."""
+class PieceModel:
+    """What SentencePiece computes tokens from."""
 
     pieces: tuple[tuple[str, float, int], ...]
     """Text, score, type."""
-    kind: int = _UNIGRAM
+    kind: int = UNIGRAM
     byte_fallback: bool = False
     charsmap: bytes = b""
     add_dummy_prefix: bool = True
@@ -56,11 +58,11 @@ def sentencepiece_spec(file: Path, name: str, config: dict[str, Any]) -> dict[st
         raise TokenizerError(f"{file}: how {name!r} models arrange their ids is not known (known: {known})", REMEDY)
     model = _read(file)
     pieces, types = [(text, score) for text, score, _ in model.pieces], [kind for *_, kind in model.pieces]
-    if any(kind == _USER_DEFINED and _MARK in text for (text, _), kind in zip(pieces, types, strict=True)):
+    if any(kind == USER_DEFINED and MARK in text for (text, _), kind in zip(pieces, types, strict=True)):
         raise TokenizerError(f"{file}: it defines pieces with spaces as whole tokens, which is not converted", REMEDY)
-    special = {text for (text, _), kind in zip(pieces, types, strict=True) if kind in (_CONTROL, _UNKNOWN)}
-    own = {text for (text, _), kind in zip(pieces, types, strict=True) if kind == _USER_DEFINED}
-    unknown = pieces[types.index(_UNKNOWN)][0] if _UNKNOWN in types else "<unk>"
+    special = {text for (text, _), kind in zip(pieces, types, strict=True) if kind in (CONTROL, UNKNOWN)}
+    own = {text for (text, _), kind in zip(pieces, types, strict=True) if kind == USER_DEFINED}
+    unknown = pieces[types.index(UNKNOWN)][0] if UNKNOWN in types else "<unk>"
     if name in _T5:  # sentinels follow, the last one first
         names = [f"<extra_id_{i}>" for i in reversed(range(config.get("extra_ids", 100 if name == "t5" else 0)))]
         pieces += [(text, 0.0) for text in names if text not in {text for text, _ in pieces}]
@@ -85,16 +87,16 @@ def sentencepiece_spec(file: Path, name: str, config: dict[str, Any]) -> dict[st
     return {
         "version": "1.0",
         "added_tokens": [added_token(vocab[t], t, t in special) for t, _ in pieces if t in special | own],
-        **_text_steps(model, first_only),
+        **text_steps(model, first_only),
         "post_processor": template(before, after, vocab),
-        "model": _bpe(model, pieces, unknown) if model.kind == _BPE else {
+        "model": bpe(model, pieces, unknown) if model.kind == BPE else {
             "type": "Unigram", "unk_id": vocab[unknown], "vocab": [list(piece) for piece in pieces],
             "byte_fallback": model.byte_fallback,
         },
     }  # fmt: skip
 
 
-def _text_steps(model: _Model, first_only: bool) -> dict[str, Any]:
+def text_steps(model: PieceModel, first_only: bool) -> dict[str, Any]:
     """Normalization, cut and decoding. SentencePiece sees a text as one run of characters, spaces written as marks."""
     steps: list[dict[str, Any]] = []
     if model.charsmap:
@@ -105,12 +107,12 @@ def _text_steps(model: _Model, first_only: bool) -> dict[str, Any]:
             {"type": "Replace", "pattern": {"Regex": r"\A +| +\z"}, "content": ""},  # other white space stays
             {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "},
         ]
-    metaspace = {"type": "Metaspace", "replacement": _MARK, "prepend_scheme": "first", "split": False}
+    metaspace = {"type": "Metaspace", "replacement": MARK, "prepend_scheme": "first", "split": False}
     if not first_only:
-        steps += [{"type": "Prepend", "prepend": _MARK}] if model.add_dummy_prefix else []
-        steps += [{"type": "Replace", "pattern": {"String": " "}, "content": _MARK}]
+        steps += [{"type": "Prepend", "prepend": MARK}] if model.add_dummy_prefix else []
+        steps += [{"type": "Replace", "pattern": {"String": " "}, "content": MARK}]
     decoders = [
-        {"type": "Replace", "pattern": {"String": _MARK}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
+        {"type": "Replace", "pattern": {"String": MARK}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
         *([{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if model.add_dummy_prefix else []),
     ]  # fmt: skip
     return {
@@ -120,10 +122,10 @@ def _text_steps(model: _Model, first_only: bool) -> dict[str, Any]:
     }
 
 
-def _bpe(model: _Model, pieces: list[tuple[str, float]], unknown: str) -> dict[str, Any]:
+def bpe(model: PieceModel, pieces: Sequence[tuple[str, float]], unknown: str) -> dict[str, Any]:
     """The file lists what merging leads to, the best first: every pair of pieces that leads there is a merge."""
     vocab = {text: i for i, (text, _) in enumerate(pieces)}
-    mergeable = sorted((-score, i, text) for i, (text, score, kind) in enumerate(model.pieces) if kind == _NORMAL)
+    mergeable = sorted((-score, i, text) for i, (text, score, kind) in enumerate(model.pieces) if kind == NORMAL)
     merges = [
         [text[:cut], text[cut:]]
         for *_, text in mergeable
@@ -136,23 +138,23 @@ def _bpe(model: _Model, pieces: list[tuple[str, float]], unknown: str) -> dict[s
     }  # fmt: skip
 
 
-def _read(file: Path) -> _Model:
+def _read(file: Path) -> PieceModel:
     try:
         whole = _fields(file.read_bytes())
         pieces = []
         for part in whole.get(1, ()):
             piece = _fields(part)
             score = struct.unpack("<f", piece[2][-1])[0] if 2 in piece else 0.0
-            pieces.append((piece[1][-1].decode(), score, piece[3][-1] if 3 in piece else _NORMAL))
+            pieces.append((piece[1][-1].decode(), score, piece[3][-1] if 3 in piece else NORMAL))
         trained, normalized = (_fields(whole[number][-1]) if number in whole else {} for number in (2, 3))
         if not pieces:
             raise ValueError("it lists no pieces")
     except (OSError, ValueError, LookupError, AttributeError, TypeError, struct.error) as error:
         raise TokenizerError(f"{file} is not a SentencePiece model: {error}", "Restore the file") from None
-    kind = trained[3][-1] if 3 in trained else _UNIGRAM
-    if kind not in (_UNIGRAM, _BPE):
+    kind = trained[3][-1] if 3 in trained else UNIGRAM
+    if kind not in (UNIGRAM, BPE):
         raise TokenizerError(f"{file}: model type {kind} is not converted (known: Unigram, BPE)", REMEDY)
-    return _Model(
+    return PieceModel(
         tuple(pieces),
         kind,
         byte_fallback=bool(trained.get(35, [0])[-1]),
