@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <cstdlib>
 #include <mutex>
 #include <thread>
 
@@ -45,7 +46,9 @@ public:
     static Pool*& instance() {
         static Pool* pool = [] {
             pthread_atfork(nullptr, nullptr, [] { instance() = new Pool(instance()->threads_); });
-            return new Pool(std::max(1, static_cast<int>(std::thread::hardware_concurrency())));
+            const char* asked = std::getenv("OMP_NUM_THREADS");  // as other numerical libraries do
+            const int count = asked ? std::atoi(asked) : 0;
+            return new Pool(std::max(1, count > 0 ? count : static_cast<int>(std::thread::hardware_concurrency())));
         }();
         return pool;
     }

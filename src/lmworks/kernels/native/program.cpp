@@ -1,6 +1,7 @@
 #include "program.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <memory>
 #include <vector>
@@ -81,6 +82,8 @@ void rotate(const Rotary& rotary, int row, int position, float* x) {
 }
 
 class Program;
+struct Stage;
+void convert(Stage& stage, int64_t item, int thread);
 
 // One piece of work after another, with all that its pieces need to know.
 struct Stage {
@@ -108,6 +111,20 @@ public:
         operations_.clear();
         for (Stage& stage : stages_) operations_.push_back({call, &stage, items_[&stage - stages_.data()]});
         run_operations(operations_.data(), static_cast<int>(operations_.size()));
+    }
+
+    // As run, one operation at a time; adds the seconds of each to the place of its instruction's kind.
+    void profile(const Step& step, double* seconds) {
+        step_ = step;
+        prepare();
+        for (size_t n = 0; n < stages_.size(); ++n) {
+            const Operation operation{call, &stages_[n], items_[n]};
+            const auto begin = std::chrono::steady_clock::now();
+            run_operations(&operation, 1);
+            const bool converts = stages_[n].work == convert;
+            seconds[converts ? NUM_OPS : stages_[n].instruction->op] +=
+                std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+        }
     }
 
     float* row(int buffer, int64_t index) { return base(buffer) + index * widths_[buffer]; }
@@ -411,6 +428,10 @@ void lm_program_set_rotary(void* program, const lm::Rotary* rotaries, int count)
 }
 
 void lm_program_run(void* program, const lm::Step* step) { static_cast<lm::Program*>(program)->run(*step); }
+
+void lm_program_profile(void* program, const lm::Step* step, double* seconds) {
+    static_cast<lm::Program*>(program)->profile(*step, seconds);
+}
 
 void lm_program_free(void* program) { delete static_cast<lm::Program*>(program); }
 

@@ -23,6 +23,7 @@ enum Op : int32_t {
     OP_SELECT,         // out = the selected rows of in; all that follows works on those alone
     OP_SOFTCAP,        // out = number * tanh(out / number)
     OP_SCALE,          // out *= number
+    NUM_OPS,
 };
 
 enum Activation : int32_t { ACT_NONE = 0, ACT_SILU, ACT_GELU, ACT_GELU_TANH, ACT_QUICK_GELU, ACT_RELU, ACT_RELU2 };
@@ -79,6 +80,9 @@ void* lm_program_new(const lm::Instruction* instructions, int count, const int32
                      const lm::Cache* caches, int num_caches);
 void lm_program_set_rotary(void* program, const lm::Rotary* rotaries, int count);
 void lm_program_run(void* program, const lm::Step* step);
+// As lm_program_run, slower; adds the seconds that each kind of instruction took, and in place NUM_OPS those of converting
+// activations.
+void lm_program_profile(void* program, const lm::Step* step, double* seconds);
 void lm_program_free(void* program);
 // Sizes of the structures, so that the other side can check its own.
 int lm_program_sizes(int32_t* sizes);
