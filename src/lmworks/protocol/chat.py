@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, PlainValidator, ValidationError, WithJsonSchema
 
 from lmworks.core.messages import Message
-from lmworks.core.sampling import SamplingParams, StructuredOutputs
+from lmworks.core.sampling import BeamSearchParams, SamplingParams, StructuredOutputs
 from lmworks.protocol.chat_messages import Messages
 from lmworks.protocol.errors import InvalidRequestError
 from lmworks.protocol.sampling import UNSUPPORTED_EXTRAS, SamplingFields
@@ -182,3 +182,7 @@ class ChatCompletionRequest(SamplingFields, StructuredFields):
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             structured_outputs=structured_outputs or self.structured(),
         )
+
+    def beams(self) -> BeamSearchParams | None:
+        """How to search for the likeliest answers, where that is asked for; errors as in `sampling_params`."""
+        return self.beam_search_params(self.max_completion_tokens or self.max_tokens)

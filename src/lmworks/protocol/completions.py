@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeGuard
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
-from lmworks.core.sampling import SamplingParams
+from lmworks.core.sampling import BeamSearchParams, SamplingParams
 from lmworks.protocol.errors import InvalidRequestError
 from lmworks.protocol.logprobs import CompletionLogprobs, PromptLogprobs
 from lmworks.protocol.sampling import UNSUPPORTED_EXTRAS, SamplingFields
@@ -85,8 +85,13 @@ class CompletionRequest(SamplingFields, StructuredFields):
             max_tokens=max(1, default),
             logprobs=self.logprobs,
             prompt_logprobs=self.logprobs if self.echo and self.prompt_logprobs is None else self.prompt_logprobs,
+            best_of=self.best_of,
             structured_outputs=self.structured(),
         )
+
+    def beams(self) -> BeamSearchParams | None:
+        """How to search for the likeliest completions, where that is asked for; errors as in `sampling_params`."""
+        return self.beam_search_params(DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens)
 
 
 class CompletionChoice(WireResponse):

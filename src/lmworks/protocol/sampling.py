@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema, field_validator
 
-from lmworks.core.sampling import SamplingParams, StructuredOutputs
+from lmworks.core.sampling import BeamSearchParams, SamplingParams, StructuredOutputs
 from lmworks.protocol.errors import InvalidRequestError
-from lmworks.protocol.wire import WireRequest, field_path
+from lmworks.protocol.wire import WireRequest, invalid
 
 UNSUPPORTED_EXTRAS: dict[str, tuple[Any, ...]] = {
     "logprob_token_ids": ([],),
@@ -49,6 +49,8 @@ Stops = Annotated[
     ),
 ]
 """One string or several; a list once read."""
+
+BEAM_FIELDS = ("length_penalty", "early_stopping", "num_beam_groups", "diversity_penalty", "ignore_eos")
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
@@ -96,6 +98,13 @@ class SamplingFields(WireRequest):
     """Lower goes first, where the engine schedules by priority."""
     cache_salt: Annotated[str | None, Field(min_length=1, max_length=256)] = None
     """Only requests of one salt, and of one key, share cached prefixes."""
+    use_beam_search: bool | None = None
+    """Find the `n` likeliest completions instead of sampling."""
+    length_penalty: Annotated[float | None, Field(ge=-100, le=100)] = None
+    """Of beam search: above 0 favors long completions, below 0 short ones; likewise what follows."""
+    early_stopping: bool | None = None
+    num_beam_groups: Annotated[int | None, Field(ge=1, le=64)] = None
+    diversity_penalty: Annotated[float | None, Field(ge=0, le=100)] = None
     request_id: Annotated[str | None, Field(pattern=r"^[\w.:-]{1,128}$")] = None
     """Becomes part of the response's id."""
 
@@ -123,7 +132,7 @@ class SamplingFields(WireRequest):
         max_tokens: int | None,
         logprobs: int | None,
         prompt_logprobs: int | None = None,
-        n: int | None = None,
+        best_of: int | None = None,
         structured_outputs: StructuredOutputs | None = None,
     ) -> SamplingParams:
         """The engine's view; fields the client left out keep the defaults of `SamplingParams`.
@@ -155,12 +164,27 @@ class SamplingFields(WireRequest):
             "max_tokens": max_tokens,
             "logprobs": logprobs,
             "prompt_logprobs": prompt_logprobs,
-            "n": n,
+            "best_of": best_of,
             "structured_outputs": structured_outputs,
         }
         try:
             return SamplingParams(**given | {name: value for name, value in beside.items() if value is not None})
         except ValidationError as error:  # a rule of the engine that this schema does not repeat
-            problem = error.errors()[0]
-            param = field_path(problem["loc"])
-            raise InvalidRequestError(f"Invalid value for '{param}': {problem['msg']}", param=param) from None
+            raise invalid(error) from None
+
+    def beam_search_params(self, max_tokens: int | None) -> BeamSearchParams | None:
+        """How to search for the likeliest completions, where that is asked for.
+
+        Raises:
+            InvalidRequestError: beam search does not go with another field, or fields contradict each other.
+        """
+        if not self.use_beam_search:
+            return None
+        for name in ("stream", "logprobs", "prompt_logprobs", "stop", "best_of"):
+            if getattr(self, name, None):
+                raise InvalidRequestError(f"'use_beam_search' does not go with '{name}'", "Leave one out", param=name)
+        given = {name: getattr(self, name) for name in BEAM_FIELDS if getattr(self, name) is not None}
+        try:
+            return BeamSearchParams(beam_width=self.n or 1, max_tokens=max_tokens or 2**31 - 1, **given)
+        except ValidationError as error:
+            raise invalid(error) from None

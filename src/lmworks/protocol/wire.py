@@ -69,7 +69,7 @@ def parse_request(schema: type[R], body: bytes) -> R:
 def invalid(error: ValidationError) -> InvalidRequestError:
     """The first problem of a failed validation, named the way OpenAI names fields."""
     problem = error.errors()[0]
-    param = field_path(problem["loc"])
+    param = field_path(problem["loc"]) or None
     if problem["type"] == "missing":
         return InvalidRequestError(
             f"Missing required parameter: '{param}'", param=param, code="missing_required_parameter"
@@ -77,9 +77,8 @@ def invalid(error: ValidationError) -> InvalidRequestError:
     message = problem["msg"].removeprefix("Value error, ")
     shown = repr(problem["input"])
     shown = shown if len(shown) <= 80 else shown[:77] + "..."
-    return InvalidRequestError(
-        f"Invalid value for '{param}': {message}, got {shown}", param=param, code="invalid_value"
-    )
+    where = "" if param is None else f" for '{param}'"
+    return InvalidRequestError(f"Invalid value{where}: {message}, got {shown}", param=param, code="invalid_value")
 
 
 def field_path(location: tuple[int | str, ...]) -> str:

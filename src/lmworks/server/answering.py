@@ -56,6 +56,20 @@ Prepare = Callable[[ServerState, bytes, Caller], Awaitable[Writer]]
 """From a request's body to the writer of its answer; raises what is wrong with it."""
 
 
+Create = Callable[[ServerState, bytes, Caller], Awaitable[WireResponse]]
+"""From a request's body to its answer, for what generates nothing; raises what is wrong with it."""
+
+
+async def answer_with(request: Request, create: Create) -> Response:
+    """Answer a request whose answer comes at once; see `Create` for the errors."""
+    state, body = state_of(request), await read_body(request)
+
+    async def work() -> WireResponse:
+        return await create(state, body, caller_of(request))
+
+    return json_reply(await unless_disconnected(request, work()))
+
+
 async def answer(request: Request, prepare: Prepare) -> Response:
     """Answer a request; see `Prepare` and `generation.run` for the errors."""
     state, arrived = state_of(request), time.perf_counter()

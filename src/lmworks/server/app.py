@@ -19,15 +19,15 @@ from lmworks import __version__
 from lmworks.core.errors import LMWorksError
 from lmworks.core.telemetry import subscribed
 from lmworks.protocol.errors import InvalidRequestError, error_reply, route_reply
-from lmworks.protocol.models import ModelCard, ModelList
-from lmworks.server import chat, completions, openapi, page, probes
+from lmworks.server import page, probes
 from lmworks.server.admission import Admission, Turnstile
 from lmworks.server.config import AppConfig
 from lmworks.server.gate import ApiKey, CommonHeaders, Failures
 from lmworks.server.journal import Journal
 from lmworks.server.keys import Keys
 from lmworks.server.metrics import Metrics
-from lmworks.server.replies import error_response, json_reply
+from lmworks.server.replies import error_response
+from lmworks.server.routes import ROUTERS
 from lmworks.server.served_model import ServedModel
 from lmworks.server.state import ServerState, state_of
 from lmworks.server.tracing import trace_response
@@ -61,7 +61,7 @@ def create_app(models: Mapping[str, ServedModel], config: AppConfig, turnstile: 
 
     app = FastAPI(title="lmworks", version=__version__, lifespan=lifespan, openapi_url=None)
     app.state.server = state
-    for part in (router, chat.router, completions.router, openapi.router, probes.router, page.router):
+    for part in (router, *ROUTERS, probes.router, page.router):
         app.include_router(part)
     app.add_middleware(Failures)
     app.add_middleware(Admission, turnstile=state.turnstile)
@@ -97,18 +97,6 @@ async def _on_disconnect(_: Request, __: Exception) -> Response:
     return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
-@router.get("/v1/models")
-async def list_models(request: Request) -> Response:
-    """Every served model."""
-    return json_reply(ModelList(data=[_card(model) for model in state_of(request).models.values()]))
-
-
-@router.get("/v1/models/{name}")
-async def get_model(request: Request, name: str) -> Response:
-    """One served model."""
-    return json_reply(_card(state_of(request).model(name)))
-
-
 @router.get("/v1/traces/{response_id}")
 async def get_trace(request: Request, response_id: str) -> dict[str, Any]:
     """Which model gave a response, and what that model was made from."""
@@ -118,12 +106,3 @@ async def get_trace(request: Request, response_id: str) -> dict[str, Any]:
             f"No response {response_id!r} is recorded", "Give the `id` of a response of this server", status=404
         )
     return await asyncio.to_thread(trace_response, entry)
-
-
-def _card(model: ServedModel) -> ModelCard:
-    return ModelCard(
-        id=model.name,
-        created=model.created,
-        max_model_len=model.llm.max_model_len,
-        capabilities=["completion", "chat"] if model.can_chat else ["completion"],
-    )

@@ -6,10 +6,11 @@ comes from the key that the gate has checked, not from what a client claims.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 from starlette.requests import Request
+
+from lmworks.server.keys import identity
 
 
 @dataclass(frozen=True)
@@ -23,4 +24,4 @@ class Caller:
 def caller_of(request: Request) -> Caller:
     """The client behind a request: clients with one key are one."""
     given = request.headers.get("authorization", "")
-    return Caller(hashlib.sha256(given.encode("latin-1")).hexdigest()[:16] if given else "")
+    return Caller(identity(given.encode("latin-1")) if given else "")

@@ -53,7 +53,7 @@ async def prepare(state: ServerState, body: bytes, caller: Caller) -> ChatWriter
     asked = parse_request(ChatCompletionRequest, body)
     model, params = state.model(asked.model), asked.sampling_params()
     prompt = await asyncio.to_thread(encode, model, asked)
-    job = new_job("chatcmpl", model, [prompt], params, asked, param="messages", salt=caller.salt)
+    job = new_job("chatcmpl", model, [prompt], params, asked, param="messages", salt=caller.salt, beams=asked.beams())
     return ChatWriter(job, asked)
 
 

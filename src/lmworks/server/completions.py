@@ -43,7 +43,7 @@ async def prepare(state: ServerState, body: bytes, caller: Caller) -> Completion
     asked = parse_request(CompletionRequest, body)
     model, params = state.model(asked.model), asked.sampling_params()
     prompts = await asyncio.to_thread(encode, model, asked)
-    job = new_job("cmpl", model, prompts, params, asked, param="prompt", salt=caller.salt)
+    job = new_job("cmpl", model, prompts, params, asked, param="prompt", salt=caller.salt, beams=asked.beams())
     return CompletionWriter(job, asked, await asyncio.to_thread(echoes, job, asked))
 
 
@@ -76,7 +76,7 @@ class CompletionWriter:
         self._asked, self._echoes = asked, echoes
         tokenizer = job.model.llm.tokenizer
         hidden = tokenizer.special_token_ids if job.params.skip_special_tokens else frozenset()
-        self._lists = [LogprobLists(tokenizer.token_bytes, hidden) for _ in range(job.num_choices)]
+        self._lists = [LogprobLists(tokenizer.token_bytes, hidden) for _ in range(len(job.prompts) * job.n)]
         self._opened: set[int] = set()
 
     def opening(self, _: Recording) -> str:
@@ -115,7 +115,7 @@ class CompletionWriter:
             opens: this is its beginning, where the prompt is echoed.
         """
         asked, job = self._asked, self.job
-        number = index // job.params.n
+        number = index // job.n
         scores_only = asked.scores_only
         text = (
             ("" if scores_only else said.text)

@@ -6,16 +6,19 @@ Knows the engine's contract and the request's parameters; no route, no schema.
 from __future__ import annotations
 
 import asyncio
+import math
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lmworks.core.errors import EngineError, EngineOverloadedError
 from lmworks.core.generation import FinishReason, TokenLogprob
-from lmworks.core.sampling import SamplingParams
+from lmworks.core.sampling import BeamSearchParams, SamplingParams
+from lmworks.engine.best_of import generated_params
 from lmworks.engine.outputs import Delta
 from lmworks.protocol.errors import InvalidRequestError
 from lmworks.protocol.sampling import SamplingFields
+from lmworks.server.beams import search_beams
 from lmworks.server.recording import Recording
 from lmworks.server.served_model import ServedModel
 
@@ -30,12 +33,16 @@ class Job:
     model: ServedModel
     prompts: Sequence[Sequence[int]]
     params: SamplingParams
+    n: int
+    """Completions of each prompt that the client gets; the likeliest, where the engine makes more."""
     priority: int = 0
     cache_salt: str = ""
+    beams: BeamSearchParams | None = None
+    """Search instead of sampling."""
 
     @property
     def num_choices(self) -> int:
-        """Completions in all."""
+        """Completions that the engine makes, in all."""
         return len(self.prompts) * self.params.n
 
     @property
@@ -54,6 +61,11 @@ class Choice:
     prompt_logprobs: Sequence[TokenLogprob | None] | None = None
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
+
+    @property
+    def logprob(self) -> float:
+        """Of all tokens together, in nats; what `best_of` chooses by."""
+        return math.fsum(entry.logprob for entry in self.logprobs)
 
     def add(self, delta: Delta) -> None:
         """Append a delta."""
@@ -74,6 +86,7 @@ def new_job(
     *,
     param: str,
     salt: str,
+    beams: BeamSearchParams | None = None,
 ) -> Job:
     """Check prompts and parameters against the model, before anything is queued.
 
@@ -85,10 +98,16 @@ def new_job(
         asked: the request, for what concerns its treatment rather than its answer.
         param: the request field that holds the prompt, for error bodies.
         salt: of who asks; joined with the request's own.
+        beams: search instead of sampling.
 
     Raises:
-        InvalidRequestError: an empty prompt, an unknown token id, or more tokens than the context holds.
+        InvalidRequestError: the model generates nothing, a prompt is empty, a token id unknown, or there are more
+            tokens than the context holds.
     """
+    if model.llm.info.kind != "generate":
+        raise InvalidRequestError(
+            f"The model {model.name!r} embeds texts and generates none", "Ask another model", param="model"
+        )
     vocabulary, limit = model.llm.tokenizer.vocab_size, model.llm.max_model_len
     named: Mapping[str, Sequence[int]] = {
         "logit_bias": list(params.logit_bias),
@@ -120,7 +139,9 @@ def new_job(
         id=f"{prefix}-{asked.request_id or uuid.uuid4().hex}",
         model=model,
         prompts=prompts,
-        params=params,
+        params=generated_params(params),
+        n=params.n,
+        beams=beams,
         priority=asked.priority or 0,
         cache_salt=f"{salt}/{own}" if own else salt,
     )
@@ -150,7 +171,8 @@ async def run(job: Job, recording: Recording) -> AsyncGenerator[tuple[int, Delta
     ids = [f"{job.model.name}/{job.id}-{unique}-{number}" for number in range(len(job.prompts))]
     remaining = [job.params.n] * len(ids)
     refused = False
-    stream = _one(job, ids[0]) if len(ids) == 1 else _merged(job, ids)
+    deltas = _searched if job.beams is not None else _one if len(ids) == 1 else _merged
+    stream = deltas(job, ids)
     try:
         async for number, delta in stream:
             choice = number * job.params.n + delta.index
@@ -171,7 +193,7 @@ async def run(job: Job, recording: Recording) -> AsyncGenerator[tuple[int, Delta
 
 
 async def complete(job: Job, recording: Recording) -> list[Choice]:
-    """All completions, whole."""
+    """All completions, whole: `job.n` for each prompt. Errors as in `run`."""
     choices = [Choice() for _ in range(job.num_choices)]
     stream = run(job, recording)
     try:
@@ -179,13 +201,24 @@ async def complete(job: Job, recording: Recording) -> list[Choice]:
             choices[number].add(delta)
     finally:
         await stream.aclose()
-    return choices
+    if job.n == job.params.n:
+        return choices
+    made = [choices[at : at + job.params.n] for at in range(0, len(choices), job.params.n)]
+    return [choice for those in made for choice in sorted(those, key=lambda c: -c.logprob)[: job.n]]
 
 
-async def _one(job: Job, request_id: str, number: int = 0) -> AsyncGenerator[tuple[int, Delta], None]:
+async def _searched(job: Job, ids: Sequence[str]) -> AsyncGenerator[tuple[int, Delta], None]:
+    """The results of beam search after each prompt."""
+    assert job.beams is not None, "a search was asked for"
+    for number, prompt in enumerate(job.prompts):
+        for delta in await search_beams(job.model, prompt, job.beams, ids[number], job.cache_salt):
+            yield number, delta
+
+
+async def _one(job: Job, ids: Sequence[str], number: int = 0) -> AsyncGenerator[tuple[int, Delta], None]:
     """The deltas of one prompt, with its number."""
     deltas = job.model.llm.generate(
-        job.prompts[number], job.params, request_id, priority=job.priority, cache_salt=job.cache_salt
+        job.prompts[number], job.params, ids[number], priority=job.priority, cache_salt=job.cache_salt
     )
     async for delta in deltas:
         yield number, delta
@@ -197,7 +230,7 @@ async def _merged(job: Job, ids: Sequence[str]) -> AsyncGenerator[tuple[int, Del
 
     async def pump(number: int) -> None:
         try:
-            async for item in _one(job, ids[number], number):
+            async for item in _one(job, ids, number):
                 queue.put_nowait(item)
         except Exception as error:  # noqa: BLE001 - handed to the consumer, which raises it
             queue.put_nowait(error)
