@@ -6,21 +6,22 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from lmworks.core.errors import ConfigError, EngineOverloadedError
 from lmworks.core.sampling import SamplingParams
 from lmworks.engine.block_manager import BlockManager
 from lmworks.engine.config import EngineConfig
 from lmworks.engine.request import Request
-from lmworks.engine.scheduler import Scheduler
+from lmworks.engine.scheduler import Chunk, Scheduler
 from lmworks.engine.sequence import Sequence, Status
 
 
-def sequence(tokens, max_tokens=8, name="r") -> Sequence:
+def sequence(tokens, max_tokens=8, **request) -> Sequence:
     prompt = tuple(tokens) if not isinstance(tokens, int) else tuple(range(tokens))
-    return Sequence(Request(name, prompt, SamplingParams()), 0, prompt, max_tokens)
+    return Sequence(Request("r", prompt, SamplingParams(), **request), 0, prompt, max_tokens)
 
 
 def scheduler(num_blocks=16, block_size=4, prefix=True, **limits) -> Scheduler:
@@ -31,17 +32,38 @@ def scheduler(num_blocks=16, block_size=4, prefix=True, **limits) -> Scheduler:
 def step(s: Scheduler, token: int = 7) -> list[tuple[Sequence, int]]:
     """Schedule, pretend to compute, pretend to sample."""
     chunks = s.schedule()
+    carry_out(s, chunks, token)
+    return [(c.sequence, c.length) for c in chunks]
+
+
+def carry_out(s: Scheduler, chunks: list[Chunk], token: int) -> None:
+    """As the engine does: own tokens are computed, then one is sampled, and more while guesses are right."""
     assert sum(c.length for c in chunks) <= s.config.max_num_batched_tokens
     assert len(s.running) <= s.config.max_num_seqs
-    ready = [c.sequence for c in chunks if c.num_logits]
+    ready = []
     for chunk in chunks:
-        s.computed(chunk.sequence, chunk.length)
-    for done in ready:
-        done.append(token)
-        if done.num_output_tokens >= done.max_tokens:
-            s.finish(done, "length")
+        x = chunk.sequence
+        assert chunk.length == len(chunk.token_ids)
+        assert len(x.block_table) * s.block_manager.block_size >= x.num_computed_tokens + chunk.length
+        s.computed(x, chunk.length - len(x.draft_token_ids))
+        if chunk.num_logits:
+            ready += [x, *s.fork(x)]
+    for x in ready:
+        for guess in [*x.draft_token_ids, None]:
+            x.append(token)
+            if x.num_output_tokens >= x.max_tokens:
+                s.finish(x, "length")
+                break
+            if guess != token:
+                break
+            s.computed(x, 1)
     s.check_integrity()
-    return [(c.sequence, c.length) for c in chunks]
+
+
+def blocks_written(chunk: Chunk, block_size: int) -> list[int]:
+    """Blocks that get keys and values."""
+    first, last = chunk.start // block_size, (chunk.start + chunk.length - 1) // block_size
+    return chunk.sequence.block_table[first : last + 1]
 
 
 def test_no_torch_is_needed_to_schedule():
@@ -64,7 +86,8 @@ def test_decoding_goes_first_and_a_long_prompt_fills_the_rest():
 def test_first_come_first_served_even_when_a_later_one_would_fit():
     s = scheduler(num_blocks=10)
     first, big, small = sequence(20), sequence(range(50, 80)), sequence(range(90, 92))
-    s.add([first, big, small])
+    for x in (first, big, small):
+        s.add([x])
     scheduled = [x for _ in range(3) for x, _ in step(s)]
     assert big not in scheduled
     assert small not in scheduled
@@ -73,7 +96,8 @@ def test_first_come_first_served_even_when_a_later_one_would_fit():
 def test_the_youngest_is_preempted_and_comes_back_first():
     s = scheduler(num_blocks=6, prefix=False)
     old, young, waiting = (sequence(range(i * 100, i * 100 + 8), 12) for i in range(3))
-    s.add([old, young, waiting])
+    for x in (old, young, waiting):
+        s.add([x])
     for _ in range(10):
         step(s)
         if s.num_preemptions:
@@ -140,30 +164,310 @@ def test_every_running_sequence_must_get_a_token_a_step():
         EngineConfig.parse({"max_num_seqs": 8, "max_num_batched_tokens": 4})
 
 
-@settings(max_examples=50, deadline=None)
-@given(data=st.data())
-def test_random_traffic_finishes_and_leaks_nothing(data):
-    block_size = data.draw(st.sampled_from([1, 2, 4]))
-    num_blocks = data.draw(st.integers(32 // block_size, 64 // block_size))
-    s = scheduler(
-        num_blocks, block_size, data.draw(st.booleans()), max_num_batched_tokens=data.draw(st.integers(4, 20))
+def test_refusal_names_the_limit_and_when_to_come_back():
+    s = scheduler(max_num_queued_tokens=10, max_num_queued_reqs=3)
+    s.load.step(100, 2.0)
+    s.load.finished(50)
+    for _ in range(2):
+        s.add([sequence(6)])
+    with pytest.raises(EngineOverloadedError, match="max_num_queued_tokens is 10") as caught:
+        s.add([sequence(1)])
+    assert caught.value.retry_after_seconds == 3, "12 tokens and two answers of 50, at 50 a second"
+    assert s.rejections == {"max_num_queued_tokens": 1}
+    while step(s):
+        pass
+    assert s.has_room
+    assert s.waiting.num_tokens == s.waiting.num_requests == 0
+
+
+def test_a_request_counts_once_however_many_completions():
+    s = scheduler(max_num_queued_reqs=2)
+    s.add([sequence(2) for _ in range(9)])
+    s.add([sequence(2)])
+    assert not s.has_room
+
+
+def test_lower_priorities_go_first_and_take_places():
+    s = scheduler(max_num_seqs=2, scheduling_policy="priority")
+    low = [sequence(range(i, i + 4), priority=5) for i in (0, 10)]
+    high = sequence(range(20, 24), priority=-1)
+    for x in low:
+        s.add([x])
+    step(s)
+    s.add([sequence(range(30, 34), priority=9)])
+    s.add([high])
+    step(s)
+    assert high.status is Status.RUNNING
+    assert [x.num_preemptions for x in low] == [0, 1], "the one that loses the least, or came last"
+    step(s)
+    assert low[1] is s.waiting[0]
+    while step(s):
+        pass
+    assert all(x.finished for x in low)
+
+
+def test_priority_is_nothing_to_first_come_first_served():
+    s = scheduler(max_num_seqs=1)
+    first, second = sequence(4, priority=5), sequence(4, priority=-5)
+    s.add([first])
+    s.add([second])
+    step(s)
+    assert first.status is Status.RUNNING
+    assert s.running == [first]
+
+
+def test_nobody_is_preempted_in_vain():
+    s = scheduler(num_blocks=8, scheduling_policy="priority")
+    low, same = sequence(8, 20, priority=5), sequence(range(50, 66), 20, priority=0)
+    s.add([low])
+    s.add([same])
+    step(s)
+    step(s)
+    s.add([sequence(range(100, 120), priority=0)])
+    step(s)
+    assert low.num_preemptions == 0, "its blocks would not be enough"
+
+
+def test_the_least_work_is_lost_and_newcomers_lose_theirs_before_it_is_lost_twice():
+    s = scheduler(num_blocks=9, prefix=False, max_num_batched_tokens=64)
+    old, young = sequence(range(100, 104), 40), sequence(range(200, 220), 12)
+    s.add([old])
+    s.add([young])
+    while not s.num_preemptions:
+        step(s)
+    assert old.num_preemptions == 1, "the older one had computed less"
+    while not young.finished:
+        step(s)
+    late = sequence(range(300, 320), 40)
+    s.add([late])
+    while s.num_preemptions == 1:
+        step(s)
+    assert late.num_computed_tokens + late.lost_tokens > old.num_computed_tokens - 8
+    assert (old.num_preemptions, late.num_preemptions) == (1, 1)
+
+
+def test_a_huge_prompt_leaves_half_of_each_step_while_others_have_something_to_compute():
+    s = scheduler(num_blocks=64)
+    huge, small = sequence(range(100, 200)), sequence(range(8))
+    s.add([huge])
+    assert step(s) == [(huge, 16)], "nobody else is there"
+    s.add([small])
+    assert step(s) == [(huge, 8), (small, 8)]
+    assert step(s) == [(small, 1), (huge, 15)]
+
+
+def test_a_threshold_bounds_every_prompt():
+    s = scheduler(num_blocks=64, long_prefill_token_threshold=5)
+    long, small = sequence(range(100, 120)), sequence(range(8))
+    s.add([long])
+    s.add([small])
+    assert step(s) == [(long, 5), (small, 5)]
+
+
+def test_who_cannot_run_yet_is_passed_over():
+    s = scheduler()
+    stuck, other = sequence(4), sequence(range(10, 14))
+    stuck.waits_for_constraint = True
+    s.add([stuck])
+    assert step(s) == []
+    s.add([other])
+    assert step(s) == [(other, 4)]
+    stuck.waits_for_constraint = False
+    assert step(s) == [(other, 1), (stuck, 4)]
+
+
+def test_room_is_left_for_those_who_run():
+    s = scheduler(num_blocks=10, watermark=0.2)
+    first, second = sequence(range(100, 116)), sequence(range(20))
+    s.add([first])
+    s.add([second])
+    step(s)
+    step(s)
+    assert second.status is Status.WAITING, "five of six blocks would leave one"
+
+
+def test_a_prompt_is_computed_once_for_all_completions():
+    s = scheduler(num_blocks=32, max_num_seqs=3)
+    completions = [sequence(7, 5) for _ in range(4)]
+    s.add(completions)
+    assert step(s) == [(completions[0], 7)]
+    assert [x.status for x in completions] == [Status.RUNNING] * 3 + [Status.WAITING]
+    assert step(s) == [(x, 1) for x in completions[:3]]
+    assert len(s.block_manager.take_copies()) == 2
+    while step(s):
+        s.block_manager.take_copies()
+    assert all(x.finished for x in completions)
+    assert completions[3].num_cached_tokens == 4, "there was no place for it, so it found what is cached"
+
+
+def test_when_the_first_completion_is_aborted_the_others_compute_the_prompt():
+    s = scheduler()
+    completions = [sequence(7, 2) for _ in range(3)]
+    s.add(completions)
+    s.finish(completions[0], "abort")
+    assert step(s) == [(completions[1], 7), (completions[2], 7)]
+
+
+def test_guesses_are_cut_to_the_budget_and_take_nobodys_blocks():
+    s = scheduler(num_blocks=8, max_num_batched_tokens=6, max_num_seqs=4)
+    first, second = sequence(range(3), 40), sequence(range(50, 53), 40)
+    for x in (first, second):
+        s.add([x])
+        step(s)
+    for x in (first, second):
+        x.draft_token_ids[:] = [1, 2, 3]
+    chunks = s.schedule()
+    assert [(c.length, c.num_logits) for c in chunks] == [(4, 4), (2, 2)]
+    assert chunks[0].token_ids == [7, 1, 2, 3]
+    assert second.draft_token_ids == [1]
+    s = scheduler(num_blocks=3, max_num_seqs=4)
+    first = sequence(range(8), 4)
+    s.add([first])
+    step(s)
+    first.draft_token_ids[:] = [1, 2, 3, 4]
+    assert [c.length for c in s.schedule()] == [1]
+
+
+def test_guesses_leave_a_block_for_everybody_who_runs():
+    s = scheduler(num_blocks=4, block_size=2)
+    first, second = sequence(2, 9), sequence(range(10, 12), 9)
+    for x in (first, second):
+        s.add([x])
+    step(s)
+    first.draft_token_ids[:] = [1, 2, 3]
+    assert [c.length for c in s.schedule()] == [1, 1]
+
+
+def test_who_is_preempted_forgets_its_guesses():
+    s = scheduler()
+    x = sequence(3)
+    s.add([x])
+    step(s)
+    x.draft_token_ids[:] = [1, 2]
+    s.preempt_all()
+    assert step(s) == [(x, 4)]
+
+
+def test_new_weights_find_nothing_of_the_old_ones():
+    s = scheduler()
+    running, waiting = sequence(9), sequence(9)
+    s.add([running])
+    step(s)
+    s.block_manager.has_room_for(waiting)  # it has looked, and knows its digests
+    waiting.waits_for_constraint = True
+    s.add([waiting])
+    s.renew_weights()
+    assert step(s) == [(running, 10)]
+    waiting.waits_for_constraint = False
+    assert (waiting, 1) in step(s), "what the new ones computed is found"
+    assert waiting.num_cached_tokens == 8
+
+
+def test_prompts_that_are_scored_take_few_rows_a_step():
+    s = scheduler(num_blocks=512, max_num_batched_tokens=1024)
+    prompt = tuple(range(700))
+    scored = Sequence(Request("r", prompt, SamplingParams(prompt_logprobs=0)), 0, prompt, 4)
+    other = sequence(range(1000, 1100))
+    s.add([scored])
+    s.add([other])
+    assert [(c.length, c.num_logits) for c in s.schedule()] == [(256, 256)], "nothing is left for others to be scored"
+
+
+class Traffic(RuleBasedStateMachine):
+    """Any order of everything that can happen, and what must hold after each."""
+
+    @initialize(
+        block_size=st.sampled_from([1, 2, 4]),
+        spare=st.integers(0, 32),
+        budget=st.integers(4, 20),
+        policy=st.sampled_from(["fcfs", "priority"]),
+        prefix=st.booleans(),
+        watermark=st.sampled_from([0.0, 0.1]),
+        threshold=st.sampled_from([None, None, 3]),
     )
-    live: list[Sequence] = []
-    for _ in range(data.draw(st.integers(1, 25))):
-        action = data.draw(st.sampled_from(["add", "add", "step", "step", "abort", "preempt"]))
-        if action == "add":
-            prompt = data.draw(st.lists(st.integers(0, 1), min_size=1, max_size=20))
-            live.append(sequence(prompt, data.draw(st.integers(1, 12))))
-            s.add([live[-1]])
-        elif action == "step":
-            step(s, data.draw(st.integers(0, 1)))
-        elif action == "abort" and (unfinished := [x for x in live if not x.finished]):
-            s.finish(data.draw(st.sampled_from(unfinished)), "abort")
-        elif action == "preempt":
-            s.preempt_all()
-        s.check_integrity()
-    for _ in range(1000):
-        if not step(s):
-            break
-    assert all(x.finished for x in live)
-    assert s.block_manager.num_free_blocks == num_blocks
+    def start(self, block_size, spare, budget, policy, prefix, watermark, threshold):
+        self.scheduler = scheduler(
+            (32 + spare) // block_size,
+            block_size,
+            prefix,
+            max_num_batched_tokens=budget,
+            scheduling_policy=policy,
+            watermark=watermark,
+            long_prefill_token_threshold=threshold,
+        )
+        self.live: list[Sequence] = []
+        self.copies = 0
+
+    @rule(
+        prompt=st.lists(st.integers(0, 1), min_size=1, max_size=20),
+        max_tokens=st.integers(1, 12),
+        n=st.sampled_from([1, 1, 1, 2, 6]),
+        priority=st.integers(-1, 1),
+        salt=st.sampled_from(["", "a"]),
+        stuck=st.sampled_from([False, False, False, True]),
+    )
+    def add(self, prompt, max_tokens, n, priority, salt, stuck):
+        sequences = [sequence(prompt, max_tokens, priority=priority, cache_salt=salt) for _ in range(n)]
+        for s in sequences:
+            s.waits_for_constraint = stuck
+        self.scheduler.add(sequences)
+        self.live += sequences
+
+    @rule(token=st.integers(0, 1), data=st.data())
+    def step(self, token, data):
+        for s in self.scheduler.running:
+            if s.num_uncomputed_tokens == 1 and s.num_output_tokens:
+                room = s.max_tokens - s.num_output_tokens - 1
+                s.draft_token_ids[:] = data.draw(st.lists(st.integers(0, 1), max_size=min(room, 3)))
+        self.take(self.scheduler.schedule(), token)
+
+    def take(self, chunks, token):
+        s = self.scheduler
+        written = [b for c in chunks for b in blocks_written(c, s.block_manager.block_size)]
+        assert len(written) == len(set(written)), "two write to one block"
+        assert all(s.block_manager._references[b] == 1 for b in written), "a shared block is written"
+        self.copies += len(s.block_manager.take_copies())
+        carry_out(s, chunks, token)
+        for x in self.live:
+            x.draft_token_ids.clear()
+
+    @rule(data=st.data())
+    def abort(self, data):
+        if unfinished := [x for x in self.live if not x.finished]:
+            self.scheduler.finish(data.draw(st.sampled_from(unfinished)), "abort")
+
+    @rule(data=st.data())
+    def unstick(self, data):
+        if stuck := [x for x in self.live if x.waits_for_constraint]:
+            data.draw(st.sampled_from(stuck)).waits_for_constraint = False
+
+    @rule()
+    def renew_weights(self):
+        self.scheduler.renew_weights()
+
+    @invariant()
+    def holds(self):
+        if hasattr(self, "scheduler"):
+            self.scheduler.check_integrity()
+            waiting = [x for x in self.scheduler.waiting if x.leader is None]
+            assert self.scheduler.waiting.num_requests == len(waiting)
+            assert self.scheduler.waiting.num_tokens == sum(x.num_tokens for x in waiting)
+
+    def teardown(self):
+        if not hasattr(self, "scheduler"):
+            return
+        for x in self.live:
+            x.waits_for_constraint = False
+        unfinished = [x for x in self.live if not x.finished]
+        work = sum(x.num_tokens + x.max_tokens for x in unfinished)
+        steps = 0
+        while chunks := self.scheduler.schedule():
+            self.take(chunks, 0)
+            steps += 1
+            assert steps <= 20 + 2 * work, "somebody starves"
+        assert all(x.finished for x in self.live)
+        assert self.scheduler.block_manager.num_free_blocks == self.scheduler.block_manager.num_blocks
+
+
+Traffic.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+test_random_traffic_finishes_fairly_and_leaks_nothing = Traffic.TestCase

@@ -116,9 +116,9 @@ class Scheduler:
 
     def schedule(self) -> list[Chunk]:
         """Choose the tokens of the next step, decoding sequences first; empty when nothing can be computed now."""
-        before = self.num_preemptions
         if self.waiting and self.config.scheduling_policy == "priority":
             self._make_way()
+        before = self.num_preemptions
         decoding: list[Sequence] = []
         prompts: list[Sequence] = []
         for sequence in self.running:
