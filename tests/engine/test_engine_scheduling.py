@@ -246,6 +246,17 @@ def test_the_least_work_is_lost_and_newcomers_lose_theirs_before_it_is_lost_twic
     assert (old.num_preemptions, late.num_preemptions) == (1, 1)
 
 
+def test_what_was_lost_before_counts():
+    s = scheduler()
+    older, younger = sequence(6), sequence(range(10, 14))
+    for x in (older, younger):
+        s.add([x])
+    step(s)
+    assert s._victim(s.running) is younger
+    younger.lost_tokens = 10
+    assert s._victim(s.running) is older
+
+
 def test_a_huge_prompt_leaves_half_of_each_step_while_others_have_something_to_compute():
     s = scheduler(num_blocks=64)
     huge, small = sequence(range(100, 200)), sequence(range(8))
@@ -329,7 +340,7 @@ def test_guesses_are_cut_to_the_budget_and_take_nobodys_blocks():
 
 
 def test_guesses_leave_a_block_for_everybody_who_runs():
-    s = scheduler(num_blocks=4, block_size=2)
+    s = scheduler(num_blocks=5, block_size=2)
     first, second = sequence(2, 9), sequence(range(10, 12), 9)
     for x in (first, second):
         s.add([x])
