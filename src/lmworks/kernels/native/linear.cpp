@@ -11,20 +11,34 @@
 namespace lm {
 namespace {
 
-constexpr int64_t ITEM_WEIGHT_BYTES = 32 << 10;  // least weights per piece of work: what is below costs more to hand out than to do
-constexpr int64_t ITEM_ROW_BYTES = 256 << 10;    // most activations per piece: they stay in the second cache beside the weights
-constexpr int MOST_ITEM_ROWS = 120;
-constexpr int LEAST_ITEM_ROWS = 24;
-constexpr int CONVERT_ROWS = 8;      // rows per piece of conversion
-constexpr int64_t ROWS_AT_ONCE = 2048;  // bounds the memory of converted rows
-constexpr int PARTIAL_ROWS = 24;     // rows at once of a tile that is not full
+constexpr int64_t ITEM_BYTES = 32 << 10;  // least weights per piece of work: less costs more to hand out than to do
+constexpr int ITEM_ROWS = 60;             // most rows per piece: enough to make little of fetching the weights
+constexpr int CONVERT_ROWS = 8;           // rows per piece of conversion
+constexpr int64_t ROWS_AT_ONCE = 2048;    // bounds the memory of converted rows
+constexpr int PARTIAL_ROWS = 24;          // rows at once of a strip that is not full
 
-void multiply(const TileProduct& product) {
+void multiply(const StripProduct& product) {
     switch (product.kind) {
         case WEIGHT_F32:
-        case WEIGHT_BF16: return float_tile(product);
-        case WEIGHT_W8: return bytes_tile(product);
-        default: return grouped_tile(product);
+        case WEIGHT_BF16: return multiply_float(product);
+        case WEIGHT_W8: return multiply_bytes(product);
+        default: return multiply_grouped(product);
+    }
+}
+
+// The product with a strip that has fewer outputs than STRIP.
+void multiply_partial(StripProduct product, int columns) {
+    alignas(64) float whole[PARTIAL_ROWS * STRIP];
+    float* out = product.out;
+    const int64_t out_stride = product.out_stride;
+    const int rows = product.rows;
+    product.out = whole, product.out_stride = STRIP;
+    for (int row = 0; row < rows; row += product.rows) {
+        product.rows = std::min(PARTIAL_ROWS, rows - row);
+        multiply(product);
+        for (int r = 0; r < product.rows; ++r)
+            std::memcpy(out + (row + r) * out_stride, whole + r * STRIP, columns * sizeof(float));
+        product.converted += product.rows * product.converted_stride;
     }
 }
 
@@ -44,28 +58,26 @@ char* scratch(size_t bytes) {
 void linear_tile(const Linear& linear, const void* converted, int64_t converted_stride, int first, int last, int tile,
                  float* out, int64_t out_stride) {
     const auto* header = static_cast<const PackedHeader*>(linear.packed);
-    const int column = tile * TILE, columns = std::min(TILE, linear.out - column);
-    alignas(64) float bias[TILE] = {};
-    if (linear.bias) std::memcpy(bias, linear.bias + column, columns * sizeof(float));
-    TileProduct product;
-    product.weights = reinterpret_cast<const uint8_t*>(header + 1) + tile * tile_bytes(linear.kind, linear.in, linear.group, *header);
-    product.header = header;
-    product.kind = linear.kind, product.in = linear.in, product.group = linear.group;
-    product.bias = bias;
-    product.converted = static_cast<const char*>(converted) + first * converted_stride;
-    product.converted_stride = converted_stride;
-    out += first * out_stride + column;
-    if (columns == TILE) {
-        product.rows = last - first, product.out = out, product.out_stride = out_stride;
-        return multiply(product);
-    }
-    alignas(64) float whole[PARTIAL_ROWS * TILE];
-    product.out = whole, product.out_stride = TILE;
-    for (int row = first; row < last; row += product.rows, out += product.rows * out_stride) {
-        product.rows = std::min(PARTIAL_ROWS, last - row);
-        multiply(product);
-        for (int r = 0; r < product.rows; ++r) std::memcpy(out + r * out_stride, whole + r * TILE, columns * sizeof(float));
-        product.converted += product.rows * converted_stride;
+    const auto* strips = reinterpret_cast<const uint8_t*>(header + 1);
+    const int64_t bytes = strip_bytes(linear.kind, linear.in, linear.group, *header);
+    const int end = std::min(linear.out, (tile + 1) * TILE);
+    for (int column = tile * TILE; column < end; column += STRIP) {
+        const int columns = std::min(STRIP, end - column);
+        alignas(64) float bias[STRIP] = {};
+        if (linear.bias) std::memcpy(bias, linear.bias + column, columns * sizeof(float));
+        StripProduct product;
+        product.weights = strips + column / STRIP * bytes;
+        product.header = header;
+        product.kind = linear.kind, product.in = linear.in, product.group = linear.group;
+        product.bias = bias;
+        product.converted = static_cast<const char*>(converted) + first * converted_stride;
+        product.converted_stride = converted_stride;
+        product.rows = last - first;
+        product.out = out + first * out_stride + column, product.out_stride = out_stride;
+        if (columns == STRIP)
+            multiply(product);
+        else
+            multiply_partial(product, columns);
     }
 }
 
@@ -87,19 +99,18 @@ extern "C" void lm_linear(int kind, int out, int in, int group, const void* pack
             for (int64_t row = item * CONVERT_ROWS; row < last; ++row)
                 convert_row(kind, in, group, from + row * in, converted + row * stride);
         };
-        const int item_rows = static_cast<int>(std::clamp<int64_t>(ITEM_ROW_BYTES / stride, LEAST_ITEM_ROWS, MOST_ITEM_ROWS));
-        const int64_t runs = (count + item_rows - 1) / item_rows;
-        const int64_t weights = tile_bytes(kind, in, group, *static_cast<const PackedHeader*>(packed));
-        const int item_tiles = static_cast<int>(std::max<int64_t>(1, ITEM_WEIGHT_BYTES / weights));
-        const int64_t tile_runs = (tiles + item_tiles - 1) / item_tiles;
+        const int64_t bytes = STRIPS * strip_bytes(kind, in, group, *static_cast<const PackedHeader*>(packed));
+        const int item_tiles = static_cast<int>(std::max<int64_t>(1, ITEM_BYTES / bytes));
+        const int tile_runs = (tiles + item_tiles - 1) / item_tiles, row_runs = (count + ITEM_ROWS - 1) / ITEM_ROWS;
+        // Rows go round first: their conversions are smaller than the weights, and stay in the caches.
         auto multiply = [&](int64_t item, int) {
-            const int64_t run = item / tile_runs;
-            const int first = static_cast<int>(count * run / runs), last = static_cast<int>(count * (run + 1) / runs);
-            const int tile = static_cast<int>(item % tile_runs) * item_tiles;
+            const int64_t run = item % row_runs;
+            const int first = static_cast<int>(count * run / row_runs), last = static_cast<int>(count * (run + 1) / row_runs);
+            const int tile = static_cast<int>(item / row_runs) * item_tiles;
             for (int t = tile; t < std::min(tiles, tile + item_tiles); ++t)
                 linear_tile(linear, converted, stride, first, last, t, to, out);
         };
         parallel_for((count + CONVERT_ROWS - 1) / CONVERT_ROWS, convert);
-        parallel_for(runs * tile_runs, multiply);
+        parallel_for(int64_t{row_runs} * tile_runs, multiply);
     }
 }

@@ -5,44 +5,41 @@
 namespace lm {
 namespace {
 
-template <int ROWS, int VECTORS>
-void block(const TileProduct& p, int first, int column) {
-    const uint8_t* weights = p.weights + column * 4;
-    const char* x = p.converted + first * p.converted_stride;
-    const int64_t stride = p.converted_stride, values = padded_values(WEIGHT_W8, p.in, 0);
-    const int steps = (p.in + 3) / 4;
+template <int ROWS>
+void multiply_rows(const StripProduct& p, int first) {
+    const int64_t stride = p.converted_stride;
+    const uint8_t* weights = p.weights;
+    const char* x = p.converted + first * stride;
+    const char* row_scale = x + padded_values(WEIGHT_W8, p.in, 0);
     Ints sums[ROWS][VECTORS];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; ++v) sums[r][v] = broadcast_lanes(row_scale + 4 + r * stride);
+    for (int step = (p.in + 3) / 4; step > 0; --step, weights += STRIP * 4, x += 4) {
 #pragma GCC unroll 16
-        for (int v = 0; v < VECTORS; ++v) sums[r][v] = broadcast_lanes(x + r * stride + values + 4);
-    for (int step = 0; step < steps; ++step, weights += TILE * 4, x += 4) {
-#pragma GCC unroll 8
         for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 16
+#pragma GCC unroll 2
             for (int v = 0; v < VECTORS; ++v)
                 sums[r][v] = dot_bytes(sums[r][v], load_lanes(weights + v * LANES * 4), broadcast_lanes(x + r * stride));
     }
-    const float* scales = reinterpret_cast<const float*>(p.weights + static_cast<int64_t>(TILE) * 4 * steps) + column;
-    float* out = p.out + first * p.out_stride + column;
-    const char* rows = p.converted + first * p.converted_stride + values;
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r) {
-        const Floats row_scale = broadcast(*reinterpret_cast<const float*>(rows + r * stride));
+    const float* scales = reinterpret_cast<const float*>(weights);
+    float* out = p.out + first * p.out_stride;
 #pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r) {
+        const Floats scale = broadcast(*reinterpret_cast<const float*>(row_scale + r * stride));
+#pragma GCC unroll 2
         for (int v = 0; v < VECTORS; ++v) {
             const Floats scaled = to_float(sums[r][v]) * load(scales + v * LANES);
-            store(out + r * p.out_stride + v * LANES, fma(scaled, row_scale, load(p.bias + column + v * LANES)));
+            store(out + r * p.out_stride + v * LANES, fma(scaled, scale, load(p.bias + v * LANES)));
         }
     }
 }
 
 }  // namespace
 
-void bytes_tile(const TileProduct& p) {
-    in_blocks<BYTES_ROWS, 1>(p.rows, [&](int first, int column, auto rows, auto vectors) {
-        block<decltype(rows)::value, decltype(vectors)::value>(p, first, column);
-    });
+void multiply_bytes(const StripProduct& p) {
+    in_runs<BYTES_ROWS>(p, [&](int first, auto count) { multiply_rows<decltype(count)::value>(p, first); });
 }
 
 }  // namespace lm

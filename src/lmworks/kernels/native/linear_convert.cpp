@@ -55,11 +55,14 @@ inline int32_t quantize(const float* x, int count, float inverse, int8_t* values
 }  // namespace
 
 int64_t activation_bytes(int kind, int in, int group) {
+    int64_t bytes;
     switch (kind) {
-        case WEIGHT_F32: return round_up(static_cast<int64_t>(in) * 4, 64);
-        case WEIGHT_BF16: return round_up(static_cast<int64_t>(in) * 2, 64);
-        default: return padded_values(kind, in, group) + round_up(num_groups(kind, in, group) * int64_t{8}, 64);
+        case WEIGHT_F32: bytes = static_cast<int64_t>(in) * 4; break;
+        case WEIGHT_BF16: bytes = static_cast<int64_t>(in) * 2; break;
+        default: bytes = padded_values(kind, in, group) + num_groups(kind, in, group) * int64_t{8};
     }
+    // An odd number of cache lines: with a power of two, rows that are read side by side would fall into the same few sets.
+    return round_up(bytes, 64) | 64;
 }
 
 void convert_row(int kind, int in, int group, const float* x, void* converted) {

@@ -5,8 +5,6 @@
 namespace lm {
 namespace {
 
-constexpr int FLOAT_ROWS = 6;
-
 template <int KIND>
 inline Floats multiply_add(Floats sum, const uint8_t* weights, const char* x) {
     if constexpr (KIND == WEIGHT_F32)
@@ -15,41 +13,37 @@ inline Floats multiply_add(Floats sum, const uint8_t* weights, const char* x) {
         return dot_bf16(sum, load_lanes(weights), broadcast_lanes(x));
 }
 
-template <int KIND, int ROWS, int VECTORS>
-void block(const TileProduct& p, int first, int column) {
-    const uint8_t* weights = p.weights + column * 4;
+template <int KIND, int ROWS>
+void multiply_rows(const StripProduct& p, int first) {
+    const uint8_t* weights = p.weights;
     const char* x = p.converted + first * p.converted_stride;
-    const int64_t stride = p.converted_stride;
-    const int steps = KIND == WEIGHT_F32 ? p.in : (p.in + 1) / 2;
     Floats sums[ROWS][VECTORS];
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 2
         for (int v = 0; v < VECTORS; ++v) sums[r][v] = broadcast(0.0f);
-    for (int step = 0; step < steps; ++step, weights += TILE * 4, x += 4) {
-#pragma GCC unroll 8
+    for (int step = KIND == WEIGHT_F32 ? p.in : (p.in + 1) / 2; step > 0; --step, weights += STRIP * 4, x += 4) {
+#pragma GCC unroll 16
         for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 16
+#pragma GCC unroll 2
             for (int v = 0; v < VECTORS; ++v)
-                sums[r][v] = multiply_add<KIND>(sums[r][v], weights + v * LANES * 4, x + r * stride);
+                sums[r][v] = multiply_add<KIND>(sums[r][v], weights + v * LANES * 4, x + r * p.converted_stride);
     }
-    float* out = p.out + first * p.out_stride + column;
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r)
+    float* out = p.out + first * p.out_stride;
 #pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 2
         for (int v = 0; v < VECTORS; ++v)
-            store(out + r * p.out_stride + v * LANES, sums[r][v] + load(p.bias + column + v * LANES));
+            store(out + r * p.out_stride + v * LANES, sums[r][v] + load(p.bias + v * LANES));
 }
 
 template <int KIND>
-void tile(const TileProduct& p) {
-    in_blocks<FLOAT_ROWS, 1>(p.rows, [&](int first, int column, auto rows, auto vectors) {
-        block<KIND, decltype(rows)::value, decltype(vectors)::value>(p, first, column);
-    });
+void multiply(const StripProduct& p) {
+    in_runs<FLOAT_ROWS>(p, [&](int first, auto count) { multiply_rows<KIND, decltype(count)::value>(p, first); });
 }
 
 }  // namespace
 
-void float_tile(const TileProduct& p) { p.kind == WEIGHT_F32 ? tile<WEIGHT_F32>(p) : tile<WEIGHT_BF16>(p); }
+void multiply_float(const StripProduct& p) { p.kind == WEIGHT_F32 ? multiply<WEIGHT_F32>(p) : multiply<WEIGHT_BF16>(p); }
 
 }  // namespace lm

@@ -20,8 +20,8 @@ namespace lm {
 #if defined(LM_AVX512)
 
 constexpr int LANES = 16;
-constexpr int REGISTERS = 32;
-constexpr int BYTES_ROWS = 6;  // taken at once by the kernels of 8 and 4 bits
+constexpr int FLOAT_ROWS = 12;
+constexpr int BYTES_ROWS = 12;
 using Floats = __m512;
 using Ints = __m512i;
 
@@ -43,13 +43,19 @@ inline Ints high_nibbles(Ints x) { return low_nibbles(_mm512_srli_epi16(x, 4)); 
 inline Floats dot_bf16(Floats sum, Ints weights, Ints x) {
     return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(weights), reinterpret_cast<__m512bh>(x));
 }
-inline Ints dot_bytes(Ints sum, Ints weights, Ints x) { return _mm512_dpbusd_epi32(sum, weights, x); }
-inline Ints dot_nibbles(Ints sum, Ints weights, Ints x) { return _mm512_dpbusd_epi32(sum, weights, x); }
+// The instruction overwrites the sum. gcc 12 keeps a copy of it for no use and runs out of registers, unless told that something
+// else looks at the sum here.
+inline Ints dot_bytes(Ints sum, Ints weights, Ints x) {
+    sum = _mm512_dpbusd_epi32(sum, weights, x);
+    asm("" : "+v"(sum));
+    return sum;
+}
+inline Ints dot_nibbles(Ints sum, Ints weights, Ints x) { return dot_bytes(sum, weights, x); }
 
 #elif defined(LM_AVX2)
 
 constexpr int LANES = 8;
-constexpr int REGISTERS = 16;
+constexpr int FLOAT_ROWS = 6;
 constexpr int BYTES_ROWS = 4;
 using Floats = __m256;
 using Ints = __m256i;
@@ -83,7 +89,7 @@ inline Ints dot_bytes(Ints sum, Ints weights, Ints x) {
 
 // Vectors of 16 bytes exist on nearly every processor; the compiler splits them on the rest.
 constexpr int LANES = 4;
-constexpr int REGISTERS = 16;
+constexpr int FLOAT_ROWS = 6;
 constexpr int BYTES_ROWS = 4;
 typedef float Floats __attribute__((vector_size(16)));
 typedef int32_t Ints __attribute__((vector_size(16)));
