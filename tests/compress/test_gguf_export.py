@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lmworks.compress.gguf_export import save_gguf
-from lmworks.compress.int8 import quantizable, quantize_linears
+from lmworks.compress.round_to_nearest import quantizable, quantize_linears
 from lmworks.core.errors import ConfigError, DiskFullError
 from lmworks.core.gguf import GGUFFile
 from lmworks.models.build import build_model

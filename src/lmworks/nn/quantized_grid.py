@@ -118,7 +118,14 @@ def _round(groups: Tensor, bits: int, symmetric: bool, scale_dtype: torch.dtype)
             better = error < best[3]
             best = tuple(torch.where(better, new, old) for new, old in zip(found, best, strict=True))
     assert best is not None
-    return best[0], best[1], best[2]
+    values, scale, zero, error = best
+    # Of the values found, the scale that fits them best is a regression.
+    steps = values - zero
+    fitted = _stored(
+        (steps * groups).sum(1, keepdim=True) / steps.square().sum(1, keepdim=True).clamp_min(1), scale_dtype
+    )
+    better = (steps * fitted - groups).square().sum(1, keepdim=True) < error
+    return values, torch.where(better, fitted, scale), zero
 
 
 def _stored(scale: Tensor, dtype: torch.dtype) -> Tensor:

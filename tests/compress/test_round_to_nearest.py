@@ -8,7 +8,7 @@ import torch
 from tokenizers import models, pre_tokenizers
 from transformers import AutoModelForCausalLM
 
-from lmworks.compress.int8 import QuantizeConfig, quantizable, quantize, quantize_linears
+from lmworks.compress.round_to_nearest import QuantizeConfig, quantizable, quantize, quantize_linears
 from lmworks.core.errors import CheckpointError, ConfigError, DataError, TokenizerError
 from lmworks.core.lineage import load_manifest, verify, write_artifact
 from lmworks.models.accounting import weight_bytes
@@ -93,6 +93,53 @@ def test_transformers_reads_the_folder_and_agrees(model, tmp_path, dtype):
     assert not isinstance(ours.lm_head, QuantizedLinear)
 
 
+@pytest.mark.parametrize(("group_size", "dtype"), [(10, "float32"), (10, "bfloat16"), (0, "float32")])
+def test_transformers_reads_four_bits_and_agrees(tmp_path, group_size, dtype):
+    model = write_model(tmp_path / "model", model_config())
+    made = quantize(QuantizeConfig(model=model, output=tmp_path / "int4", bits=4, group_size=group_size, dtype=dtype))
+    ours = load_pretrained(tmp_path / "int4", dtype=torch.float32)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "int4", dtype=torch.float32).eval()
+    ids = torch.arange(40)
+    with torch.no_grad():
+        torch.testing.assert_close(logits(ours, ids), theirs(ids[None]).logits[0], atol=1e-5, rtol=1e-5)
+    grid = ours.decoder.layers[0].mlp.down_proj.quantized_weight()
+    assert (grid.bits, grid.group_size, grid.zero) == (4, group_size, None)
+    linears = [m for m in ours.modules() if isinstance(m, QuantizedLinear)]
+    scales = sum(m.weight_scale.numel() for m in linears)
+    weights = sum(m.in_features * m.out_features for m in linears)
+    assert made.metrics["quantized_bytes"] == weights / 2 + scales * getattr(torch, dtype).itemsize
+
+
+def test_four_bits_have_groups_of_32_unless_told_otherwise(tmp_path):
+    model = write_model(tmp_path / "model", model_config())
+    with pytest.raises(ConfigError, match=r"group_size = 32 does not divide the 30 columns of decoder\.layers\.0"):
+        quantize(QuantizeConfig(model=model, output=tmp_path / "x", bits=4))
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("family", ["phi3", "gpt_neox"])
+def test_fused_matrices_are_quantized_by_row_and_read_by_transformers(tmp_path, family):
+    """Queries, keys and values are one matrix on disk and three of ours."""
+    preset = next(iter(family_named(family).presets.values()))
+    sizes = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8}
+    attention = preset.decoder.attention.model_copy(update=sizes)
+    mlp = preset.decoder.mlp.model_copy(update={"intermediate_size": 64})
+    decoder = preset.decoder.model_copy(update={"num_hidden_layers": 1, "attention": attention, "mlp": mlp})
+    ids = {"bos_token_id": 0, "eos_token_ids": (0,), "pad_token_id": None}
+    config = preset.model_copy(update={"vocab_size": 259, "hidden_size": 32, "decoder": decoder, **ids})
+    folder = write_model(tmp_path / "model", config)
+    quantize(QuantizeConfig(model=folder, output=tmp_path / "int8", dtype="float32"))
+    ours = load_pretrained(tmp_path / "int8")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "int8").eval()
+    ids = torch.arange(40)
+    with torch.no_grad():
+        torch.testing.assert_close(logits(ours, ids), theirs(ids[None]).logits[0], atol=1e-4, rtol=1e-4)
+    plain = load_pretrained(folder)
+    quantize_linears(plain, ["decoder.layers.0.self_attn.q_proj"], torch.float32)
+    with pytest.raises(ConfigError, match=r"is one matrix on disk, and .* in it are quantized differently"):
+        save_pretrained(plain, tmp_path / "half")
+
+
 def test_the_artifact_is_whole(model, corpus, tmp_path):
     manifest = quantize(QuantizeConfig(model=model, output=tmp_path / "int8", corpus=corpus))
     assert manifest == verify(tmp_path / "int8")
@@ -101,7 +148,9 @@ def test_the_artifact_is_whole(model, corpus, tmp_path):
     assert load_pretrained(tmp_path / "int8").config == load_pretrained(model).config
     metrics = load_manifest(tmp_path / "int8").metrics
     config = load_pretrained(model).config
-    assert metrics["int8_bytes"] + metrics["floating_point_bytes"] == weight_bytes(config, torch.bfloat16, int8=True)
+    assert metrics["quantized_bytes"] + metrics["floating_point_bytes"] == weight_bytes(
+        config, torch.bfloat16, int8=True
+    )
     assert metrics["weight_bytes_after"] < 0.5 * metrics["weight_bytes_before"]
     assert abs(metrics["bits_per_byte"] - metrics["bits_per_byte_before"]) < 0.05
     assert 0 < metrics["logit_error_mean"] < metrics["logit_error_max"] < 1

@@ -1,7 +1,8 @@
-"""Store linear weights in eight bits, one scale per output row, and measure what that costs.
+"""Store linear weights in eight or four bits, with a scale per output row or group, and measure what that costs.
 
-Rounding to nearest needs no calibration data; per-row scales keep the error of int8 weights small. Embeddings,
-norms and the head stay floating point: the head decides between near ties, and often is the embedding.
+Rounding to nearest needs no calibration data; per-row scales keep the error of int8 weights small, and four bits need
+small groups. Embeddings, norms and the head stay floating point: the head decides between near ties, and often is the
+embedding.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from lmworks.tokenization import check_compatible, load_tokenizer
 
 
 class QuantizeConfig(Config):
-    """Quantize a model's linear maps to int8 weights."""
+    """Quantize a model's linear maps to int8 or int4 weights."""
 
     model: Path
     """Model folder or GGUF file, not quantized yet."""
@@ -45,6 +46,15 @@ class QuantizeConfig(Config):
     """Type of all that stays floating point, and of the activations when the model runs."""
     sample_bytes: Annotated[int, Field(gt=0)] = 65_536
     """How much validation text to measure on."""
+    bits: Literal[8, 4] = 8
+    """Of a weight."""
+    group_size: Annotated[int, Field(ge=0)] | None = None
+    """Weights of a row that share a scale; 0 is the whole row. None is 0 at 8 bits and 32 at 4."""
+
+    @property
+    def group(self) -> int:
+        """`group_size`, chosen where it is left open."""
+        return self.group_size if self.group_size is not None else 0 if self.bits == 8 else 32
 
 
 def quantize(config: QuantizeConfig) -> Manifest:
@@ -53,8 +63,8 @@ def quantize(config: QuantizeConfig) -> Manifest:
     The written folder is loaded back and compared with the original; the differences are in the metrics.
 
     Raises:
-        ConfigError: the model is quantized already, its family's layers cannot be stored so, or an entry of
-            `ignore` names nothing.
+        ConfigError: the model is quantized already, its family's layers cannot be stored so, an entry of
+            `ignore` names nothing, or `group_size` does not divide the columns of a linear map.
         CheckpointError: the model cannot be loaded.
         TokenizerError: it has no tokenizer, or one that does not fit.
         DataError: the corpus has no validation texts.
@@ -67,7 +77,7 @@ def quantize(config: QuantizeConfig) -> Manifest:
     sample = read_sample(config.corpus, tokenizer, config.sample_bytes, model.config)
     before = snapshot(model, sample)
     dtype = getattr(torch, config.dtype)
-    quantize_linears(model, names, dtype)
+    quantize_linears(model, names, dtype, bits=config.bits, group_size=config.group)
     parents = {"model": config.model} | ({"corpus": config.corpus} if config.corpus else {})
     with write_artifact(
         config.output, "model", config=config.to_dict(), parents=parents,
@@ -104,19 +114,34 @@ def quantizable(model: Transformer, ignore: Sequence[str] = ()) -> tuple[str, ..
     return chosen
 
 
-def quantize_linears(model: Transformer, names: Sequence[str], dtype: torch.dtype) -> None:
-    """Replace the named linear maps by int8 ones, in place, one at a time.
+def quantize_linears(
+    model: Transformer, names: Sequence[str], dtype: torch.dtype, *, bits: int = 8, group_size: int = 0
+) -> None:
+    """Replace the named linear maps by quantized ones, in place, one at a time.
 
     Args:
         model: changed in place.
         names: of its linear maps.
         dtype: of the scales.
+        bits: 8 or 4.
+        group_size: columns that share a scale; 0 is the whole row.
+
+    Raises:
+        ConfigError: `group_size` does not divide the columns of one; nothing is changed then.
     """
+    for name in names:
+        columns = model.get_parameter(f"{name}.weight").shape[1]
+        if group_size and columns % group_size:
+            raise ConfigError(
+                f"group_size = {group_size} does not divide the {columns} columns of {name}",
+                "Choose one that divides all, 0 for whole rows, or name the linear map in ignore",
+            )
     with bar("quantize", total=len(names)) as progress:
         for name in names:
             linear = model.get_submodule(name)
             assert isinstance(linear, nn.Linear)
-            model.set_submodule(name, QuantizedLinear.from_linear(linear, dtype))
+            made = QuantizedLinear.from_linear(linear, dtype, bits=bits, group_size=group_size)
+            model.set_submodule(name, made)
             progress.advance()
 
 
@@ -128,7 +153,7 @@ def _metrics(
     sizes = {
         "weight_bytes_before": sum(f.stat().st_size for f in files),
         "weight_bytes_after": sum(f.stat().st_size for f in weight_files(folder)),
-        "int8_bytes": sum(
+        "quantized_bytes": sum(
             _bytes(m.weight, m.weight_scale) for m in written.modules() if isinstance(m, QuantizedLinear)
         ),
         "floating_point_bytes": sum(_bytes(p) for p in written.parameters()),
