@@ -6,6 +6,8 @@ again (`AsyncLLM.spawn(...)`). A stream that is closed early, because its client
 
 from __future__ import annotations
 
+import asyncio
+from array import array
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from itertools import count
@@ -236,6 +238,18 @@ class AsyncLLM:
         if item.error is not None:
             raise item.error
         return item.value
+
+    async def embed(self, texts: Sequence[str | Sequence[int]]) -> list[list[float]]:
+        """One unit-length vector per text, or per text's token ids without special tokens, in order.
+
+        Raises:
+            RequestError: the model generates, or a text has no tokens; and as in `call`.
+        """
+        plain = [text for text in texts if isinstance(text, str)]
+        encoded = iter(await asyncio.to_thread(self.tokenizer.encode_batch, plain) if plain else ())
+        documents = [next(encoded) if isinstance(text, str) else list(text) for text in texts]
+        told = await self.call("embed", documents=documents)
+        return [array("f", vector).tolist() for vector in told["vectors"]]
 
     def stats(self) -> EngineStats:
         """What had been done and was held after the latest step."""

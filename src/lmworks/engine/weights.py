@@ -43,7 +43,9 @@ def update_weights(model: Transformer, state: Mapping[str, Tensor]) -> None:
     }
     for name, module in model.named_modules():
         if isinstance(module, PackedLinear):
-            places[f"{name}.weight"] = module.shape, module.pack
+            places[f"{name}.weight"] = module.shape, module.repack
+            if module.weight.bias is not None:
+                places[f"{name}.bias"] = module.weight.bias.shape, module.weight.bias.copy_
     if model.tied and "embed_tokens.weight" in state:
         state = {**state, "lm_head.weight": state["embed_tokens.weight"]}
     unknown, missing = sorted(state.keys() - places.keys()), sorted(places.keys() - state.keys())

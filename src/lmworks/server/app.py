@@ -16,10 +16,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from lmworks import __version__
-from lmworks.core.errors import LMWorksError
+from lmworks.core.errors import LMWorksError, require
 from lmworks.core.telemetry import subscribed
 from lmworks.protocol.errors import InvalidRequestError, error_reply, route_reply
 from lmworks.server import page, probes
+from lmworks.server.admin import admin_router
 from lmworks.server.admission import Admission, Turnstile
 from lmworks.server.config import AppConfig
 from lmworks.server.gate import ApiKey, CommonHeaders, Failures
@@ -48,22 +49,33 @@ def create_app(models: Mapping[str, ServedModel], config: AppConfig, turnstile: 
 
     Raises:
         ServerError: the journal cannot be written, or the keys cannot be read.
+        MissingExtraError: traces are wanted, and OpenTelemetry is not installed.
     """
     keys = Keys.of(config)
     turnstile = Turnstile(config) if turnstile is None else turnstile
-    state = ServerState(models, config, Metrics(models), Journal(config.journal), turnstile)
+    spans = None
+    if config.otlp_endpoint is not None:
+        require("opentelemetry.sdk", "otel")
+        from lmworks.server.spans import Spans, Tracing  # takes long to import, and few want it
+
+        spans = Spans(config.otlp_endpoint)
+    state = ServerState(models, config, Metrics(models), Journal(config.journal), turnstile, spans)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         with subscribed(state.on_event):
             yield
         state.journal.close()
+        if spans is not None:
+            await asyncio.to_thread(spans.close)
 
     app = FastAPI(title="lmworks", version=__version__, lifespan=lifespan, openapi_url=None)
     app.state.server = state
-    for part in (router, *ROUTERS, probes.router, page.router):
+    for part in (router, *ROUTERS, admin_router(keys), probes.router, page.router):
         app.include_router(part)
     app.add_middleware(Failures)
+    if spans is not None:
+        app.add_middleware(Tracing, spans=spans)
     app.add_middleware(Admission, turnstile=state.turnstile)
     if keys.users:
         app.add_middleware(ApiKey, keys=keys)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
@@ -17,6 +18,9 @@ from lmworks.server.journal import Journal
 from lmworks.server.metrics import Metrics
 from lmworks.server.recording import Recording
 from lmworks.server.served_model import ServedModel
+
+if TYPE_CHECKING:
+    from lmworks.server.spans import Spans
 
 DISCARD_FACTOR = 16
 """A body over the limit is read on and dropped up to this many times the limit, so that its sender gets to
@@ -32,6 +36,8 @@ class ServerState:
     metrics: Metrics
     journal: Journal
     turnstile: Turnstile
+    spans: Spans | None = None
+    """None where nobody wants traces."""
 
     def model(self, name: str) -> ServedModel:
         """The served model of that name or alias.
@@ -47,14 +53,18 @@ class ServerState:
     def recording(self, job: Job, arrived: float) -> Recording:
         """Begin to record a job whose request came in at `arrived` (`time.perf_counter()`)."""
         self.metrics.asked(job.model.name, job.params)
+        if self.spans is not None:
+            self.spans.asked(job)
         return Recording(self.metrics, self.journal, job.model, job.id, job.num_choices, job.prompt_tokens, arrived)
 
     def on_event(self, event: Event) -> None:
         """Pass the engine's request figures on to the metrics."""
         if event.name == "engine.request_finished":
-            name = str(event.fields.get("request_id", "")).partition("/")[0]
+            name, _, request_id = str(event.fields.get("request_id", "")).partition("/")
             if name in self.models:
                 self.metrics.engine_finished(name, event)
+                if self.spans is not None:
+                    self.spans.told(request_id.rpartition("-")[0], event)
 
 
 def state_of(request: Request) -> ServerState:
