@@ -81,5 +81,7 @@ def url(start, journal) -> str:
 
 @pytest.fixture
 def client(url):
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0, timeout=20) as client:
+    with openai.OpenAI(
+        base_url=f"{url}/v1", api_key="unused", max_retries=0, timeout=20, _strict_response_validation=True
+    ) as client:
         yield client

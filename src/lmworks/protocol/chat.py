@@ -107,7 +107,7 @@ class ChatCompletionRequest(SamplingFields, StructuredFields):
         return [message.to_message() for message in self.messages]
 
     def template_inputs(self) -> dict[str, Any]:
-        """What the chat template gets besides messages.
+        """What the chat template gets besides messages and tools.
 
         Raises:
             InvalidRequestError: `chat_template_kwargs` sets what is not its own.
@@ -126,8 +126,6 @@ class ChatCompletionRequest(SamplingFields, StructuredFields):
                 inputs.setdefault("enable_thinking", False)
         if self.documents:
             inputs["documents"] = self.documents
-        if tools := self.offered_tools():
-            inputs["tools"] = [tool.to_template() for tool in tools]
         return inputs
 
     @property

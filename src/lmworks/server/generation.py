@@ -165,10 +165,8 @@ async def run(job: Job, recording: Recording) -> AsyncGenerator[tuple[int, Delta
     Raises:
         EngineError: the engine refused the request, or dropped it half-way.
     """
-    # The model's name is part of the engine's request id, so that its telemetry can be told apart; so is a number of
-    # our own, because clients may give one id to several requests.
-    unique = uuid.uuid4().hex[:8]
-    ids = [f"{job.model.name}/{job.id}-{unique}-{number}" for number in range(len(job.prompts))]
+    # The model's name is part of the engine's request id, so that its telemetry can be told apart.
+    ids = [f"{job.model.name}/{job.id}-{number}" for number in range(len(job.prompts))]
     remaining = [job.params.n] * len(ids)
     refused = False
     deltas = _searched if job.beams is not None else _one if len(ids) == 1 else _merged

@@ -10,12 +10,11 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from lmworks.core.errors import RequestError, TokenizerError
-from lmworks.protocol.errors import InvalidRequestError
 from lmworks.protocol.tokenize import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
 from lmworks.protocol.wire import parse_request
 from lmworks.server.answering import answer_with
 from lmworks.server.caller import Caller
+from lmworks.server.conversation import encode_conversation
 from lmworks.server.openapi import described
 from lmworks.server.served_model import ServedModel
 from lmworks.server.state import ServerState, state_of
@@ -81,15 +80,13 @@ def _encode(model: ServedModel, asked: TokenizeRequest) -> list[int]:
         assert asked.prompt is not None, "the schema wants one of the two"
         special = asked.add_special_tokens is not False
         return model.llm.prompts.text(asked.prompt) if special else model.llm.tokenizer.encode(asked.prompt)
-    inputs = dict(asked.chat_template_kwargs or {})
-    if asked.tools:
-        inputs["tools"] = [tool.to_template() for tool in asked.tools]
-    try:
-        return model.llm.prompts.chat(
-            [message.to_message() for message in asked.messages],
-            add_generation_prompt=asked.add_generation_prompt is not False,
-            continue_final_message=bool(asked.continue_final_message),
-            inputs=inputs,
-        )
-    except (TokenizerError, RequestError) as error:
-        raise InvalidRequestError(error.problem, error.remedy, param="messages") from error
+    conversation = encode_conversation(
+        model,
+        [message.to_message() for message in asked.messages],
+        asked.tools or [],
+        asked.chat_template_kwargs or {},
+        param="messages",
+        add_generation_prompt=asked.add_generation_prompt is not False,
+        continue_final_message=bool(asked.continue_final_message),
+    )
+    return list(conversation.prompt)
