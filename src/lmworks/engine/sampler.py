@@ -25,8 +25,8 @@ from lmworks.engine.truncation import draw
 MIN_TEMPERATURE = 1e-2
 """Lower positive temperatures are raised to this, as in vLLM: logits would overflow."""
 
-LOGPROB_ROWS = 64
-"""Rows of log-probabilities of a whole prompt that are held at a time."""
+HELD = 2**18
+"""So many probabilities are computed at a time: they stay in a core's cache, and a long prompt's fit into memory."""
 
 Sampled = tuple[int, TokenLogprob | None]
 """A token, and its log-probability if asked for."""
@@ -75,10 +75,15 @@ def prompt_logprobs(logits: Tensor, targets: Rows[int], count: int) -> list[Toke
     Returns:
         One per target, in nats.
     """
+    few = max(1, HELD // logits.shape[-1])
     result: list[TokenLogprob] = []
-    for begin in range(0, len(targets), LOGPROB_ROWS):
-        part = logits[begin : begin + LOGPROB_ROWS]
-        result += _logprobs(part, targets[begin : begin + LOGPROB_ROWS], count)
+    for begin in range(0, len(targets), few):
+        logprobs = logits[begin : begin + few].log_softmax(-1)
+        tokens = targets[begin : begin + few]
+        own = logprobs.gather(-1, torch.tensor(tokens, device=logits.device)[:, None]).flatten().tolist()
+        values, ids = logprobs.topk(min(count, logits.shape[-1]))
+        tops = (tuple(zip(i, v, strict=True)) for i, v in zip(ids.tolist(), values.tolist(), strict=True))
+        result += map(TokenLogprob, tokens, own, tops)
     return result
 
 
@@ -102,6 +107,12 @@ def _choose(logits: Tensor, rows: Rows[Sequence]) -> Tensor:
 
 def _draw(logits: Tensor, rows: Rows[Sequence]) -> Tensor:
     """[R, V], all rows with a positive temperature -> [R] tokens."""
+    few = max(1, HELD // logits.shape[-1])
+    parts = [slice(begin, begin + few) for begin in range(0, len(rows), few)]
+    return torch.cat([_draw_few(logits[part], rows[part]) for part in parts])
+
+
+def _draw_few(logits: Tensor, rows: Rows[Sequence]) -> Tensor:
     temperature = logits.new_tensor([max(row.params.temperature, MIN_TEMPERATURE) for row in rows])
     numbers = torch.tensor(
         [uniform(row.seed, row.index, row.num_output_tokens) for row in rows],
@@ -119,19 +130,10 @@ def _with_logprobs(logits: Tensor, chosen: list[int], rows: Rows[Sequence]) -> l
             asking.setdefault(row.params.logprobs, []).append(i)
     logprobs: list[TokenLogprob | None] = [None] * len(rows)
     for count, places in asking.items():
-        for i, logprob in zip(places, _logprobs(logits[places], [chosen[i] for i in places], count), strict=True):
+        asked = prompt_logprobs(logits[places], [chosen[i] for i in places], count)
+        for i, logprob in zip(places, asked, strict=True):
             logprobs[i] = logprob
     return list(zip(chosen, logprobs, strict=True))
-
-
-def _logprobs(logits: Tensor, targets: Rows[int], count: int) -> list[TokenLogprob]:
-    logprobs = logits.log_softmax(-1)
-    own = logprobs.gather(-1, torch.tensor(targets, device=logits.device)[:, None]).flatten().tolist()
-    values, tokens = logprobs.topk(min(count, logits.shape[-1]))
-    return [
-        TokenLogprob(target, value, tuple(zip(ids, best, strict=True)))
-        for target, value, ids, best in zip(targets, own, tokens.tolist(), values.tolist(), strict=True)
-    ]
 
 
 def _nothing_left(row: Sequence) -> RequestError:
