@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from lmworks.core.errors import CheckpointError, ConfigError
 from lmworks.models.build import build_model
 from lmworks.models.config import ModelConfig, StackConfig
-from lmworks.models.hub import load_pretrained, read_config, read_gguf
+from lmworks.models.hub import load_pretrained, read_config, read_gguf, save_pretrained
 from lmworks.models.position_slots import RotaryPositions
 from lmworks.models.slots import AttentionConfig, MLPConfig
 from lmworks.nn.attention_context import PackedContext
+from lmworks.nn.quantized import QuantizedEmbedding, QuantizedLinear
 from lmworks.nn.rope import inverse_frequencies, llama3_scaled
 
 FACTOR = 32.0
@@ -102,6 +103,51 @@ def test_quantized_weights_are_decoded(tmp_path):
         torch.testing.assert_close(loaded.state_dict()[name].float(), tensor, atol=1e-3, rtol=0.01)
 
 
+def logits(model, ids):
+    with torch.no_grad():
+        context = PackedContext(torch.tensor([0, len(ids)], dtype=torch.int32))
+        return model.logits(model(ids, torch.arange(len(ids)), context))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("kind", "bits"), [("Q8_0", 8), ("Q4_0", 4), ("Q4_1", 4), ("Q5_0", 8), ("Q5_1", 8)])
+def test_blocks_may_stay_integers(tmp_path, kind, bits, tied):
+    """Also where rows of queries and keys change places, and where the embedding is the head."""
+    wider = config().decoder.model_copy(update={"mlp": MLPConfig(intermediate_size=64)})
+    model = build_model(config(decoder=wider, tie_word_embeddings=tied), seed=0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(std=0.3)
+        model.decoder.layers[0].self_attn.q_proj.weight[3, :32] = 0.25  # a block without any range
+        model.decoder.layers[0].self_attn.q_proj.weight[5, :32] = 0
+    write(tmp_path / "m.gguf", model, gguf.GGMLQuantizationType[kind])
+    kept = load_pretrained(tmp_path / "m.gguf", keep_quantized=True)
+    plain = load_pretrained(tmp_path / "m.gguf")
+    linears = [m for m in kept.modules() if isinstance(m, QuantizedLinear)]
+    assert len(linears) == 15
+    assert {(m.quantized_weight().bits, m.quantized_weight().group_size) for m in linears} == {(bits, 32)}
+    assert isinstance(kept.embed_tokens, QuantizedEmbedding)
+    assert (kept.lm_head.weight is kept.embed_tokens.weight) == tied
+    for name, module in plain.named_modules():
+        if isinstance(module, torch.nn.Linear | torch.nn.Embedding):
+            found = kept.get_submodule(name).dequantized()
+            torch.testing.assert_close(found, module.weight.detach(), atol=1e-6, rtol=1e-5)
+    ids = torch.arange(30)
+    torch.testing.assert_close(logits(kept, ids), logits(plain, ids), atol=1e-4, rtol=1e-4)
+    narrow = kept.to(torch.bfloat16)
+    assert logits(narrow, ids).dtype == torch.bfloat16
+    assert (narrow.lm_head.weight is narrow.embed_tokens.weight) == tied
+    assert narrow.dtype == torch.bfloat16
+
+
+def test_quantized_embeddings_are_not_saved_in_a_folder(tmp_path):
+    wider = config().decoder.model_copy(update={"mlp": MLPConfig(intermediate_size=64)})
+    write(tmp_path / "m.gguf", build_model(config(decoder=wider), seed=0), gguf.GGMLQuantizationType.Q4_0)
+    with pytest.raises(ConfigError, match="stores no quantized embedding"):
+        save_pretrained(load_pretrained(tmp_path / "m.gguf", keep_quantized=True), tmp_path / "out")
+
+
 def test_biases_are_found_and_permuted(tmp_path):
     biased = config().decoder.attention.model_copy(update={"qkv_bias": True, "o_bias": True})
     model = build_model(config(decoder=config().decoder.model_copy(update={"attention": biased})), seed=0)
@@ -183,6 +229,4 @@ def test_smollm2_logits_are_transformers():
     ours = load_pretrained(file)
     theirs = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name).eval()
     with torch.no_grad():
-        context = PackedContext(torch.tensor([0, len(ids)], dtype=torch.int32))
-        logits = ours.logits(ours(ids, torch.arange(len(ids)), context))
-        torch.testing.assert_close(logits, theirs(ids[None]).logits[0], atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(logits(ours, ids), theirs(ids[None]).logits[0], atol=1e-4, rtol=1e-5)

@@ -182,7 +182,7 @@ def export_quantized(
         ConfigError: the family's format or compressed-tensors cannot express it.
     """
     modules = {n: m for n, m in model.named_modules() if isinstance(m, QuantizedMatrix)}
-    if isinstance(model.embed_tokens, QuantizedEmbedding):
+    if any(isinstance(m, QuantizedEmbedding) for m in modules.values()):
         raise ConfigError("compressed-tensors stores no quantized embedding", "Load it with keep_quantized=False")
     names = linear_names(model, rules)
     kinds: dict[str, GridKind] = {}
