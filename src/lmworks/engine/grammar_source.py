@@ -1,21 +1,14 @@
-"""What a request wants its text to be, as bounded text for the grammar library. Knows no tokens.
-
-Whitespace in JSON is one space, or one line break with its indentation: a small model that keeps choosing whitespace
-gets on with the value all the same.
-"""
+"""What a request wants its text to be, as bounded text for the grammar library. Knows no tokens."""
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Any
 
 from lmworks.core.errors import RequestError
 from lmworks.core.sampling import StructuredOutputs
-from lmworks.protocol.json_schema import checked_schema
+from lmworks.protocol.json_schema import checked_schema, schema_grammar
 
-WHITESPACE = r"( |\n {0,16}|\n\t{0,8})"
-"""At most once at each place where JSON permits whitespace."""
 MAX_REGEX_CHARACTERS = 8 * 1024
 MAX_GRAMMAR_CHARACTERS = 512 * 1024
 MAX_RULES = 2000
@@ -51,15 +44,7 @@ def _body(outputs: StructuredOutputs) -> str:
             raise RequestError(f"choice is longer than {MAX_GRAMMAR_CHARACTERS} characters in all", "Shorten it")
         return " | ".join(json.dumps(text, ensure_ascii=False) for text in outputs.choice)
     schema = {"type": "object"} if outputs.json_schema is None else checked_schema(outputs.json_schema)
-    return f"%json {json_grammar(schema)}"
-
-
-def json_grammar(schema: dict[str, Any] | bool) -> str:
-    """A checked schema with our whitespace."""
-    if schema is False:
-        raise RequestError("json_schema is false, which nothing satisfies", "Send a schema that permits something")
-    options = {"whitespace_pattern": WHITESPACE}
-    return json.dumps({**(schema if isinstance(schema, dict) else {}), "x-guidance": options}, ensure_ascii=False)
+    return f"%json {schema_grammar(schema)}"
 
 
 def _regex(pattern: str) -> str:
@@ -73,20 +58,34 @@ def _regex(pattern: str) -> str:
 
 
 def _own_grammar(text: str, begins_text: bool) -> str:
-    """Lark, or EBNF as llama.cpp writes it (`root ::= …`)."""
+    """Lark, EBNF as llama.cpp writes it (`root ::= …`), or the library's list of such that refer to each other."""
     if len(text) > MAX_GRAMMAR_CHARACTERS:
         raise RequestError(f"grammar has {len(text)} characters, more than {MAX_GRAMMAR_CHARACTERS}", "Shorten it")
-    if (count := len(_RULE.findall(text))) > MAX_RULES:
+    grammars = _grammars(text) if text.lstrip().startswith("{") else [{"lark_grammar": _lark(text)}]
+    count = sum(len(_RULE.findall(grammar["lark_grammar"])) for grammar in grammars)
+    if count > MAX_RULES:
         raise RequestError(f"grammar has {count} rules, more than {MAX_RULES}", "Use fewer rules")
-    _check_inlined(text)
+    for grammar in grammars:
+        _check_inlined(grammar["lark_grammar"])
+    if begins_text:
+        # Optional: a grammar may begin with a special token, which carries no space.
+        grammars = [{"lark_grammar": 'start: " "? @own'}, {**grammars[0], "name": "own"}, *grammars[1:]]
+    return json.dumps({"grammars": grammars}, ensure_ascii=False)
+
+
+def _lark(text: str) -> str:
     from llguidance.gbnf_to_lark import any_to_lark
 
-    lark = any_to_lark(text) if "::=" in text else text
-    if not begins_text:
-        return lark
-    # Optional: a grammar may begin with a special token, which carries no space.
-    grammars = [{"lark_grammar": 'start: " "? @own'}, {"name": "own", "lark_grammar": lark}]
-    return json.dumps({"grammars": grammars}, ensure_ascii=False)
+    return any_to_lark(text) if "::=" in text else text
+
+
+def _grammars(text: str) -> list[dict[str, str]]:
+    """`{"grammars": [{"name": …, "lark_grammar": …}, …]}`: the first is the whole text's."""
+    try:
+        listed = json.loads(text)["grammars"]
+        return [{key: grammar[key] for key in ("name", "lark_grammar") if key in grammar} for grammar in listed]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RequestError(f"grammar is neither Lark nor a list of grammars: {error}") from None
 
 
 def _check_inlined(text: str) -> None:

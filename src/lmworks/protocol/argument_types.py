@@ -37,5 +37,5 @@ def typed_json(text: str, types: frozenset[str]) -> str:
     except ValueError:
         return json.dumps(text, ensure_ascii=False)
     fits = not types or kind in types or (kind == "integer" and "number" in types)
-    # A quoted string where a string is expected without quotes keeps its quotes: they are the model's.
-    return written if fits and kind != "string" else json.dumps(text, ensure_ascii=False)
+    # Where text is expected, quotes are the model's; where nothing is known they make it text.
+    return written if fits and (kind != "string" or not types) else json.dumps(text, ensure_ascii=False)

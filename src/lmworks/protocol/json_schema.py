@@ -25,6 +25,10 @@ MAX_DEPTH = 64
 MAX_REFERENCES = 2000
 MAX_PROPERTIES = 2000
 """Of one object; compilation takes time quadratic in it."""
+WHITESPACE = r"( |\n {0,16}|\n\t{0,8})"
+"""At most once at each place where JSON permits whitespace: one space, or one line break with its indentation.
+
+A small model that keeps choosing whitespace gets on with the value all the same."""
 MAX_MULTIPLE = 10_000
 """Divisibility is a state for each remainder."""
 
@@ -56,6 +60,18 @@ def checked_schema(schema: str | Schema | bool, place: str = "json_schema", leni
     if size > MAX_BYTES:
         raise RequestError(f"{place} has {size} characters, more than {MAX_BYTES}", "Make the schema smaller")
     return _clean(schema, schema, place, lenient, [0])
+
+
+def schema_grammar(schema: Schema | bool) -> str:
+    """A checked schema as what follows `%json` in a grammar.
+
+    Raises:
+        RequestError: nothing satisfies it.
+    """
+    if schema is False:
+        raise RequestError("json_schema is false, which nothing satisfies", "Send a schema that permits something")
+    options = {"whitespace_pattern": WHITESPACE}
+    return json.dumps({**(schema if isinstance(schema, dict) else {}), "x-guidance": options}, ensure_ascii=False)
 
 
 def _parse(text: str, place: str) -> Any:

@@ -16,6 +16,8 @@ class ReasoningFormat:
     """Thoughts may come again after the answer began; else only at its beginning."""
     silent: tuple[str, ...] = ()
     """Markers that are part of no text."""
+    between: str = ""
+    """What stands between thoughts and answer beside whitespace."""
 
 
 _FORMATS = (
@@ -29,7 +31,7 @@ _FORMATS = (
     ReasoningFormat("granite", "Here is my thought process:", "Here is my response:"),
     ReasoningFormat("gpt_oss", "<|channel|>analysis<|message|>", "<|end|>", anywhere=True,
                     silent=("<|start|>assistant", "<|channel|>final<|message|>", "<|channel|>commentary<|message|>",
-                            "<|end|>", "<|return|>")),
+                            "<|end|>", "<|return|>"), between="<|start|>assistant"),
 )  # fmt: skip
 
 REASONING_FORMATS: dict[str, ReasoningFormat] = {f.name: f for f in _FORMATS}

@@ -82,7 +82,7 @@ _FORMATS = (
                call_id="{random:9}"),
     ToolFormat("mistral", ("[TOOL_CALLS]",), "[TOOL_CALLS]", is_list=True, pad=" ", separator=", ",
                call_id="{random:9}"),
-    ToolFormat("glm", ("<tool_call>", "<arg_key>"), "<tool_call>", "</tool_call>", "xml", tags=_GLM_TAGS, pad="\n",
+    ToolFormat("glm", ("<tool_call>", "<arg_key>"), "<tool_call>", "</tool_call>", "xml", tags=_GLM_TAGS,
                separator="\n"),
     ToolFormat("seed", ("<seed:tool_call>",), "<seed:tool_call>", "</seed:tool_call>", "xml", tags=_QWEN_TAGS,
                pad="\n", separator="\n"),
