@@ -151,19 +151,30 @@ def test_layers_that_predict_further_tokens_are_not_read(tmp_path):
         load_pretrained(folder)
 
 
-@pytest.mark.parametrize(
-    ("hf", "quantization"),
-    [
-        (DEEPSEEK, {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}),
-        (OSS, {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]}),
-    ],
-)
-def test_quantized_releases_are_refused(hf, quantization, tmp_path):
-    folder = saved(hf, tmp_path)
+def test_mxfp4_releases_are_refused(tmp_path):
+    folder = saved(OSS, tmp_path)
     file = folder / "config.json"
+    quantization = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]}
     file.write_text(json.dumps({**json.loads(file.read_text()), "quantization_config": quantization}))
-    with pytest.raises(ConfigError, match=f"quantization_config is not supported.*{quantization['quant_method']}"):
+    with pytest.raises(ConfigError, match=r"quantization_config is not supported.*mxfp4"):
         load_pretrained(folder)
+
+
+def test_fp8_releases_are_decoded(tmp_path):
+    """DeepSeek's blocks, experts and latent projections included."""
+    folder = saved(DEEPSEEK, tmp_path)
+    file = folder / "config.json"
+    plain = load_file(folder / "model.safetensors")
+    chosen = [n for n in plain if "_proj" in n and n.endswith(".weight")]
+    assert any("experts.1." in name for name in chosen)
+    narrow = {n: plain[n].to(torch.float8_e4m3fn) for n in chosen}
+    rewrite(folder, lambda state: state | {n: t.float() * 0.5 for n, t in narrow.items()})
+    expected = load_pretrained(folder)
+    halves = {f"{n}_scale_inv": torch.full([-(-s // 8) for s in plain[n].shape], 0.5) for n in chosen}
+    rewrite(folder, lambda state: state | narrow | halves)
+    quantization = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [8, 8]}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "quantization_config": quantization}))
+    assert same(load_pretrained(folder), expected)
 
 
 def test_heads_are_read_under_both_names(tmp_path):

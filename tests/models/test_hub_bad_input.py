@@ -256,12 +256,17 @@ def test_unknown_dtype(folder):
         load_pretrained(folder)
 
 
-@pytest.mark.parametrize("change", [{"quant_method": "gptq"}, {"format": "int-quantized"}, {"config_groups": {}}])
-def test_foreign_quantization(folder, change):
-    from lmworks.models.hub.quantization import describe
-
-    edit(folder / "config.json", quantization_config={**describe(["lm_head"]), **change})
+@pytest.mark.parametrize("method", ["quark", None, ["gptq"], {"gptq": 4}])
+def test_foreign_quantization(folder, method):
+    edit(folder / "config.json", quantization_config={"quant_method": method})
     with pytest.raises(ConfigError, match="quantization_config is not supported"):
+        load_pretrained(folder)
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "fp8", "bitsandbytes", "compressed-tensors"])
+def test_plain_weights_described_as_quantized(folder, method):
+    edit(folder / "config.json", quantization_config={"quant_method": method, "config_groups": {}})
+    with pytest.raises(CheckpointError, match=f"quantized by {method}, and .* holds none"):
         load_pretrained(folder)
 
 

@@ -349,7 +349,7 @@ def test_saved_as_compressed_tensors(tmp_path, bits, symmetric):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"quant_method": "quark"}, "quant_method 'quark' is not supported"),
+        ({"quant_method": "quark"}, "quantization_config is not supported .quant_method 'quark'"),
         ({"quant_method": "gptq", "checkpoint_format": "marlin"}, "GPTQ's layout 'marlin' is not read"),
         ({"quant_method": "awq", "version": "gemv"}, "AWQ's version 'gemv'"),
         ({"quant_method": "compressed-tensors", "config_groups": []}, "config_groups .* cannot be read"),

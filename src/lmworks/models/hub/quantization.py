@@ -6,7 +6,7 @@ Knows no algorithm: `compress` quantizes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,15 @@ from lmworks.nn.quantized import GRID, QuantizedEmbedding, QuantizedLinear, Quan
 HEAD = "lm_head"
 """Name of the head, ours and theirs."""
 EMBEDDING = "embed_tokens"
-METHODS = {METHOD, "gptq", "awq", "bitsandbytes", "fp8", "fbgemm_fp8"}
-"""Values of `quant_method` that are read."""
+METHODS: dict[str, Callable[[TensorSource, Mapping[str, Any]], QuantizedSource]] = {
+    METHOD: CompressedSource,
+    "gptq": GPTQSource,
+    "awq": AWQSource,
+    "bitsandbytes": lambda source, config: BitsAndBytesSource(source),
+    "fp8": FP8Source,
+    "fbgemm_fp8": FP8Source,
+}
+"""Readers by `quant_method`."""
 BESIDE = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 """Where the tools described a folder before `config.json` did."""
 
@@ -40,6 +47,7 @@ def quantized_source(source: TensorSource, hf: Mapping[str, Any], folder: Path) 
 
     Raises:
         ConfigError: quantized in a way that is not supported.
+        CheckpointError: described as quantized, but not one tensor is.
     """
     config: Any = hf.get("quantization_config", hf.get("compression_config"))
     if config is None:
@@ -53,21 +61,18 @@ def quantized_source(source: TensorSource, hf: Mapping[str, Any], folder: Path) 
     method = config.get("quant_method")
     if method is None and (config.get("load_in_4bit") or config.get("load_in_8bit")):
         method = "bitsandbytes"
-    match method:
-        case "compressed-tensors":
-            return CompressedSource(source, config)
-        case "gptq":
-            return GPTQSource(source, config)
-        case "awq":
-            return AWQSource(source, config)
-        case "bitsandbytes":
-            return BitsAndBytesSource(source)
-        case "fp8" | "fbgemm_fp8":
-            return FP8Source(source, config)
-    raise ConfigError(
-        f"config.json: quantization_config of quant_method {method!r} is not supported",
-        f"Use a model that is not quantized, or by {', '.join(sorted(METHODS))}",
-    )
+    if not isinstance(method, str) or method not in METHODS:
+        raise ConfigError(
+            f"config.json: this quantization_config is not supported (quant_method {method!r})",
+            f"Use a model that is not quantized, or by {', '.join(METHODS)}",
+        )
+    quantized = METHODS[method](source, config)
+    if not quantized.modules:
+        raise CheckpointError(
+            f"config.json describes weights quantized by {method}, and {source.name} holds none",
+            "Restore the weights, or remove the quantization_config if these are not quantized",
+        )
+    return quantized
 
 
 def as_stored(rules: Sequence[Rule], source: QuantizedSource) -> tuple[Rule, ...]:
