@@ -76,8 +76,8 @@ def test_keys_come_from_settings_file_and_environment(tmp_path, monkeypatch, sta
     assert httpx.get(f"{url}/v1/models", headers=bearer("sixth")).status_code == 401
     for path in ("/", "/live", "/ready", "/health", "/version", "/load", "/metrics", "/page/app.js"):
         assert httpx.get(url + path).status_code == 200
+    (tmp_path / "keys").write_text(" \n")
     with pytest.raises(ServerError, match="holds no key"):
-        (tmp_path / "keys").write_text(" \n")
         Keys.of(AppConfig(api_key_file=tmp_path / "keys"))
 
 

@@ -116,7 +116,7 @@ class EngineProcess:
                 raise self.error
             return self.info
 
-    def close(self, seconds: float = 5.0) -> None:
+    def close(self, seconds: float = 2.0) -> None:
         """Have the process end, at once where it is not ready; killed when it takes longer. May be repeated."""
         self._closing.set()
         channel = self._channel

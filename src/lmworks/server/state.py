@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -17,6 +17,7 @@ from lmworks.server.generation import Job
 from lmworks.server.journal import Journal
 from lmworks.server.metrics import Metrics
 from lmworks.server.recording import Recording
+from lmworks.server.response_store import ResponseStore
 from lmworks.server.served_model import ServedModel
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class ServerState:
     turnstile: Turnstile
     spans: Spans | None = None
     """None where nobody wants traces."""
+    responses: ResponseStore = field(default_factory=ResponseStore)
 
     def model(self, name: str) -> ServedModel:
         """The served model of that name or alias.
