@@ -80,6 +80,40 @@ def test_seeded_samples_do_not_depend_on_batching():
     assert all(a != b for a, b in results[0]), "the completions of one request must differ"
 
 
+@pytest.mark.parametrize("setting", ["all together", "chunks of seven", "tiny cache", "blocks of one"])
+def test_prompts_are_scored_as_the_trainer_scores_them(setting):
+    model, prompts = tiny_model(), random_prompts(LENGTHS)
+    llm = LLM(model, config=config(**SETTINGS[setting]))
+    llm.generate(prompts, GREEDY)  # what is cached must not be skipped
+    params = [GREEDY.model_copy(update={"prompt_logprobs": k % 3, "n": 1 + k % 2}) for k in range(len(prompts))]
+    for output, asked in zip(llm.generate(prompts, params), params, strict=True):
+        tokens = list(output.prompt_token_ids)
+        expected = full_logits(model, tokens).log_softmax(-1)
+        first, *others = output.prompt_logprobs
+        assert first is None
+        assert [x.token_id for x in others] == tokens[1:]
+        assert {len(x.top) for x in others} <= {asked.prompt_logprobs}
+        for place, got in enumerate(others):
+            for token, logprob in [(got.token_id, got.logprob), *got.top]:
+                assert abs(expected[place, token].item() - logprob) < 1e-5
+        assert output.outputs[0].token_ids == tuple(greedy_loop(model, tokens, 12))
+    llm.engine.check_integrity()
+    assert llm.generate(prompts[:1], GREEDY)[0].prompt_logprobs is None
+
+
+def test_a_prompt_is_computed_once_for_all_completions():
+    model, (prompt,) = tiny_model(), random_prompts([30])
+    params = SamplingParams(n=5, seed=3, max_tokens=12, ignore_eos=True)
+    llm = LLM(model, config=config())
+    got = llm.generate([prompt], params)[0].outputs
+    stats = llm.stats()
+    assert (stats.prompt_tokens_total, stats.prefix_cache_queries_total) == (30, 30)
+    small = LLM(model, config=config(max_num_seqs=2, enable_prefix_caching=False))
+    assert [c.token_ids for c in small.generate([prompt], params)[0].outputs] == [c.token_ids for c in got]
+    assert len({c.token_ids for c in got}) == 5
+    llm.engine.check_integrity()
+
+
 def test_bfloat16_serves_close_to_bfloat16_training():
     model = tiny_model().to(torch.bfloat16)
     (prompt,) = random_prompts([40])

@@ -353,7 +353,9 @@ class LLMEngine:
         logprobs: tuple[TokenLogprob, ...] | None,
         error: EngineError | None = None,
     ) -> Delta:
-        first = sequence.prompt_logprobs is not None and sequence.num_output_tokens == len(token_ids)
+        scores = sequence.prompt_logprobs
+        if sequence.num_output_tokens > len(token_ids) or sequence.wants_prompt_logprobs:
+            scores = None  # not the first, or not complete
         return Delta(
             request_id=sequence.request_id,
             index=sequence.index,
@@ -365,7 +367,7 @@ class LLMEngine:
             num_generated_tokens=sequence.num_output_tokens,
             num_cached_tokens=sequence.num_cached_tokens,
             error=error,
-            prompt_logprobs=tuple(sequence.prompt_logprobs or ()) if first else None,
+            prompt_logprobs=None if scores is None else tuple(scores),
             stop_reason=sequence.stop_reason,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from time import sleep
 
 from lmworks.core.generation import CompletionOutput, TokenLogprob
 from lmworks.engine.llm_engine import LLMEngine
@@ -45,6 +46,8 @@ def run_requests(
                 remaining[delta.request_id] -= delta.finish_reason is not None
                 if finished is not None and not remaining[delta.request_id] and delta.finish_reason is not None:
                     finished()
+            if engine.idle:
+                sleep(0.001)
     finally:  # an error or Ctrl-C must not leave requests behind
         for request_id in deltas:
             engine.abort(request_id)
