@@ -61,8 +61,9 @@ class EngineConfig(Config):
     """Of weights and cache; auto keeps the type of a model in memory and takes the fastest for one from disk."""
     max_num_queued_reqs: Positive = 256
     """Requests that may wait; one more is refused."""
-    attention: Literal["batched", "reference"] = "batched"
-    """`reference` computes attention by the formula, sequence by sequence."""
+    attention: Literal["auto", "native", "batched", "reference"] = "auto"
+    """`auto` is native where there is native code for the model's attention, else batched products of PyTorch;
+    `reference` computes the formula, sequence by sequence."""
     decode_threads: Positive | None = None
     """CPU threads of steps that compute few tokens; None takes half the cores."""
     seed: int = 0

@@ -64,7 +64,7 @@ class LLMEngine:
         caching = config.enable_prefix_caching and shares_prefixes(model)
         self.blocks = BlockManager(size.num_blocks, config.block_size, caching)
         self.scheduler = Scheduler(config, self.blocks)
-        self.runner = ModelRunner(model, self.cache, config.attention, config.decode_threads)
+        self.runner = ModelRunner(model, self.cache, config.attention, config.decode_threads, size.max_model_len)
         ends = model.config.eos_token_ids + (tokenizer.eos_token_ids if tokenizer is not None else ())
         self.eos_token_ids = frozenset(ends)
         """End-of-sequence tokens of model and tokenizer."""

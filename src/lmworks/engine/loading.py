@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from lmworks.engine.config import EngineConfig
-from lmworks.engine.packed_linear import pack_linears, packs
+from lmworks.engine.config import EngineConfig, Quantization
+from lmworks.engine.packed_linear import pack_linears, quantize_linears
 from lmworks.engine.servable import served_decoder
+from lmworks.kernels.native.library import library
 from lmworks.models.hub import load_pretrained, read_config
 from lmworks.models.transformer import Transformer
 from lmworks.nn.quantized import QuantizedLinear
@@ -39,23 +40,26 @@ def load(
         path, own = Path(model), True
         served_decoder(read_config(path))  # before a tokenizer is missed that a model of images lacks
         tokenizer = tokenizer if tokenizer is not None else load_tokenizer(path)
-        model = load_pretrained(path, dtype=dtype)
+        native = library() is not None
+        model = load_pretrained(path, dtype=dtype, keep_quantized=True if native else None)
         if dtype is None:
-            model = model.to(fastest_dtype(model))
+            model = model.to(fastest_dtype(model, config.quantization))
     elif dtype is not None and model.dtype != dtype:
         model, own = deepcopy(model).to(dtype), True
     if tokenizer is not None:
         check_compatible(tokenizer, model.config.vocab_size)
     if own:
         model.eval()
-        if packs():
-            pack_linears(model)
+        if library() is not None:
+            pack_linears(model, config.quantization)
+        elif config.quantization != "none":
+            quantize_linears(model, config.quantization)
     return model, tokenizer
 
 
-def fastest_dtype(model: Transformer) -> torch.dtype:
+def fastest_dtype(model: Transformer, quantization: Quantization = "none") -> torch.dtype:
     """What decodes fastest on this machine's CPU."""
     large = sum(p.numel() for p in model.parameters()) >= MANY_PARAMETERS
-    # The product with int8 weights is fast in bfloat16 only.
-    quantized = any(isinstance(m, QuantizedLinear) for m in model.modules())
-    return torch.bfloat16 if (large or quantized) and packs() else torch.float32
+    quantized = quantization != "none" or any(isinstance(m, QuantizedLinear) for m in model.modules())
+    fast = library() is not None or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if (large or quantized) and fast else torch.float32

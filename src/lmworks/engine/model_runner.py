@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
@@ -10,26 +12,41 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from lmworks.core.sampling import SamplingParams
+from lmworks.engine import sequence as sequences
 from lmworks.engine.kv_cache import KVCache
+from lmworks.engine.lowering import LoweredDecoder, NotLowered
+from lmworks.engine.packed_linear import PackedLinear
 from lmworks.engine.paged_context import PagedContext
+from lmworks.engine.request import Request
 from lmworks.engine.scheduler import Chunk
+from lmworks.kernels.native.library import library
 from lmworks.kernels.paged_attention import PagedAttentionMethod
 from lmworks.models.transformer import Transformer
 from lmworks.nn.attention_context import PackedContext
 
 PARALLEL_TOKENS = 64
 """Steps of this many tokens take all of torch's threads."""
+PROBE_TOKENS = 24
+"""On which a program is compared with the modules it was made from."""
+EXACT_BOUND, ROUNDED_BOUND = 1e-3, 0.35
+"""How far they may be apart, in float32 and where activations are rounded on the way: a part left out makes them differ
+by about their size, while rounding to 8 bits twice, from activations that differ in the last bit, gives a tenth."""
+
+log = logging.getLogger(__name__)
 
 
 class ModelRunner:
-    """Runs the model over the paged cache.
+    """Runs the model over the paged cache: as a native program where it can be one, else module by module.
 
     Args:
         model: any decoder, with an encoder or without, in evaluation mode when `run` is called.
-        cache: its keys and values.
-        method: of attention.
-        decode_threads: for steps of few tokens on a CPU; None takes half the cores. Such a step is hundreds of
-            operations of microseconds: more threads wait for each other longer than they work.
+        cache: its keys and values, which nobody holds yet.
+        method: of attention; `reference` runs module by module.
+        decode_threads: for steps of few tokens on a CPU, where the model runs module by module; None takes half the
+            cores. Such a step is hundreds of operations of microseconds: more threads wait for each other longer than
+            they work.
+        max_model_len: positions that occur.
     """
 
     def __init__(
@@ -38,9 +55,16 @@ class ModelRunner:
         cache: KVCache,
         method: PagedAttentionMethod = "batched",
         decode_threads: int | None = None,
+        max_model_len: int | None = None,
     ) -> None:
         self.model, self.cache, self.method = model, cache, method
         self.decode_threads = decode_threads or max(1, (os.cpu_count() or 2) // 2)
+        self._lowered = self._lower(max_model_len or model.config.max_position_embeddings)
+
+    @property
+    def native(self) -> bool:
+        """Whether steps run as a native program."""
+        return self._lowered is not None
 
     @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> Tensor:
@@ -49,6 +73,28 @@ class ModelRunner:
         Returns:
             [R, V] float32 logits after the last `num_logits` tokens of each chunk, in the order of the chunks.
         """
+        if self._lowered is not None:
+            return self._run_program(self._lowered, chunks)
+        return self._run_modules(chunks)
+
+    def _run_program(self, lowered: LoweredDecoder, chunks: Sequence[Chunk]) -> Tensor:
+        tokens, positions, wanted = array("i"), array("i"), array("i")
+        tables, rows = [], []
+        for chunk in chunks:
+            row, start = len(tokens), chunk.start
+            tokens.extend(chunk.token_ids)
+            end = len(tokens)
+            positions.extend(range(start, start + end - row))
+            wanted.extend(range(end - chunk.num_logits, end))
+            table = array("i", chunk.sequence.block_table)
+            tables.append(table)  # keeps it alive until the step is over
+            rows.append((table.buffer_info()[0], start, end - row, row))
+        if lowered.angles_by_step:
+            lengths = PagedContext(self.cache, chunks, self.method, self.model.device).lengths()
+            lowered.set_angles(torch.tensor(positions), lengths)
+        return lowered.program.run(tokens, positions, rows, wanted)
+
+    def _run_modules(self, chunks: Sequence[Chunk]) -> Tensor:
         tokens: list[int] = []
         positions: list[int] = []
         wanted: list[int] = []
@@ -69,6 +115,48 @@ class ModelRunner:
             if len(wanted) < len(tokens):
                 hidden = hidden[torch.tensor(wanted, dtype=torch.int64, device=device)]
             return model.logits(hidden).float()
+
+    def _lower(self, max_model_len: int) -> LoweredDecoder | None:
+        """The model as a native program that agrees with the modules, or None with the reason in the log."""
+        model = self.model
+        if (
+            self.method == "reference"
+            or not isinstance(getattr(model, "lm_head", None), PackedLinear)
+            or library() is None
+        ):
+            return None
+        try:
+            lowered = LoweredDecoder(model, self.cache.layers, max_model_len)
+        except NotLowered as part:
+            log.info("the model runs module by module: no native program has %s", part)
+            return None
+        difference, bound = self._difference(lowered, max_model_len)
+        if not difference <= bound:
+            log.warning(
+                "the model runs module by module: its native program's logits differ by %.2g of their size, more than "
+                "%.2g", difference, bound,
+            )  # fmt: skip
+            return None
+        log.info("the model runs as a native program, %.2g from its modules", difference)
+        return lowered
+
+    @torch.inference_mode()
+    def _difference(self, lowered: LoweredDecoder, max_model_len: int) -> tuple[float, float]:
+        """How far apart program and modules are on a few tokens, and may be, as shares of the logits' size."""
+        _, _, blocks, block_size, _ = self.cache.layers[0].shape
+        length = min(PROBE_TOKENS, max_model_len, blocks * block_size)
+        vocabulary = self.model.config.vocab_size
+        prompt = tuple(i * 7919 % vocabulary for i in range(1, length + 1))
+        sequence = sequences.Sequence(Request("probe", prompt, SamplingParams(max_tokens=1)), 0, prompt, 1)
+        sequence.block_table.extend(range(-(-length // block_size)))
+        chunks = [Chunk(sequence, length, length)]
+        ours = self._run_program(lowered, chunks)
+        theirs = self._run_modules(chunks)
+        self.cache.clear(sequence.block_table)
+        head = self.model.lm_head
+        exact = self.model.dtype == torch.float32 and isinstance(head, PackedLinear) and head.weight.exact
+        scale = (theirs - theirs.mean(-1, keepdim=True)).norm()
+        return float((ours - theirs).norm() / scale), EXACT_BOUND if exact else ROUNDED_BOUND
 
 
 def encode(model: Transformer, sources: Sequence[Sequence[int]]) -> Tensor:

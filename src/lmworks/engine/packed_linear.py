@@ -1,53 +1,94 @@
-"""Linear maps whose bfloat16 weights lie in memory as oneDNN's matrix product wants them.
+"""Linear maps whose weights lie in memory as the native products want them.
 
-`F.linear` rearranges a bfloat16 weight on every call on a CPU; arranged once, a decode step takes half the time and the
-result is the same bit for bit. For serving only: there is no gradient. Knows no request.
+Packed once, a weight is read front to back by every step. For serving only: there is no gradient. Knows no request.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
+
+from lmworks.core.errors import CheckpointError
+from lmworks.engine.config import Quantization
+from lmworks.kernels.packed_matmul import PackedWeight, pack_grid, pack_weight, packable, packed_matmul
+from lmworks.nn.quantized import QuantizedLinear, quantize_groups
 
 READ_BY_OTHERS = frozenset({"kv_b_proj"})
 """Latent attention absorbs this one into queries and outputs."""
 
+SERVED = (nn.Linear, QuantizedLinear)
+
+GRIDS: dict[Quantization, tuple[int, int]] = {"int8": (8, 32), "int4": (4, 32)}
+"""Bits and group size of weights that are quantized while loading."""
+
 
 class PackedLinear(nn.Module):
-    """A served `nn.Linear`.
+    """A served `nn.Linear` or `QuantizedLinear`.
 
     Args:
-        linear: bfloat16, on the CPU; its weight is copied.
+        linear: its weight is copied.
+        quantization: of a floating-point weight; a quantized one keeps its grid.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.shape = linear.weight.shape
-        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
-        self.pack(linear.weight)
+    weight: PackedWeight
 
-    def pack(self, weight: Tensor) -> None:
-        """Take on other weights, [out, in]."""
-        weight = weight.detach().to(torch.bfloat16).contiguous()
-        # A buffer could hold it, but neither state dicts nor copies know its layout.
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, 1)
+    def __init__(self, linear: nn.Linear | QuantizedLinear, quantization: Quantization) -> None:
+        super().__init__()
+        self.quantization = quantization
+        self.dtype = linear.weight.dtype
+        bias = None if linear.bias is None else linear.bias.detach().float()
+        if isinstance(linear, QuantizedLinear):
+            self.shape = torch.Size((linear.out_features, linear.in_features))
+            grid = linear.quantized_weight()
+            self.weight = pack_grid(grid.values, grid.scale, grid.zero, grid.bits, grid.group_size, bias)
+        else:
+            self.shape = linear.weight.shape
+            self.weight = self._packed(linear.weight, bias)
+
+    def repack(self, weight: Tensor) -> None:
+        """Take on other floating-point weights, [out, in], in the same memory."""
+        made = self._packed(weight.to(self.dtype), None)
+        if (made.kind, made.packed.shape) != (self.weight.kind, self.weight.packed.shape):
+            raise CheckpointError(
+                f"weights on a grid of their own ({self.weight.kind.name}) cannot take on floating-point ones",
+                "Serve the floating-point model, with `quantization` if need be",
+            )
+        self.weight.packed.copy_(made.packed)
+
+    def _packed(self, weight: Tensor, bias: Tensor | None) -> PackedWeight:
+        if self.quantization == "none":
+            return pack_weight(weight.detach(), bias)
+        grid = quantize_groups(weight, *GRIDS[self.quantization])
+        return pack_grid(grid.values, grid.scale, grid.zero, grid.bits, grid.group_size, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in] -> [N, out]."""
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
-        return result
+        return packed_matmul(x, self.weight)
 
 
-def packs() -> bool:
-    """Whether this machine has bfloat16 products and the library to arrange weights for them."""
-    return torch._C._has_mkldnn and torch.cpu._is_avx512_bf16_supported()
+def pack_linears(model: nn.Module, quantization: Quantization) -> None:
+    """Replace every linear map of a model that nobody else uses, but those whose weight others read.
+
+    A quantized map on a grid that the native products lack stays as it is.
+    """
+    for parent, name, child in _linears(model):
+        if not isinstance(child, QuantizedLinear) or packable(child.bits, child.group_size, child.weight_zero):
+            setattr(parent, name, PackedLinear(child, quantization))
 
 
-def pack_linears(model: nn.Module) -> None:
-    """Replace every bfloat16 linear map of a model that nobody else uses, but those whose weight others read."""
+def quantize_linears(model: nn.Module, quantization: Quantization) -> None:
+    """The same in PyTorch, where there are no native products."""
+    for parent, name, child in _linears(model):
+        if isinstance(child, nn.Linear):
+            bits, group_size = GRIDS[quantization]
+            setattr(parent, name, QuantizedLinear.from_linear(child, bits=bits, group_size=group_size))
+
+
+def _linears(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear | QuantizedLinear]]:
     for parent in list(model.modules()):
-        for name, child in parent.named_children():
-            if name in READ_BY_OTHERS:
-                continue
-            if type(child) is nn.Linear and child.weight.dtype == torch.bfloat16:
-                setattr(parent, name, PackedLinear(child))
+        for name, child in list(parent.named_children()):
+            # Subclasses have reasons of their own.
+            if name not in READ_BY_OTHERS and isinstance(child, nn.Linear | QuantizedLinear) and type(child) in SERVED:
+                yield parent, name, child

