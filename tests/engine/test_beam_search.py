@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from itertools import product
 
 import pytest
@@ -16,6 +15,7 @@ from lmworks.engine.beam_search import BeamSearch
 from lmworks.models.hub import load_pretrained
 
 V, EOS = 9, 0
+PAD = 300
 
 
 def toy_logprobs(prefix: tuple[int, ...]) -> torch.Tensor:
@@ -90,6 +90,15 @@ def test_the_context_bounds_the_search():
     assert [len(beam.token_ids) for beam in state.beams] == [3, 3]
 
 
+@pytest.mark.parametrize(("early_stopping", "best"), [(True, (0,)), (False, (0,)), ("never", (5, 0))])
+def test_never_stopping_early_waits_for_what_length_could_make_better(early_stopping, best):
+    state = BeamSearch(BeamSearchParams(beam_width=1, max_tokens=4, early_stopping=early_stopping), (EOS,))
+    state.advance([[(EOS, -1.0), (5, -1.5)]])
+    while state.prefixes:
+        state.advance([[(EOS, -0.01), (6, -5.0)]])
+    assert state.beams[0].token_ids == best
+
+
 def test_a_temperature_is_said_to_have_no_effect(caplog):
     BeamSearch(BeamSearchParams(beam_width=2, max_tokens=1, temperature=0.7), ())
     assert "temperature 0.7 has no effect" in caplog.text
@@ -109,7 +118,7 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="module", params=[1, 3, 40], ids=lambda ends: f"{ends} ends")
+@pytest.fixture(scope="module", params=[1, 40, 130], ids=lambda ends: f"{ends} ends")
 def models(request, tmp_path_factory):
     """Transformers' model with few end tokens or many, and ours read from its folder."""
     folder = tmp_path_factory.mktemp("beams")
@@ -125,23 +134,20 @@ def test_beams_and_scores_are_those_of_transformers(name, models):
     theirs, ours = models
     eos = theirs.config.eos_token_id
     params = BeamSearchParams(**{"beam_width": 4, "max_tokens": 12, **SETTINGS[name]})
-    (prompt,) = random_prompts([7], seed=len(eos))
-    expected = theirs.generate(
-        torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), do_sample=False,
-        num_beams=params.beam_width, num_return_sequences=params.beam_width, max_new_tokens=params.max_tokens,
-        length_penalty=params.length_penalty, early_stopping=params.early_stopping, eos_token_id=eos, pad_token_id=300,
-        return_dict_in_generate=True, output_scores=True,
-    )  # fmt: skip
-    (output,) = ours.beam_search([prompt], params)
-    if params.beam_width == 1:  # greedy there, without a score
-        assert output.outputs[0].token_ids == cut(expected.sequences[0, 7:].tolist())
-        return
-    assert [c.token_ids for c in output.outputs] == [cut(row[7:].tolist()) for row in expected.sequences]
-    scores = [c.cumulative_logprob / len(c.token_ids) ** params.length_penalty for c in output.outputs]
-    assert scores == pytest.approx(expected.sequences_scores.tolist(), abs=1e-4)
-    assert all(math.isfinite(score) for score in scores)
+    for prompt in random_prompts([7, 7], seed=len(eos)):
+        expected = theirs.generate(
+            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), do_sample=False,
+            num_beams=params.beam_width, num_return_sequences=params.beam_width, max_new_tokens=params.max_tokens,
+            length_penalty=params.length_penalty, early_stopping=params.early_stopping, eos_token_id=eos,
+            pad_token_id=PAD, return_dict_in_generate=True, output_scores=True,
+        )  # fmt: skip
+        (output,) = ours.beam_search([prompt], params)
+        assert [c.token_ids for c in output.outputs] == [cut(row[7:].tolist()) for row in expected.sequences]
+        if params.beam_width > 1:  # one beam is greedy there, and has no score
+            scores = [c.cumulative_logprob / len(c.token_ids) ** params.length_penalty for c in output.outputs]
+            assert scores == pytest.approx(expected.sequences_scores.tolist(), abs=1e-4)
 
 
 def cut(tokens: list[int]) -> tuple[int, ...]:
     """Without padding."""
-    return tuple(token for token in tokens if token != 300)
+    return tuple(token for token in tokens if token != PAD)
