@@ -8,12 +8,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, PlainValidator, ValidationError, WithJsonSchema
 
 from lmworks.core.messages import Message
-from lmworks.core.sampling import BeamSearchParams, SamplingParams, StructuredOutputs
+from lmworks.core.sampling import BeamSearchParams, SamplingParams
 from lmworks.protocol.chat_messages import Messages
 from lmworks.protocol.errors import InvalidRequestError
 from lmworks.protocol.sampling import UNSUPPORTED_EXTRAS, SamplingFields
 from lmworks.protocol.structured import StructuredFields
-from lmworks.protocol.tools import AllowedToolsChoice, NamedTool, Tool
+from lmworks.protocol.tools import AllowedToolsChoice, NamedTool, Tool, ToolMode
 from lmworks.protocol.wire import field_path
 
 TEMPLATE_NAMES = frozenset(
@@ -21,8 +21,6 @@ TEMPLATE_NAMES = frozenset(
      "generation_close"}
 )  # fmt: skip
 """What `chat_template_kwargs` must not set: the request has fields of its own for it."""
-
-ToolMode = Literal["none", "auto", "required"]
 
 
 def _tool_choice(value: object) -> str | NamedTool | AllowedToolsChoice | None:
@@ -164,11 +162,8 @@ class ChatCompletionRequest(SamplingFields, StructuredFields):
             raise InvalidRequestError(problem, f"Name one of: {', '.join(sorted(known))}", param="tool_choice")
         return [tool for tool in tools if tool.function.name in names]
 
-    def sampling_params(self, structured_outputs: StructuredOutputs | None = None) -> SamplingParams:
-        """The engine's view of this request.
-
-        Args:
-            structured_outputs: what the answer's text must be; None takes what the request's own fields say.
+    def sampling_params(self) -> SamplingParams:
+        """The engine's view of this request, but for the form of the answer.
 
         Raises:
             InvalidRequestError: fields contradict each other.
@@ -178,7 +173,6 @@ class ChatCompletionRequest(SamplingFields, StructuredFields):
         return self.to_sampling_params(
             max_tokens=self.max_completion_tokens or self.max_tokens,
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
-            structured_outputs=structured_outputs or self.structured(),
         )
 
     def beams(self) -> BeamSearchParams | None:

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from lmworks.protocol.wire import WireRequest, WireResponse
 
+ToolMode = Literal["none", "auto", "required"]
+"""Whether the model may call a tool, must, or must not."""
+
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 

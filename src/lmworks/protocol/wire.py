@@ -66,10 +66,15 @@ def parse_request(schema: type[R], body: bytes) -> R:
         raise invalid(error) from None
 
 
-def invalid(error: ValidationError) -> InvalidRequestError:
-    """The first problem of a failed validation, named the way OpenAI names fields."""
+def invalid(error: ValidationError, at: tuple[int | str, ...] = ()) -> InvalidRequestError:
+    """The first problem of a failed validation, named the way OpenAI names fields.
+
+    Args:
+        error: of a value in a request.
+        at: where the value stands in the request.
+    """
     problem = error.errors()[0]
-    param = field_path(problem["loc"]) or None
+    param = field_path((*at, *problem["loc"])) or None
     if problem["type"] == "missing":
         return InvalidRequestError(
             f"Missing required parameter: '{param}'", param=param, code="missing_required_parameter"

@@ -12,7 +12,7 @@ from typing import Protocol
 from fastapi import Request, Response
 
 from lmworks.engine.outputs import Delta
-from lmworks.protocol.sse import DONE
+from lmworks.protocol.errors import ErrorReply
 from lmworks.protocol.wire import WireResponse
 from lmworks.server.caller import Caller, caller_of
 from lmworks.server.disconnect import unless_disconnected
@@ -44,7 +44,11 @@ class Writer(Protocol):
         ...
 
     def ending(self, recording: Recording) -> str:
-        """Events after all choices have ended."""
+        """Events after all choices have ended, with those that end the stream."""
+        ...
+
+    def failing(self, reply: ErrorReply) -> str:
+        """Events that end a stream half-way."""
         ...
 
     def whole(self, choices: Sequence[Choice], recording: Recording) -> WireResponse:
@@ -76,7 +80,7 @@ async def answer(request: Request, prepare: Prepare) -> Response:
     writer = await prepare(state, await read_body(request), caller_of(request))
     recording = state.recording(writer.job, arrived)
     if writer.stream:
-        return await stream_reply(request, _events(writer, recording))
+        return await stream_reply(request, _events(writer, recording), writer.failing)
     return json_reply(await unless_disconnected(request, _whole(writer, recording)))
 
 
@@ -101,4 +105,4 @@ async def _events(writer: Writer, recording: Recording) -> AsyncGenerator[str, N
             pending = ""
     finally:
         await stream.aclose()
-    yield pending + writer.ending(recording) + DONE
+    yield pending + writer.ending(recording)

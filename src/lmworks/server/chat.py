@@ -19,10 +19,11 @@ from lmworks.protocol.chat_response import (
     ChatDelta,
     ChatFinishReason,
 )
+from lmworks.protocol.errors import ErrorReply
 from lmworks.protocol.logprobs import ChatLogprobs, PromptLogprobs, chat_logprobs, prompt_logprobs
 from lmworks.protocol.output_events import Event
 from lmworks.protocol.output_parser import OutputParser
-from lmworks.protocol.sse import event
+from lmworks.protocol.sse import DONE, event
 from lmworks.protocol.usage import Usage
 from lmworks.protocol.wire import parse_request
 from lmworks.server.answering import answer
@@ -63,10 +64,11 @@ async def prepare(state: ServerState, body: bytes, caller: Caller) -> ChatWriter
         add_generation_prompt=asked.add_generation_prompt is not False,
         continue_final_message=bool(asked.continue_final_message),
     )
-    if conversation.shows_special_tokens:
-        params = params.model_copy(update={"skip_special_tokens": False})
+    params = conversation.constrained(
+        params, asked.structured(), asked.tool_mode, parallel=asked.parallel_tool_calls is not False
+    )
     job = new_job(
-        "chatcmpl",
+        "chatcmpl-",
         model,
         [conversation.prompt],
         params,
@@ -131,8 +133,13 @@ class ChatWriter:
         return text
 
     def ending(self, recording: Recording) -> str:
-        """The chunk with usage, if asked for."""
-        return self._chunk([], recording, usage=recording.usage()) if self._asked.include_usage else ""
+        """The chunk with usage, if asked for, and the end."""
+        usage = self._chunk([], recording, usage=recording.usage()) if self._asked.include_usage else ""
+        return usage + DONE
+
+    def failing(self, reply: ErrorReply) -> str:
+        """The error, in place of a chunk."""
+        return event(reply.to_json()) + DONE
 
     def whole(self, choices: Sequence[Choice], recording: Recording) -> ChatCompletion:
         """The response."""

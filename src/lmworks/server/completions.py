@@ -11,8 +11,9 @@ from fastapi import APIRouter, Request, Response
 from lmworks.core.generation import FinishReason, TokenLogprob
 from lmworks.engine.outputs import Delta
 from lmworks.protocol.completions import Completion, CompletionChoice, CompletionRequest, Prompt
+from lmworks.protocol.errors import ErrorReply
 from lmworks.protocol.logprobs import CompletionLogprobs, LogprobLists, prompt_logprobs
-from lmworks.protocol.sse import event
+from lmworks.protocol.sse import DONE, event
 from lmworks.protocol.usage import Usage
 from lmworks.protocol.wire import parse_request
 from lmworks.server.answering import answer
@@ -43,7 +44,7 @@ async def prepare(state: ServerState, body: bytes, caller: Caller) -> Completion
     asked = parse_request(CompletionRequest, body)
     model, params = state.model(asked.model), asked.sampling_params()
     prompts = await asyncio.to_thread(encode, model, asked)
-    job = new_job("cmpl", model, prompts, params, asked, param="prompt", salt=caller.salt, beams=asked.beams())
+    job = new_job("cmpl-", model, prompts, params, asked, param="prompt", salt=caller.salt, beams=asked.beams())
     return CompletionWriter(job, asked, await asyncio.to_thread(echoes, job, asked))
 
 
@@ -96,10 +97,14 @@ class CompletionWriter:
         return event(self._body([choice], recording, usage).model_dump_json())
 
     def ending(self, recording: Recording) -> str:
-        """The chunk with usage, if asked for."""
+        """The chunk with usage, if asked for, and the end."""
         if not self._asked.include_usage:
-            return ""
-        return event(self._body([], recording, recording.usage()).model_dump_json())
+            return DONE
+        return event(self._body([], recording, recording.usage()).model_dump_json()) + DONE
+
+    def failing(self, reply: ErrorReply) -> str:
+        """The error, in place of a chunk."""
+        return event(reply.to_json()) + DONE
 
     def whole(self, choices: Sequence[Choice], recording: Recording) -> Completion:
         """The response."""

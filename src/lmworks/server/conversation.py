@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 from lmworks.core.errors import RequestError, TokenizerError
 from lmworks.core.messages import Message
+from lmworks.core.sampling import SamplingParams, StructuredOutputs
 from lmworks.protocol.errors import InvalidRequestError
 from lmworks.protocol.output_parser import OutputParser
 from lmworks.protocol.reasoning import ReasoningFormat, detect_reasoning_format, starts_in_reasoning
 from lmworks.protocol.tool_formats import TOOL_FORMATS, ToolFormat, detect_tool_format
-from lmworks.protocol.tools import Tool
+from lmworks.protocol.tool_grammar import after_reasoning, tool_grammar
+from lmworks.protocol.tools import Tool, ToolMode
 from lmworks.server.served_model import ServedModel
-from lmworks.tokenization import Tokenizer
 
+GRAMMARS = find_spec("llguidance") is not None
+"""Whether calls that need not be made can be held to their form; without, they are read as they come."""
 TAIL_TOKENS = 32
 """Of a prompt, where an opened thought is looked for."""
 TOOL_INSTRUCTIONS = (
@@ -38,6 +42,8 @@ class Conversation:
     """The prompt opens the thoughts."""
     tools: tuple[Mapping[str, Any], ...] = ()
     """As OpenAI writes them."""
+    special_tokens: Mapping[str, int] = field(default_factory=dict)
+    """Ids of the tokenizer's special tokens by their text."""
     shows_special_tokens: bool = False
     """Markers of calls or thoughts are special tokens, so the text must have them."""
 
@@ -45,6 +51,39 @@ class Conversation:
     def is_plain(self) -> bool:
         """Whether the answer is words alone."""
         return self.tool_format is None and self.reasoning_format is None
+
+    def constrained(
+        self, params: SamplingParams, structured: StructuredOutputs | None, mode: ToolMode, *, parallel: bool
+    ) -> SamplingParams:
+        """Parameters under which the answer keeps to the form of calls and to the one that is asked for.
+
+        Args:
+            params: of the request.
+            structured: what the answer's text must be; None for any text.
+            mode: whether a tool may be called, or must.
+            parallel: whether there may be several calls.
+
+        Raises:
+            RequestError: a schema is too large or cannot be kept.
+        """
+        if self.shows_special_tokens:
+            params = params.model_copy(update={"skip_special_tokens": False})
+        calls = None
+        if self.tool_format is not None and (mode == "required" or GRAMMARS):
+            calls = tool_grammar(
+                self.tools,
+                mode,
+                self.tool_format,
+                parallel_tool_calls=parallel,
+                special_tokens=self.special_tokens,
+                reasoning_format=self.reasoning_format,
+                starts_in_reasoning=self.starts_in_reasoning,
+            )
+        if structured is not None and mode != "required":
+            structured = after_reasoning(
+                structured, self.reasoning_format, self.starts_in_reasoning, self.special_tokens
+            )
+        return params.model_copy(update={"structured_outputs": calls if mode == "required" else structured or calls})
 
     def parser(self) -> OutputParser:
         """For one completion."""
@@ -93,6 +132,7 @@ def encode_conversation(
         )
     except (TokenizerError, RequestError) as error:
         raise InvalidRequestError(error.problem, error.remedy, param=param) from error
+    special = {t.content: i for t in tokenizer.special_tokens if (i := tokenizer.token_id(t.content)) is not None}
     reasoning_format = detect_reasoning_format(tokenizer.chat_template)
     tail = tokenizer.decode(prompt[-TAIL_TOKENS:], skip_special_tokens=False) if reasoning_format else ""
     return Conversation(
@@ -101,7 +141,8 @@ def encode_conversation(
         reasoning_format=reasoning_format,
         starts_in_reasoning=starts_in_reasoning(tail, reasoning_format),
         tools=offered,
-        shows_special_tokens=_marked_by_special_tokens(tokenizer, tool_format, reasoning_format),
+        special_tokens=special,
+        shows_special_tokens=_marked_by(special, tool_format, reasoning_format),
     )
 
 
@@ -115,11 +156,11 @@ def _with_instructions(messages: Sequence[Message], tools: Sequence[Mapping[str,
     return [Message(role="system", content=text), *messages]
 
 
-def _marked_by_special_tokens(
-    tokenizer: Tokenizer, tool_format: ToolFormat | None, reasoning_format: ReasoningFormat | None
+def _marked_by(
+    special: Collection[str], tool_format: ToolFormat | None, reasoning_format: ReasoningFormat | None
 ) -> bool:
+    """Whether special tokens are part of the markers of calls or thoughts."""
     markers = [] if tool_format is None else [tool_format.begin, tool_format.end, *tool_format.section]
     if reasoning_format is not None:
         markers += [reasoning_format.begin, reasoning_format.end]
-    special = {token.content for token in tokenizer.special_tokens}
-    return any(token in marker for marker in markers if marker for token in special)
+    return any(token in marker for marker in markers for token in special)

@@ -91,7 +91,7 @@ def new_job(
     """Check prompts and parameters against the model, before anything is queued.
 
     Args:
-        prefix: of the response id, `chatcmpl` or `cmpl`.
+        prefix: of the response id, such as `chatcmpl-`.
         model: who shall answer.
         prompts: token ids.
         params: decoding parameters.
@@ -136,7 +136,7 @@ def new_job(
             )
     own = asked.cache_salt or ""
     return Job(
-        id=f"{prefix}-{asked.request_id or uuid.uuid4().hex}",
+        id=f"{prefix}{asked.request_id or uuid.uuid4().hex}",
         model=model,
         prompts=prompts,
         params=generated_params(params),

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from lmworks.core.errors import LMWorksError
 from lmworks.protocol.errors import ErrorReply, error_reply
-from lmworks.protocol.sse import DONE, event
 from lmworks.protocol.wire import WireResponse
 from lmworks.server.disconnect import EventStream, unless_disconnected
 
@@ -27,8 +26,15 @@ def error_response(reply: ErrorReply) -> Response:
     return Response(reply.to_json(), reply.status, reply.headers, media_type="application/json")
 
 
-async def stream_reply(request: Request, events: AsyncGenerator[str, None]) -> Response:
+async def stream_reply(
+    request: Request, events: AsyncGenerator[str, None], failing: Callable[[ErrorReply], str]
+) -> Response:
     """Stream events once the first is there; until then an error is an ordinary error response.
+
+    Args:
+        request: whose client may leave.
+        events: framed.
+        failing: the events that end a stream which failed when its status had long been sent.
 
     Raises:
         ClientDisconnect: the client left before the first event.
@@ -43,11 +49,12 @@ async def stream_reply(request: Request, events: AsyncGenerator[str, None]) -> R
     except BaseException:
         await events.aclose()
         raise
-    return EventStream(first, _ending_with_errors(events))
+    return EventStream(first, _ending_with_errors(events, failing))
 
 
-async def _ending_with_errors(events: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
-    """Turn a failure in mid-stream, when the status has long been sent, into an error event and an end."""
+async def _ending_with_errors(
+    events: AsyncGenerator[str, None], failing: Callable[[ErrorReply], str]
+) -> AsyncGenerator[str, None]:
     try:
         async for text in events:
             yield text
@@ -56,7 +63,6 @@ async def _ending_with_errors(events: AsyncGenerator[str, None]) -> AsyncGenerat
     except Exception as error:
         if not isinstance(error, LMWorksError):
             logger.exception("a stream failed")
-        yield event(error_reply(error).to_json())
-        yield DONE
+        yield failing(error_reply(error))
     finally:
         await events.aclose()

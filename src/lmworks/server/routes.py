@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from lmworks.server import chat, completions, embeddings, models, openapi, rerank, tokenize
+from lmworks.server import chat, completions, embeddings, models, openapi, rerank, responses, tokens
 
-ROUTERS = tuple(part.router for part in (chat, completions, embeddings, rerank, tokenize, models, openapi))
+ROUTERS = tuple(part.router for part in (chat, completions, responses, embeddings, rerank, tokens, models, openapi))
