@@ -183,7 +183,8 @@ def quantize_activations(x: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
         infinite where its values hold such a number.
     """
     size = group_size or x.shape[-1]
-    grouped = F.pad(x, (0, -x.shape[-1] % size)).unflatten(-1, (-1, size))
+    padded = F.pad(x, (0, -x.shape[-1] % size))
+    grouped = padded.view(*x.shape[:-1], -1, size)
     most = grouped.abs().amax(-1, keepdim=True)
     usable = (most >= TINY) & most.isfinite()
     values = (grouped * torch.where(usable, 127 / most, 0.0)).round_().nan_to_num_(0.0).to(torch.int8)
@@ -272,13 +273,15 @@ def _on_cpu(
     native = _native()
     if native is None:
         return _in_torch(x, packed, bias, kind, out_features, in_features, group_size)
-    rows = x if x.dtype == torch.float32 and x.is_contiguous() else x.float().contiguous()
-    y = torch.empty(*x.shape[:-1], out_features, dtype=torch.float32)
+    count = x.numel() // in_features
+    plain = x.dtype == torch.float32
+    rows = x if plain and x.is_contiguous() else x.float().contiguous()
+    y = torch.empty((count, out_features), dtype=torch.float32)
     native.lm_linear(
         kind, out_features, in_features, group_size, packed.data_ptr(), None if bias is None else bias.data_ptr(),
-        rows.data_ptr(), y.data_ptr(), y.numel() // out_features,
+        rows.data_ptr(), y.data_ptr(), count,
     )  # fmt: skip
-    return y if x.dtype == torch.float32 else y.to(x.dtype)
+    return y if plain and x.dim() == 2 else y.to(x.dtype).view(*x.shape[:-1], out_features)
 
 
 @torch.library.register_fake("lmworks::packed_matmul")  # type: ignore[untyped-decorator]

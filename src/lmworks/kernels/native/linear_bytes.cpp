@@ -39,7 +39,7 @@ void multiply_rows(const StripProduct& p, int first) {
 }  // namespace
 
 void multiply_bytes(const StripProduct& p) {
-    in_runs<BYTES_ROWS>(p, [&](int first, auto count) { multiply_rows<decltype(count)::value>(p, first); });
+    in_runs<MOST_ROWS>(p, [&](int first, auto count) { multiply_rows<decltype(count)::value>(p, first); });
 }
 
 }  // namespace lm

@@ -2,7 +2,9 @@
 //
 // Integers: scale = max |x| / 127, value = x * (127 / max |x|) rounded to the nearest, ties to even. A row (group) that holds an
 // infinity or NaN has scale NaN or infinity, and with it the results; one below TINY is zero.
+#include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "linear_layout.h"
 
@@ -83,13 +85,22 @@ void convert_row(int kind, int in, int group, const float* x, void* converted) {
     auto* offsets = reinterpret_cast<int32_t*>(scales + groups);
     const int length = kind == WEIGHT_W8 ? in : group;
     const int shift = kind == WEIGHT_W4G ? NIBBLE_OFFSET : BYTE_OFFSET;
-    for (int g = 0; g < groups; ++g) {
-        const int first = g * length, count = in - first < length ? in - first : length;
-        const float most = greatest(x + first, count);
-        const bool usable = most >= TINY && most < __builtin_inff();
+    // The most common length as a constant: its loops become a few instructions each.
+    const auto each = [&](const auto& call) {
+        for (int g = 0, first = 0; g < groups; ++g, first += length)
+            if (in - first >= 32 && length == 32)
+                call(g, first, std::integral_constant<int, 32>{});
+            else
+                call(g, first, std::min(length, in - first));
+    };
+    // In passes over all groups: the end of one group's reduction does not wait for the beginning of the next.
+    each([&](int g, int first, auto count) { scales[g] = greatest(x + first, count); });
+    each([&](int g, int first, auto count) {
+        const float most = scales[g];
+        const float inverse = most >= TINY && most < __builtin_inff() ? 127.0f / most : 0.0f;
         scales[g] = most < TINY ? 0.0f : most / 127.0f;
-        offsets[g] = -shift * quantize(x + first, count, usable ? 127.0f / most : 0.0f, values + first);
-    }
+        offsets[g] = -shift * quantize(x + first, count, inverse, values + first);
+    });
     std::memset(values + in, 0, static_cast<size_t>(padded - in));
 }
 

@@ -39,7 +39,7 @@ void multiply_rows(const StripProduct& p, int first) {
 
 template <int KIND>
 void multiply(const StripProduct& p) {
-    in_runs<FLOAT_ROWS>(p, [&](int first, auto count) { multiply_rows<KIND, decltype(count)::value>(p, first); });
+    in_runs<(KIND == WEIGHT_F32 ? MOST_FLOAT_ROWS : MOST_ROWS)>(p, [&](int first, auto count) { multiply_rows<KIND, decltype(count)::value>(p, first); });
 }
 
 }  // namespace

@@ -84,7 +84,7 @@ void multiply_rows(const StripProduct& p, int first) {
 
 template <int KIND, bool ZEROS>
 void multiply(const StripProduct& p) {
-    in_runs<BYTES_ROWS>(p, [&](int first, auto count) { multiply_rows<KIND, ZEROS, decltype(count)::value>(p, first); });
+    in_runs<MOST_ROWS>(p, [&](int first, auto count) { multiply_rows<KIND, ZEROS, decltype(count)::value>(p, first); });
 }
 
 }  // namespace

@@ -20,8 +20,8 @@ namespace lm {
 #if defined(LM_AVX512)
 
 constexpr int LANES = 16;
-constexpr int FLOAT_ROWS = 12;
-constexpr int BYTES_ROWS = 12;
+constexpr int MOST_FLOAT_ROWS = 12;
+constexpr int MOST_ROWS = 12;
 using Floats = __m512;
 using Ints = __m512i;
 
@@ -55,8 +55,8 @@ inline Ints dot_nibbles(Ints sum, Ints weights, Ints x) { return dot_bytes(sum, 
 #elif defined(LM_AVX2)
 
 constexpr int LANES = 8;
-constexpr int FLOAT_ROWS = 6;
-constexpr int BYTES_ROWS = 4;
+constexpr int MOST_FLOAT_ROWS = 6;
+constexpr int MOST_ROWS = 4;
 using Floats = __m256;
 using Ints = __m256i;
 
@@ -89,8 +89,8 @@ inline Ints dot_bytes(Ints sum, Ints weights, Ints x) {
 
 // Vectors of 16 bytes exist on nearly every processor; the compiler splits them on the rest.
 constexpr int LANES = 4;
-constexpr int FLOAT_ROWS = 6;
-constexpr int BYTES_ROWS = 4;
+constexpr int MOST_FLOAT_ROWS = 6;
+constexpr int MOST_ROWS = 4;
 typedef float Floats __attribute__((vector_size(16)));
 typedef int32_t Ints __attribute__((vector_size(16)));
 typedef uint32_t Bits __attribute__((vector_size(16)));
