@@ -81,7 +81,7 @@ class PoolingLLM:
             )
         if not self.is_cross_encoder:
             vectors = torch.tensor(self.embed([*first, *second])) if second else torch.empty(0, 1)
-            return (vectors[: len(first)] * vectors[len(first) :]).sum(-1).tolist()
+            return (vectors[: len(first)] * vectors[len(first) :]).sum(-1).clamp(-1, 1).tolist()
         head = self.model.config.head
         if isinstance(head, SequenceClassificationHead) and head.num_labels != 1:
             raise ConfigError(f"a classifier with {head.num_labels} labels gives no score", "Use one with one label")
