@@ -62,6 +62,13 @@ def test_what_followed_the_last_tokens_is_guessed_to_follow():
     assert proposals([8, 1, 2, 1, 2], 5) == [1, 2, 1, 2, 1], "what repeats goes on repeating"
 
 
+def test_a_long_prompt_is_learned_step_by_step():
+    tokens = (*range(5000), 0, 1, 2)
+    sequence = Sequence(Request("r", tokens, SamplingParams()), 0, tokens, 100)
+    proposer = NgramProposer(SpeculativeConfig(method="ngram"))
+    assert [proposer.propose([(sequence, 2)])[0] for _ in range(4)] == [[], [], [3, 4], [3, 4]]
+
+
 def test_an_index_that_grows_guesses_like_a_new_one():
     numbers = random.Random(0)
     settings = SpeculativeConfig(method="ngram", prompt_lookup_min=1, prompt_lookup_max=3)

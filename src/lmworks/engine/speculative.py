@@ -22,6 +22,9 @@ from typing import Protocol
 from lmworks.engine.config import SpeculativeConfig
 from lmworks.engine.sequence import Sequence
 
+INDEXED_TOKENS = 2048
+"""Of a new prompt, in one step: a few milliseconds. Until it is known to its end, nothing is guessed."""
+
 
 class Proposer(Protocol):
     """Guesses the tokens that come next."""
@@ -73,11 +76,13 @@ class _NgramIndex:
 
     def following(self, tokens: list[int], count: int) -> list[int]:
         """`count` tokens that may follow; none where the last tokens are new."""
-        known, length = self._known, len(tokens)
+        length = len(tokens)
+        known, self._known = self._known, min(length, self._known + INDEXED_TOKENS)
         for n, places in self._places.items():
-            for place in range(max(known, n), length):
+            for place in range(max(known, n), self._known):
                 places[tuple(tokens[place - n : place])] = place
-        self._known = length
+        if self._known < length:
+            return []
         for n, places in self._places.items():
             found = places.get(tuple(tokens[-n:]))
             if found is not None:

@@ -47,8 +47,8 @@ class DraftModelProposer:
         self._blocks = BlockManager(
             num_blocks, config.block_size, config.enable_prefix_caching and shares_prefixes(model)
         )
-        self._runner = ModelRunner(model, cache, config.attention, config.decode_threads)
         self._max_model_len, self._max_tokens = context_length(model.config), config.max_num_batched_tokens
+        self._runner = ModelRunner(model, cache, config.attention, config.decode_threads, self._max_model_len)
         self._shadows: dict[Sequence, _Shadow] = {}
 
     def propose(self, wanted: Rows[tuple[Sequence, int]]) -> list[list[int]]:
