@@ -1,4 +1,4 @@
-"""The batched path agrees with the formula, and the formula with attention over whole documents, for every rule."""
+"""The fast paths agree with the formula, and the formula with attention over whole documents, for every rule."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lmworks.core.errors import ConfigError
 from lmworks.kernels.attention import varlen_attention_reference
 from lmworks.kernels.masks import Causal, First, Full, Window
-from lmworks.kernels.paged_attention import PagedAttention, PagedSequence, PagedWrite, paged_attention_reference
-from lmworks.kernels.scores import Scores
+from lmworks.kernels.paged_attention import PagedAttention, PagedWrite, paged_attention_reference
+from lmworks.kernels.paged_step import PagedSequence
+from lmworks.kernels.scores import DistanceBias, Scores
 
 HEAD_DIM, SCALE = 8, 0.3
 CPU = torch.device("cpu")
-
-
-def slopes_bias(heads):
-    slopes = torch.linspace(0.1, 0.9, heads)[:, None, None]
-    return lambda query, key: -slopes * (query[:, None] - key[None, :]).abs()
+METHODS = ["auto", "batched", "reference"]
 
 
 def random_bias(heads):
@@ -31,7 +29,7 @@ RULES = {
     "window": lambda heads: Scores(SCALE, Causal() & Window(10)),
     "window of one": lambda heads: Scores(SCALE, Causal() & Window(1)),
     "window and first": lambda heads: Scores(SCALE, Causal() & (Window(9) | First(3))),
-    "alibi": lambda heads: Scores(SCALE, bias=slopes_bias(heads)),
+    "alibi": lambda heads: Scores(SCALE, bias=DistanceBias(torch.linspace(0.1, 0.9, heads))),
     "bias in a window": lambda heads: Scores(SCALE, Causal() & Window(10), bias=random_bias(heads)),
     "soft cap": lambda heads: Scores(SCALE, softcap=0.7),
     "sinks": lambda heads: Scores(SCALE, sinks=torch.linspace(-2, 2, heads)),
@@ -57,8 +55,9 @@ def scattered(chunks, block_size, seed=0):
     groups=st.sampled_from([1, 3]),
     rule=st.sampled_from(sorted(RULES)),
     latent=st.booleans(),
+    method=st.sampled_from(["auto", "batched"]),
 )
-def test_batched_agrees_with_the_formula(chunks, block_size, kv_heads, groups, rule, latent):
+def test_fast_paths_agree_with_the_formula(chunks, block_size, kv_heads, groups, rule, latent, method):
     generator = torch.Generator().manual_seed(len(chunks))
     sequences, num_blocks = scattered(chunks, block_size)
     cache = torch.randn(1 if latent else 2, kv_heads, num_blocks, block_size, HEAD_DIM, generator=generator)
@@ -67,11 +66,11 @@ def test_batched_agrees_with_the_formula(chunks, block_size, kv_heads, groups, r
     scores, width = RULES[rule](kv_heads * groups), 5 if latent else None
     expected = paged_attention_reference(query, cache, sequences, scores, width)
     assert expected.shape == (n, kv_heads * groups, width or HEAD_DIM)
-    got = PagedAttention(sequences)(query, cache, scores, width)
+    got = PagedAttention(sequences, method)(query, cache, scores, width)
     torch.testing.assert_close(got, expected, atol=3e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["batched", "reference"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("cuts", [[40], [1] * 40, [7, 1, 30, 2]])
 def test_any_chunking_of_a_document_gives_whole_document_attention(method, rule, cuts):
@@ -83,7 +82,7 @@ def test_any_chunking_of_a_document_gives_whole_document_attention(method, rule,
     for length in cuts:
         chunk = slice(done, done + length)
         sequence = PagedSequence(whole.block_table, done, length)
-        PagedWrite([sequence], CPU)(cache, key[chunk], value[chunk])
+        PagedWrite([sequence], CPU, method)(cache, key[chunk], value[chunk])
         outputs.append(PagedAttention([sequence], method)(query[chunk], cache, scores))
         done += length
     cu_seqlens = torch.tensor([0, 40], dtype=torch.int32)
@@ -91,14 +90,14 @@ def test_any_chunking_of_a_document_gives_whole_document_attention(method, rule,
     torch.testing.assert_close(torch.cat(outputs), expected, atol=3e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["batched", "reference"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("queries", [[1, 1, 1], [1, 3, 70]])
 def test_a_source_is_seen_whole_from_any_position(method, queries):
     lengths = [9, 30, 17]
     stored, num_blocks = scattered([(0, n) for n in lengths], 4)
     cache = torch.randn(2, 2, num_blocks, 4, HEAD_DIM)
     key, value = torch.randn(sum(lengths), 2, HEAD_DIM), torch.randn(sum(lengths), 2, HEAD_DIM)
-    PagedWrite(stored, CPU)(cache, key, value)
+    PagedWrite(stored, CPU, method)(cache, key, value)
     asking = [PagedSequence(s.block_table, 5, q, s.length) for s, q in zip(stored, queries, strict=True)]
     query = torch.randn(sum(queries), 4, HEAD_DIM)
     bounds = [torch.tensor([0, *n], dtype=torch.int32).cumsum(0, dtype=torch.int32) for n in (queries, lengths)]
@@ -107,9 +106,10 @@ def test_a_source_is_seen_whole_from_any_position(method, queries):
     torch.testing.assert_close(PagedAttention(asking, method)(query, cache, scores), expected, atol=2e-6, rtol=1e-5)
 
 
-def test_layers_of_different_shape_and_mask_share_one_step():
+@pytest.mark.parametrize("method", METHODS)
+def test_layers_of_different_shape_and_mask_share_one_step(method):
     sequences, num_blocks = scattered([(9, 1), (30, 1), (0, 20), (90, 1)], 4)
-    attention, write = PagedAttention(sequences), PagedWrite(sequences, CPU)
+    attention, write = PagedAttention(sequences, method), PagedWrite(sequences, CPU, method)
     for kv_heads, width, rule in [(2, 8, "causal"), (1, 16, "causal"), (2, 8, "window"), (2, 8, "causal")]:
         cache = torch.randn(2, kv_heads, num_blocks, 4, width)
         query, key, value = torch.randn(23, 4, width), *torch.randn(2, 23, kv_heads, width)
@@ -118,12 +118,13 @@ def test_layers_of_different_shape_and_mask_share_one_step():
         torch.testing.assert_close(attention(query, cache, RULES[rule](4)), expected, atol=3e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("rule", ["causal", "window"])
-def test_sequences_do_not_see_each_other(rule):
+def test_sequences_do_not_see_each_other(method, rule):
     sequences, num_blocks = scattered([(9, 1), (30, 1), (0, 20)], 4)
     cache = torch.randn(2, 2, num_blocks, 4, HEAD_DIM)
     query = torch.randn(22, 4, HEAD_DIM)
-    attention = PagedAttention(sequences)
+    attention = PagedAttention(sequences, method)
     before = attention(query, cache, RULES[rule](4))
     cache[:, :, sequences[1].block_table] += 1
     after = attention(query, cache, RULES[rule](4))
@@ -131,12 +132,39 @@ def test_sequences_do_not_see_each_other(rule):
     assert changed == [False, True, *[False] * 20]
 
 
-@pytest.mark.parametrize("rule", ["causal", "all"])
-def test_a_single_query_in_bfloat16_is_close_to_the_formula(rule):
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("rule", ["causal", "all", "alibi"])
+def test_a_single_query_in_bfloat16_is_close_to_the_formula(method, rule):
     sequences, num_blocks = scattered([(100, 1), (31, 1)], 16)
     cache = torch.randn(2, 2, num_blocks, 16, HEAD_DIM).bfloat16()
     query = torch.randn(2, 4, HEAD_DIM).bfloat16()
-    fast = PagedAttention(sequences)(query, cache, RULES[rule](4))
+    fast = PagedAttention(sequences, method)(query, cache, RULES[rule](4))
     assert fast.dtype == torch.bfloat16
     expected = paged_attention_reference(query, cache, sequences, RULES[rule](4))
     torch.testing.assert_close(fast, expected, atol=3e-2, rtol=3e-2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("rule", ["causal", "all", "alibi"])
+def test_a_cache_of_int8_is_close_to_one_of_floats(method, rule):
+    sequences, num_blocks = scattered([(0, 100), (31, 1)], 16)
+    floats = torch.zeros(2, 2, num_blocks, 16, HEAD_DIM)
+    small = torch.zeros(2, 2, num_blocks, 16, HEAD_DIM + 4, dtype=torch.int8)
+    key, value, query = torch.randn(101, 2, HEAD_DIM), torch.randn(101, 2, HEAD_DIM), torch.randn(101, 4, HEAD_DIM)
+    key[3], value[7] = 0, 0
+    for cache in (floats, small):
+        PagedWrite(sequences, CPU, method)(cache, key, value)
+    expected = paged_attention_reference(query, floats, sequences, RULES[rule](4))
+    got = PagedAttention(sequences, method)(query, small, RULES[rule](4))
+    torch.testing.assert_close(got, expected, atol=3e-2, rtol=3e-2)
+
+
+def test_what_has_no_native_code_is_refused_where_native_is_asked_for():
+    sequences, num_blocks = scattered([(9, 1)], 4)
+    cache, query = torch.zeros(2, 2, num_blocks, 4, HEAD_DIM), torch.zeros(1, 4, HEAD_DIM)
+    native = PagedAttention(sequences, "native")
+    for rule, reason in {"window and first": "mask", "bias in a window": "bias"}.items():
+        with pytest.raises(ConfigError, match=rf"{reason}.*Set attention to auto"):
+            native(query, cache, RULES[rule](4))
+    with pytest.raises(ConfigError, match="caches of 1 planes"):
+        native(query, cache[:1], RULES["causal"](4))

@@ -13,7 +13,8 @@ from torch import Tensor
 from lmworks.engine.kv_cache import KVCache
 from lmworks.engine.scheduler import Chunk
 from lmworks.kernels.masks import Full
-from lmworks.kernels.paged_attention import PagedAttention, PagedAttentionMethod, PagedSequence, PagedWrite
+from lmworks.kernels.paged_attention import PagedAttention, PagedAttentionMethod, PagedWrite
+from lmworks.kernels.paged_step import PagedSequence, PagedStep
 from lmworks.kernels.scores import Scores
 
 
@@ -41,8 +42,10 @@ class PagedContext:
             sources.append(PagedSequence(s.source_table, start, chunk.length, source_length))
             if chunk.encodes:
                 new_sources.append(PagedSequence(s.source_table, 0, source_length))
-        self._attend, self._write = PagedAttention(own, method), PagedWrite(own, device)
-        self._attend_source, self._write_source = PagedAttention(sources, method), PagedWrite(new_sources, device)
+        step = PagedStep(own)
+        self._attend, self._write = PagedAttention(step, method), PagedWrite(step, device, method)
+        self._attend_source = PagedAttention(sources, method)
+        self._write_source = PagedWrite(new_sources, device, method)
 
     @cached_property
     def cu_seqlens(self) -> Tensor:

@@ -15,6 +15,18 @@ ScoreBias = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
+class DistanceBias:
+    """A score falls by slope · distance (ALiBi, arXiv:2108.12409)."""
+
+    slopes: Tensor
+    """[H]."""
+
+    def __call__(self, query: Tensor, key: Tensor) -> Tensor:
+        """See `ScoreBias`."""
+        return -self.slopes[:, None, None] * (query[:, None] - key[None, :]).abs()
+
+
+@dataclass(frozen=True, eq=False)
 class Scores:
     """The rule of one attention layer."""
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lmworks.kernels.scores import ScoreBias
+from lmworks.kernels.scores import DistanceBias, ScoreBias
 from lmworks.nn.rope import Rotation, rotation
 
 
@@ -136,8 +136,7 @@ class AlibiBias(nn.Module):
 
     def forward(self, positions: Tensor, lengths: Callable[[], Tensor], dtype: torch.dtype) -> PositionSignal:
         """The signal of any packed positions."""
-        slopes = self.slopes.to(positions.device)[:, None, None]
-        return PositionSignal(bias=lambda query, key: -slopes * (query[:, None] - key[None, :]).abs())
+        return PositionSignal(bias=DistanceBias(self.slopes.to(positions.device)))
 
 
 class RelativePositionBias(nn.Module):
