@@ -233,6 +233,7 @@ class LLMEngine:
             CheckpointError: names or shapes differ. Nothing was changed then.
         """
         update_weights(self.model, state)
+        self.runner.weights_changed()
         self.scheduler.renew_weights()
 
     def stats(self) -> EngineStats:

@@ -59,7 +59,8 @@ class ModelRunner:
     ) -> None:
         self.model, self.cache, self.method = model, cache, method
         self.decode_threads = decode_threads or max(1, (os.cpu_count() or 2) // 2)
-        self._lowered = self._lower(max_model_len or model.config.max_position_embeddings)
+        self._max_model_len = max_model_len or model.config.max_position_embeddings
+        self._lowered = self._lower()
 
     @property
     def native(self) -> bool:
@@ -116,7 +117,12 @@ class ModelRunner:
                 hidden = hidden[torch.tensor(wanted, dtype=torch.int64, device=device)]
             return model.logits(hidden).float()
 
-    def _lower(self, max_model_len: int) -> LoweredDecoder | None:
+    def weights_changed(self) -> None:
+        """Read the modules again: a program has copies of their small tensors."""
+        if self._lowered is not None:
+            self._lowered = LoweredDecoder(self.model, self.cache.layers, self._max_model_len)
+
+    def _lower(self) -> LoweredDecoder | None:
         """The model as a native program that agrees with the modules, or None with the reason in the log."""
         model = self.model
         if (
@@ -126,11 +132,11 @@ class ModelRunner:
         ):
             return None
         try:
-            lowered = LoweredDecoder(model, self.cache.layers, max_model_len)
+            lowered = LoweredDecoder(model, self.cache.layers, self._max_model_len)
         except NotLowered as part:
             log.info("the model runs module by module: no native program has %s", part)
             return None
-        difference, bound = self._difference(lowered, max_model_len)
+        difference, bound = self._difference(lowered)
         if not difference <= bound:
             log.warning(
                 "the model runs module by module: its native program's logits differ by %.2g of their size, more than "
@@ -141,10 +147,10 @@ class ModelRunner:
         return lowered
 
     @torch.inference_mode()
-    def _difference(self, lowered: LoweredDecoder, max_model_len: int) -> tuple[float, float]:
+    def _difference(self, lowered: LoweredDecoder) -> tuple[float, float]:
         """How far apart program and modules are on a few tokens, and may be, as shares of the logits' size."""
         _, _, blocks, block_size, _ = self.cache.layers[0].shape
-        length = min(PROBE_TOKENS, max_model_len, blocks * block_size)
+        length = min(PROBE_TOKENS, self._max_model_len, blocks * block_size)
         vocabulary = self.model.config.vocab_size
         prompt = tuple(i * 7919 % vocabulary for i in range(1, length + 1))
         sequence = sequences.Sequence(Request("probe", prompt, SamplingParams(max_tokens=1)), 0, prompt, 1)

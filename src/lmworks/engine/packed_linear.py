@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from lmworks.core.errors import CheckpointError
 from lmworks.engine.config import Quantization
 from lmworks.kernels.packed_matmul import PackedWeight, pack_grid, pack_weight, packable, packed_matmul
 from lmworks.nn.quantized import QuantizedLinear, quantize_groups
@@ -38,6 +37,7 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.quantization = quantization
         self.dtype = linear.weight.dtype
+        self.keeps_grid = isinstance(linear, QuantizedLinear)
         bias = None if linear.bias is None else linear.bias.detach().float()
         if isinstance(linear, QuantizedLinear):
             self.shape = torch.Size((linear.out_features, linear.in_features))
@@ -49,12 +49,8 @@ class PackedLinear(nn.Module):
 
     def repack(self, weight: Tensor) -> None:
         """Take on other floating-point weights, [out, in], in the same memory."""
+        assert not self.keeps_grid, "weights on a grid of their own take on no others"
         made = self._packed(weight.to(self.dtype), None)
-        if (made.kind, made.packed.shape) != (self.weight.kind, self.weight.packed.shape):
-            raise CheckpointError(
-                f"weights on a grid of their own ({self.weight.kind.name}) cannot take on floating-point ones",
-                "Serve the floating-point model, with `quantization` if need be",
-            )
         self.weight.packed.copy_(made.packed)
 
     def _packed(self, weight: Tensor, bias: Tensor | None) -> PackedWeight:

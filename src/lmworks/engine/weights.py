@@ -27,7 +27,7 @@ def update_from_folder(engine: LLMEngine, path: str) -> None:
     engine.update_weights(load_pretrained(Path(path), dtype=engine.model.dtype).state_dict())
 
 
-@torch.no_grad()
+@torch.inference_mode()  # packed weights are made in it, and may be written only in it
 def update_weights(model: Transformer, state: Mapping[str, Tensor]) -> None:
     """Copy a state dict into a model, whatever form its linear maps have taken for serving.
 
@@ -42,7 +42,7 @@ def update_weights(model: Transformer, state: Mapping[str, Tensor]) -> None:
         name: (tensor.shape, tensor.copy_) for name, tensor in model.state_dict().items()
     }
     for name, module in model.named_modules():
-        if isinstance(module, PackedLinear):
+        if isinstance(module, PackedLinear) and not module.keeps_grid:
             places[f"{name}.weight"] = module.shape, module.repack
             if module.weight.bias is not None:
                 places[f"{name}.bias"] = module.weight.bias.shape, module.weight.bias.copy_
