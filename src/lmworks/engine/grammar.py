@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
+from time import thread_time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,6 +40,10 @@ STACK_BYTES = 256 << 20
 """Reserved, not touched: ten times what the longest permitted chain of rules needs."""
 TIMEOUT_SECONDS = 10.0
 CACHED_GRAMMARS = 128
+BUDGET_SECONDS, BUDGET_SECONDS_PER_TOKEN = 0.25, 0.002
+"""Of the processor, for following one completion; a mask takes 0.0001 as a rule."""
+MAX_ITEMS_IN_ROW = 500
+"""Of a grammar that a request writes: what one token may cost at most, when a place can be read in so many ways."""
 
 ConstraintFactory = Callable[[], Constraint]
 
@@ -60,17 +65,22 @@ class GrammarConstraint:
         self._num_ends = 0
         """End-of-sequence tokens accepted last; the library is not told about them."""
         self._stale = True
+        self._num_tokens = 0
+        self._seconds = 0.0
+        self._exhausted = False
 
     def mask(self) -> Tensor:
         """[ceil(V/32)] int32 on the CPU; overwritten by the next call.
 
-        Where the library gave up (a state too complex for its bounds), only the end is allowed.
+        Where the grammar turned out too costly to follow (`fault`), only the end is allowed.
         """
         if self.finished:
             return self._ends
         if self._stale:
+            began = thread_time()
             self._matcher.unsafe_compute_mask_ptr(self._buffer.data_ptr(), self._buffer.nbytes)
             self._stale = False
+            self._spend(began)
         return self._ends if self._matcher.is_error() else self._buffer
 
     def accept(self, token_id: int) -> bool:
@@ -80,10 +90,15 @@ class GrammarConstraint:
                 return False
             self._num_ends += 1
             return True
-        if self._num_ends or not self._matcher.try_consume_tokens([token_id]):
+        if self._num_ends or self._exhausted:
             return False
-        self._stale = True
-        return True
+        began = thread_time()
+        accepted = bool(self._matcher.try_consume_tokens([token_id]))
+        if accepted:
+            self._num_tokens += 1
+            self._stale = True
+        self._spend(began)
+        return accepted
 
     def rollback(self, count: int) -> None:
         """Take back the last `count` accepted tokens."""
@@ -92,17 +107,25 @@ class GrammarConstraint:
         if count > ends:
             taken = self._matcher.rollback(count - ends)
             assert taken, self._matcher.get_error()
+            self._num_tokens -= count - ends
             self._stale = True
 
     @property
     def finished(self) -> bool:
         """Whether nothing but the end may follow."""
-        return self._num_ends > 0 or self._matcher.is_stopped()
+        return self._num_ends > 0 or self._exhausted or self._matcher.is_stopped()
 
     @property
     def fault(self) -> str | None:
         """Why the grammar could not be followed to its end, where that is so."""
+        if self._exhausted:
+            return f"it is too ambiguous: {self._num_tokens} tokens took {self._seconds:.1f} seconds"
         return own_words(self._matcher.get_error()) if self._matcher.is_error() else None
+
+    def _spend(self, began: float) -> None:
+        """An ambiguous grammar costs the square of the text at every token, at everybody's expense."""
+        self._seconds += thread_time() - began
+        self._exhausted = self._seconds > BUDGET_SECONDS + BUDGET_SECONDS_PER_TOKEN * self._num_tokens
 
 
 class GrammarCompiler:
@@ -155,12 +178,18 @@ class GrammarCompiler:
             What makes a fresh constraint, one for each completion; or a `RequestError` naming the fault. It is shared
             and cannot be cancelled.
         """
-        key = outputs.model_dump_json(), begins_text
+        future: Future[ConstraintFactory]
+        try:
+            key = outputs.model_dump_json(), begins_text
+        except ValueError:
+            future = Future()
+            future.set_exception(RequestError("structured_outputs is nested too deeply", "Use $defs and $ref"))
+            return future
         with self._lock:
             if (known := self._cache.get(key)) is not None:
                 self._cache.move_to_end(key)
                 return known
-            future: Future[ConstraintFactory] = Future()
+            future = Future()
             future.set_running_or_notify_cancel()
             self._cache[key] = future
             if len(self._cache) > CACHED_GRAMMARS:
@@ -210,10 +239,11 @@ class GrammarCompiler:
                 future.set_exception(fault)
 
     def _factory(self, outputs: StructuredOutputs, begins_text: bool) -> ConstraintFactory:
-        from llguidance import LLMatcher
+        from llguidance import LLMatcher, LLParserLimits
 
+        limits = LLParserLimits(max_items_in_row=MAX_ITEMS_IN_ROW if outputs.grammar is not None else None)
         source = grammar_source(outputs, begins_text and self._vocabulary.marks_words)
-        matcher = LLMatcher(self._vocabulary.tokens, source, log_level=0)
+        matcher = LLMatcher(self._vocabulary.tokens, source, log_level=0, limits=limits)
         if matcher.is_error():
             remedy = "See docs/packages/engine.md for what can be enforced"
             raise RequestError(f"structured_outputs cannot be enforced: {own_words(matcher.get_error())}", remedy)

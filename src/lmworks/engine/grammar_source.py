@@ -16,6 +16,8 @@ MAX_CHOICES = 5000
 _RULE = re.compile(r"^\s*[?!]?\w[\w-]*\s*(\[[^\]\n]*\])?\s*(\.\d+\s*)?(::=|:)", re.MULTILINE)
 _QUOTED = re.compile(r"<state>|\n *1 \|")
 _INLINED = re.compile(r"%json\s*")
+_OPTIONS = '%llguidance { "no_forcing": true }\n'
+"""Where only one text can follow, any tokens may spell it; else the library would call the tokenizer at every step."""
 
 
 def grammar_source(outputs: StructuredOutputs, begins_text: bool) -> str:
@@ -31,7 +33,7 @@ def grammar_source(outputs: StructuredOutputs, begins_text: bool) -> str:
     if outputs.grammar is not None:
         return _own_grammar(outputs.grammar, begins_text)
     start = 'start: " " body' if begins_text else "start: body"
-    return f"%llguidance {{}}\n{start}\nbody: {_body(outputs)}\n"
+    return f"{_OPTIONS}{start}\nbody: {_body(outputs)}\n"
 
 
 def _body(outputs: StructuredOutputs) -> str:
@@ -61,7 +63,7 @@ def _own_grammar(text: str, begins_text: bool) -> str:
     """Lark, EBNF as llama.cpp writes it (`root ::= …`), or the library's list of such that refer to each other."""
     if len(text) > MAX_GRAMMAR_CHARACTERS:
         raise RequestError(f"grammar has {len(text)} characters, more than {MAX_GRAMMAR_CHARACTERS}", "Shorten it")
-    grammars = _grammars(text) if text.lstrip().startswith("{") else [{"lark_grammar": _lark(text)}]
+    grammars = _grammars(text) if text.lstrip().startswith("{") else [{"lark_grammar": text}]
     count = sum(len(_RULE.findall(grammar["lark_grammar"])) for grammar in grammars)
     if count > MAX_RULES:
         raise RequestError(f"grammar has {count} rules, more than {MAX_RULES}", "Use fewer rules")
@@ -70,6 +72,7 @@ def _own_grammar(text: str, begins_text: bool) -> str:
     if begins_text:
         # Optional: a grammar may begin with a special token, which carries no space.
         grammars = [{"lark_grammar": 'start: " "? @own'}, {**grammars[0], "name": "own"}, *grammars[1:]]
+    grammars = [{**grammar, "lark_grammar": _OPTIONS + _lark(grammar["lark_grammar"])} for grammar in grammars]
     return json.dumps({"grammars": grammars}, ensure_ascii=False)
 
 

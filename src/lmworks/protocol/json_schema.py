@@ -35,6 +35,14 @@ MAX_MULTIPLE = 10_000
 UNSUPPORTED = {"not", "if", "then", "else", "uniqueItems", "contains", "minContains", "maxContains", "propertyNames"}
 UNSUPPORTED |= {"dependencies", "dependentRequired", "dependentSchemas", "unevaluatedItems", "unevaluatedProperties"}
 FORMATS = {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"}
+_LEAP_YEAR = r"(\d\d(0[48]|[2468][048]|[13579][26])|([02468][48]|[2468]0|[13579][26])00)"
+_YEAR = r"([1-9]\d{3}|0[1-9]\d\d|00[1-9]\d|000[1-9])"
+_DATE = (
+    rf"({_LEAP_YEAR}-02-29|{_YEAR}-((0[13578]|1[02])-(0[1-9]|[12]\d|3[01])"
+    r"|(0[469]|11)-(0[1-9]|[12]\d|30)|02-(0[1-9]|1\d|2[0-8])))"
+)
+_DATES = {"date": f"^{_DATE}$", "date-time": f"^{_DATE}[Tt]"}
+"""The grammar library lets February have 29 days in every year."""
 _NAMED = ("properties", "patternProperties", "$defs", "definitions")
 _LISTED = ("anyOf", "oneOf", "allOf", "prefixItems")
 _SINGLE = ("items", "additionalProperties", "additionalItems")
@@ -132,6 +140,8 @@ def _clean(schema: Any, root: Schema | bool, place: str, lenient: bool, referenc
             raise RequestError(f"{where} is {value}, more than {MAX_MULTIPLE}", "Use a smaller divisor")
         elif key != "x-guidance":
             clean[key] = value
+    if isinstance(kind := clean.get("format"), str) and kind in _DATES and _about_strings(clean):
+        clean["allOf"] = [*clean.get("allOf", []), {"type": "string", "pattern": _DATES[kind]}]
     return clean
 
 
