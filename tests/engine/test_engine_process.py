@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,7 +25,9 @@ from lmworks.core.errors import (
 from lmworks.core.sampling import SamplingParams
 from lmworks.core.telemetry import subscribed
 from lmworks.engine import AsyncLLM, EngineConfig
+from lmworks.engine.exchange import Abort, Refused
 from lmworks.engine.process import Restarts
+from lmworks.engine.wire import Channel
 from lmworks.models.hub import save_pretrained
 
 GREEDY = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
@@ -95,24 +98,16 @@ def test_answers_are_those_of_the_model(llm):
     assert llm.tokenizer.vocab_size == llm.info.vocab_size
 
 
-def test_parameters_and_logprobs_travel(llm):
+def test_parameters_and_logprobs_travel(llm, folder):
     params = SamplingParams(
         n=2, temperature=0.7, seed=2**63, max_tokens=3, logprobs=2, logit_bias={7: 1.5}, stop=("\ud800", "é"),
         ignore_eos=True,
     )  # fmt: skip
-    with AsyncLLM_in_a_thread() as other:
-        ours, theirs = (asyncio.run(collect(x, [5, 6], params, request_id="r")) for x in (llm, other))
+    other = AsyncLLM(folder, config=CONFIG)
+    ours, theirs = (asyncio.run(collect(x, [5, 6], params, request_id="r")) for x in (llm, other))
+    other.shutdown()
     assert sorted(map(repr, ours)) == sorted(map(repr, theirs))
     assert isinstance(ours[0].logprobs[0].top, tuple)
-
-
-class AsyncLLM_in_a_thread:
-    def __enter__(self):
-        self.llm = AsyncLLM(tiny_model(), byte_tokenizer(), CONFIG)
-        return self.llm
-
-    def __exit__(self, *_):
-        self.llm.shutdown()
 
 
 def test_refusals_keep_their_class(llm):
@@ -128,10 +123,35 @@ def test_refusals_keep_their_class(llm):
         with pytest.raises(RequestError, match="cannot embed"):
             await llm.call("embed", documents=[[5]])
         results = await asyncio.gather(*(collect(llm, [5] * 9) for _ in range(30)), return_exceptions=True)
-        assert any(isinstance(r, EngineOverloadedError) for r in results)
+        refused = [r for r in results if isinstance(r, EngineOverloadedError)]
+        assert refused
+        assert all(r.retry_after_seconds >= 1 for r in refused)
         assert all(isinstance(r, EngineOverloadedError) or len(r) == 8 for r in results)
 
     asyncio.run(main())
+
+
+def test_errors_arrive_whole():
+    error = EngineOverloadedError("too many wait", "Come back", retry_after_seconds=7)
+    ours, theirs = map(Channel, socket.socketpair())
+    ours.send([Refused("r", error)])
+    [refused] = next(theirs.receive())
+    assert (type(refused.error), refused.error.retry_after_seconds) == (EngineOverloadedError, 7)
+    assert str(refused.error) == str(error)
+    ours.close()
+    assert list(theirs.receive()) == []
+    theirs.close()
+
+
+def test_sending_never_waits_and_keeps_the_order():
+    ours, theirs = map(Channel, socket.socketpair())
+    sent = [[Abort("x" * 100_000 + str(i))] for i in range(30)]
+    for frame in sent:  # nobody reads: three megabytes are more than the socket holds
+        ours.send(frame)
+    received = theirs.receive()
+    assert [list(next(received)) for _ in sent] == sent
+    ours.close()
+    theirs.close()
 
 
 def test_leaving_frees_the_cache(llm):

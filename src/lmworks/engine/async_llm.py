@@ -21,15 +21,15 @@ from lmworks.engine.config import EngineConfig
 from lmworks.engine.exchange import Abort, Call, Kind, Load, ModelInfo, Result
 from lmworks.engine.outputs import Delta
 from lmworks.engine.process import EngineProcess, Restarts, State
-from lmworks.engine.prompts import Prompts
 from lmworks.engine.request import Request
 from lmworks.engine.stats import EngineStats
 from lmworks.engine.streams import Streams
-from lmworks.tokenization import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
+    from lmworks.engine.prompts import Prompts
     from lmworks.engine.thread import EngineThread
     from lmworks.models.transformer import Transformer
+    from lmworks.tokenization import Tokenizer
 
 
 class AsyncLLM:
@@ -96,6 +96,8 @@ class AsyncLLM:
             RequestError: the engine has none.
             TokenizerError: it cannot be read.
         """
+        from lmworks.tokenization import load_tokenizer  # not before a process was started, which takes longer
+
         with self._loading:
             if self._tokenizer is None and self._path is not None:
                 self._tokenizer = load_tokenizer(self._path)
@@ -106,6 +108,8 @@ class AsyncLLM:
     @property
     def prompts(self) -> Prompts:
         """Texts and conversations as tokens; errors as for `tokenizer` and `info`."""
+        from lmworks.engine.prompts import Prompts
+
         return Prompts(self.tokenizer, self.info.has_encoder)
 
     @property

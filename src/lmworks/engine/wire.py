@@ -65,7 +65,10 @@ def _extension(value: object) -> msgpack.ExtType:
         return msgpack.ExtType(PARAMS, encode(value.model_dump(exclude_defaults=True)))  # type: ignore[arg-type]
     if isinstance(value, errors.LMWorksError):
         known = next(k for k in kind.__mro__ if getattr(errors, k.__name__, None) is k)
-        return msgpack.ExtType(ERROR, encode((known.__name__, value.problem, value.remedy)))
+        more = (
+            {name: v for name, v in vars(value).items() if name not in ("problem", "remedy")} if known is kind else {}
+        )
+        return msgpack.ExtType(ERROR, encode((known.__name__, value.problem, value.remedy, more)))
     if isinstance(value, int):
         raise errors.RequestError("a number of the request has more than 64 bits", "Use smaller ones")
     raise TypeError(f"a {kind.__name__} does not travel")
@@ -76,10 +79,10 @@ def _value(number: int, data: bytes) -> Any:
     if number == PARAMS:
         return SamplingParams.model_validate(content)
     if number == ERROR:
-        name, problem, remedy = content
+        name, problem, remedy, more = content
         kind = getattr(errors, name)
         assert issubclass(kind, errors.LMWorksError)
-        return kind(problem, remedy)
+        return kind(problem, remedy, **more)
     return VALUES[number](*content)
 
 

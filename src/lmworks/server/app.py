@@ -24,9 +24,7 @@ from lmworks.server.admin import admin_router
 from lmworks.server.admission import Admission, Turnstile
 from lmworks.server.config import AppConfig
 from lmworks.server.gate import ApiKey, CommonHeaders, Failures
-from lmworks.server.journal import Journal
 from lmworks.server.keys import Keys
-from lmworks.server.metrics import Metrics
 from lmworks.server.replies import error_response
 from lmworks.server.routes import ROUTERS
 from lmworks.server.served_model import ServedModel
@@ -59,13 +57,15 @@ def create_app(models: Mapping[str, ServedModel], config: AppConfig, turnstile: 
         from lmworks.server.spans import Spans, Tracing  # takes long to import, and few want it
 
         spans = Spans(config.otlp_endpoint)
-    state = ServerState(models, config, Metrics(models), Journal(config.journal), turnstile, spans)
+    state = ServerState.of(models, config, turnstile, spans)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         with subscribed(state.on_event):
+            state.batches.resume(state)
             yield
-        state.journal.close()
+            await state.batches.stop()
+        state.close()
         if spans is not None:
             await asyncio.to_thread(spans.close)
 

@@ -38,6 +38,8 @@ class AppConfig(Config):
     """Requests of one key in any minute, spread as it likes; one more is answered with 429."""
     otlp_endpoint: str | None = None
     """Where to send traces by OTLP over HTTP, such as `http://127.0.0.1:4318/v1/traces`; needs the extra `otel`."""
+    files_folder: Path | None = None
+    """Where uploaded files and batches are kept, and found again after a restart; None takes a temporary folder."""
 
 
 class ModelSettings(Config):

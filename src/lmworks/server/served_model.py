@@ -10,16 +10,18 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lmworks import __version__
 from lmworks.core.sampling import SamplingParams
 from lmworks.engine.exchange import ModelInfo
 from lmworks.engine.outputs import Delta
 from lmworks.engine.process import State
-from lmworks.engine.prompts import Prompts
 from lmworks.engine.stats import EngineStats
-from lmworks.tokenization import Tokenizer
+
+if TYPE_CHECKING:
+    from lmworks.engine.prompts import Prompts
+    from lmworks.tokenization import Tokenizer
 
 
 class Engine(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -12,7 +12,9 @@ from lmworks.core.errors import ModelNotFoundError
 from lmworks.core.telemetry import Event
 from lmworks.protocol.errors import InvalidRequestError
 from lmworks.server.admission import Turnstile
+from lmworks.server.batch_store import BatchStore
 from lmworks.server.config import AppConfig
+from lmworks.server.file_store import FileStore
 from lmworks.server.generation import Job
 from lmworks.server.journal import Journal
 from lmworks.server.metrics import Metrics
@@ -37,9 +39,38 @@ class ServerState:
     metrics: Metrics
     journal: Journal
     turnstile: Turnstile
-    spans: Spans | None = None
+    spans: Spans | None
     """None where nobody wants traces."""
-    responses: ResponseStore = field(default_factory=ResponseStore)
+    responses: ResponseStore
+    files: FileStore
+    batches: BatchStore
+
+    @classmethod
+    def of(
+        cls, models: Mapping[str, ServedModel], config: AppConfig, turnstile: Turnstile, spans: Spans | None = None
+    ) -> ServerState:
+        """Everything new, and what the configuration's folders hold.
+
+        Raises:
+            ServerError: the journal or the folder of files cannot be written.
+        """
+        files = FileStore(config.files_folder)
+        return cls(
+            models=models,
+            config=config,
+            metrics=Metrics(models),
+            journal=Journal(config.journal),
+            turnstile=turnstile,
+            spans=spans,
+            responses=ResponseStore(),
+            files=files,
+            batches=BatchStore(files),
+        )
+
+    def close(self) -> None:
+        """Release files."""
+        self.journal.close()
+        self.files.close()
 
     def model(self, name: str) -> ServedModel:
         """The served model of that name or alias.
