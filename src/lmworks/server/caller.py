@@ -18,7 +18,9 @@ class Caller:
     """One client."""
 
     salt: str = ""
-    """Requests of one salt share cached prefixes."""
+    """Requests of one salt share cached prefixes; stored responses and files are theirs alone."""
+    priority: int = 0
+    """Of requests that say none; lower goes first."""
 
 
 def caller_of(request: Request) -> Caller:

@@ -74,7 +74,7 @@ async def prepare(state: ServerState, body: bytes, caller: Caller) -> ChatWriter
         params,
         asked,
         param="messages",
-        salt=caller.salt,
+        caller=caller,
         beams=asked.beams(),
     )
     return ChatWriter(job, asked, conversation)

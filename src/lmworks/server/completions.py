@@ -44,7 +44,7 @@ async def prepare(state: ServerState, body: bytes, caller: Caller) -> Completion
     asked = parse_request(CompletionRequest, body)
     model, params = state.model(asked.model), asked.sampling_params()
     prompts = await asyncio.to_thread(encode, model, asked)
-    job = new_job("cmpl-", model, prompts, params, asked, param="prompt", salt=caller.salt, beams=asked.beams())
+    job = new_job("cmpl-", model, prompts, params, asked, param="prompt", caller=caller, beams=asked.beams())
     return CompletionWriter(job, asked, await asyncio.to_thread(echoes, job, asked))
 
 

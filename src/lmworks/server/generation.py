@@ -19,6 +19,7 @@ from lmworks.engine.outputs import Delta
 from lmworks.protocol.errors import InvalidRequestError
 from lmworks.protocol.sampling import SamplingFields
 from lmworks.server.beams import search_beams
+from lmworks.server.caller import Caller
 from lmworks.server.recording import Recording
 from lmworks.server.served_model import ServedModel
 
@@ -85,7 +86,7 @@ def new_job(
     asked: SamplingFields,
     *,
     param: str,
-    salt: str,
+    caller: Caller,
     beams: BeamSearchParams | None = None,
 ) -> Job:
     """Check prompts and parameters against the model, before anything is queued.
@@ -97,7 +98,7 @@ def new_job(
         params: decoding parameters.
         asked: the request, for what concerns its treatment rather than its answer.
         param: the request field that holds the prompt, for error bodies.
-        salt: of who asks; joined with the request's own.
+        caller: who asks; their salt is joined with the request's own.
         beams: search instead of sampling.
 
     Raises:
@@ -142,8 +143,8 @@ def new_job(
         params=generated_params(params),
         n=params.n,
         beams=beams,
-        priority=asked.priority or 0,
-        cache_salt=f"{salt}/{own}" if own else salt,
+        priority=caller.priority if asked.priority is None else asked.priority,
+        cache_salt=f"{caller.salt}/{own}" if own else caller.salt,
     )
 
 

@@ -98,7 +98,7 @@ async def prepare(state: ServerState, body: bytes, caller: Caller) -> ResponseWr
     params = conversation.constrained(
         params, asked.structured(), asked.tool_mode, parallel=asked.parallel_tool_calls is not False
     )
-    job = new_job("resp_", model, [conversation.prompt], params, asked, param="input", salt=caller.salt)
+    job = new_job("resp_", model, [conversation.prompt], params, asked, param="input", caller=caller)
     return ResponseWriter(job, asked, conversation, history, state.responses, caller.salt)
 
 

@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
-from lmworks.server import chat, completions, embeddings, models, openapi, rerank, responses, tokens
+from lmworks.server import (
+    batches,
+    chat,
+    completions,
+    embeddings,
+    files,
+    models,
+    openapi,
+    rerank,
+    responses,
+    tokens,
+)
 
-ROUTERS = tuple(part.router for part in (chat, completions, responses, embeddings, rerank, tokens, models, openapi))
+ROUTERS = tuple(
+    part.router for part in (chat, completions, responses, embeddings, rerank, tokens, models, files, batches, openapi)
+)
