@@ -121,6 +121,7 @@ def test_what_would_change_the_answer_is_refused_by_name(name):
         (errors.RequestError("p"), 400, None),
         (errors.ModelNotFoundError("p"), 404, "model_not_found"),
         (errors.EngineOverloadedError("p"), 503, "engine_overloaded"),
+        (errors.DeadlineExceededError("p"), 408, "request_timeout"),
         (errors.EngineError("p"), 500, None),
         (ZeroDivisionError("/secret/path"), 500, None),
     ],

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel
 
 from lmworks.core.errors import (
+    DeadlineExceededError,
     EngineOverloadedError,
     EngineUnavailableError,
     LMWorksError,
@@ -86,8 +87,10 @@ def error_reply(error: BaseException) -> ErrorReply:
             return ErrorReply(404, message, "invalid_request_error", "model", "model_not_found")
         case RequestError():
             return ErrorReply(400, message, "invalid_request_error")
+        case DeadlineExceededError():
+            return ErrorReply(408, message, "invalid_request_error", None, "request_timeout")
         case EngineOverloadedError():
-            headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+            headers = {"Retry-After": str(error.retry_after_seconds)}
             return ErrorReply(503, message, "server_error", None, "engine_overloaded", headers)
         case EngineUnavailableError():
             headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
