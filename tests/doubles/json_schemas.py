@@ -128,8 +128,11 @@ def _value(rng: random.Random, depth: int, references: tuple[str, ...]) -> dict:
             return {"type": kind}
 
 
-def walk(constraint: Constraint, tokenizer: Tokenizer, seed: int, limit: int = 4000) -> list[int]:
-    """Tokens of a model with random logits, which grows tired of what can be ended; the end is not among them."""
+def walk(constraint: Constraint, tokenizer: Tokenizer, seed: int, limit: int = 4000, closing: str = "") -> list[int]:
+    """Tokens of a model with random logits, which grows tired of what can be ended; the end is not among them.
+
+    Text without quotes ends with `closing`.
+    """
     rng = np.random.default_rng(seed)
     count = constraint.mask().numel() * 32
     quotes, brackets = (np.array([tokenizer.token_bytes(i)[-1:] in c for i in range(count)]) for c in _CLOSING)
@@ -140,6 +143,10 @@ def walk(constraint: Constraint, tokenizer: Tokenizer, seed: int, limit: int = 4
         assert len(allowed), "a constraint always allows something"
         in_string = len(allowed) > 60
         preferred = [i for i in allowed if (quotes if in_string else brackets)[i] or i in ends]
+        if closing and in_string and rng.random() < 0.2:
+            for token in tokenizer.encode(closing):
+                tokens += [token] if constraint.accept(token) else []
+            continue
         tired = preferred and rng.random() < 0.1 + len(tokens) / 400
         token = int(rng.choice(preferred if tired else allowed))
         assert constraint.accept(token), "what the mask allows is accepted"
