@@ -19,6 +19,7 @@ using Clock = std::chrono::steady_clock;
 // work, far shorter than a time slice.
 constexpr auto IDLE_SPIN = std::chrono::microseconds(50);
 constexpr int SPINS_BEFORE_YIELD = 2048;
+constexpr int MOST_RUNS_ALONE = 512;
 constexpr int MOST_OPERATIONS = 4096;  // of one run
 constexpr int MOST_THREADS = 256;
 
@@ -62,7 +63,8 @@ public:
 
     void run(const Operation* operations, int count) {
         std::lock_guard<std::mutex> lock(callers_);
-        if (threads_ == 1) {
+        if (threads_ == 1 || alone_ > 0) {
+            if (alone_ > 0) --alone_;
             for (int i = 0; i < count; ++i)
                 for (int64_t item = 0; item < operations[i].items; ++item) operations[i].work(operations[i].context, item, 0);
             return;
@@ -87,7 +89,17 @@ private:
             std::lock_guard<std::mutex> lock(sleep_lock_);
             wake_.notify_all();
         }
+        const auto begin = Clock::now();
+        stalled_ = Clock::duration::zero();
         work_on(operations, count, run, 0);
+        judge(Clock::now() - begin);
+    }
+
+    // When another process has a helper's core, the caller waits whole time slices for pieces that the helper was put aside
+    // with, and is faster alone. It stays alone for a while, longer with every attempt that stalls again.
+    void judge(Clock::duration whole) {
+        if (stalled_ * 4 > whole) alone_ = patience_ = std::min(2 * patience_, MOST_RUNS_ALONE);
+        else patience_ = std::max(patience_ / 2, 1);
     }
 
     // Take part in a run until its last operation is over, or until the run turns out to be over already. `operations` is
@@ -109,9 +121,17 @@ private:
             for (int spins = 0; claims.done.load(std::memory_order_acquire) < items; ++spins) {
                 if (claims.next.load(std::memory_order_acquire) >> 32 != run) return;
                 if (spins < SPINS_BEFORE_YIELD) relax();
-                else std::this_thread::yield();
+                else wait_for(claims, items, run, thread);
             }
         }
+    }
+
+    // Whoever holds the last pieces was put aside: let others run.
+    void wait_for(Claims& claims, int64_t items, uint64_t run, int thread) {
+        const auto begin = Clock::now();
+        while (claims.done.load(std::memory_order_acquire) < items && claims.next.load(std::memory_order_acquire) >> 32 == run)
+            std::this_thread::yield();
+        if (thread == 0) stalled_ += Clock::now() - begin;
     }
 
     // A helper's life: join every run that it notices.
@@ -146,7 +166,11 @@ private:
 
     std::mutex callers_;
     std::atomic<int> threads_;
-    int helpers_ = 0;  // under callers_
+    // Under callers_:
+    int helpers_ = 0;
+    int alone_ = 0;     // coming runs without helpers
+    int patience_ = 1;  // how many they were the last time
+    Clock::duration stalled_{};
     std::atomic<uint64_t> run_{0};
     std::atomic<const Operation*> operations_{nullptr};
     std::atomic<int> count_{0};
