@@ -17,6 +17,7 @@ void multiply_rows(const StripProduct& p, int first) {
 #pragma GCC unroll 2
         for (int v = 0; v < VECTORS; ++v) sums[r][v] = broadcast_lanes(row_scale + 4 + r * stride);
     for (int step = (p.in + 3) / 4; step > 0; --step, weights += STRIP * 4, x += 4) {
+        fetch_ahead<(ROWS >= 8)>(weights);
 #pragma GCC unroll 16
         for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 2

@@ -1,7 +1,7 @@
 // Conversion of activations to what a kind of weight is multiplied with.
 //
-// Integers: scale = max |x| / 127, value = x * (127 / max |x|) rounded to the nearest, ties to even. A row (group) that holds an
-// infinity or NaN has scale NaN or infinity, and with it the results; one below TINY is zero.
+// Integers: scale = max |x| / 127, value = x * (127 / max |x|) rounded to the nearest, ties to even. A row (group) that
+// holds an infinity or NaN has such a scale, which makes its results NaN; one below TINY is zero.
 #include <algorithm>
 #include <cstring>
 #include <type_traits>

@@ -23,6 +23,7 @@ void multiply_rows(const StripProduct& p, int first) {
 #pragma GCC unroll 2
         for (int v = 0; v < VECTORS; ++v) sums[r][v] = broadcast(0.0f);
     for (int step = KIND == WEIGHT_F32 ? p.in : (p.in + 1) / 2; step > 0; --step, weights += STRIP * 4, x += 4) {
+        fetch_ahead<(ROWS >= 8)>(weights);
 #pragma GCC unroll 16
         for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 2
@@ -39,7 +40,8 @@ void multiply_rows(const StripProduct& p, int first) {
 
 template <int KIND>
 void multiply(const StripProduct& p) {
-    in_runs<(KIND == WEIGHT_F32 ? MOST_FLOAT_ROWS : MOST_ROWS)>(p, [&](int first, auto count) { multiply_rows<KIND, decltype(count)::value>(p, first); });
+    constexpr int most = KIND == WEIGHT_F32 ? MOST_FLOAT_ROWS : MOST_ROWS;
+    in_runs<most>(p, [&](int first, auto count) { multiply_rows<KIND, decltype(count)::value>(p, first); });
 }
 
 }  // namespace

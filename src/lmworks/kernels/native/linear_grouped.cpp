@@ -13,6 +13,7 @@ template <int KIND, int ROWS>
 inline void add_group(Ints (&sums)[ROWS][VECTORS], const uint8_t* weights, const char* x, int64_t stride, int count) {
     constexpr int STEP = KIND == WEIGHT_W4G ? 8 : 4;  // inputs in 32 bits of weights
     for (int i = 0; i < count; i += STEP, weights += STRIP * 4, x += STEP) {
+        fetch_ahead<(ROWS >= (KIND == WEIGHT_W4G ? 4 : 8))>(weights);
         Ints lanes[VECTORS], high[VECTORS];
 #pragma GCC unroll 2
         for (int v = 0; v < VECTORS; ++v) {
@@ -37,7 +38,8 @@ inline void add_group(Ints (&sums)[ROWS][VECTORS], const uint8_t* weights, const
 }
 
 inline Floats load_scale(const uint8_t* scales, int lane, bool half) {
-    return half ? load_half(reinterpret_cast<const uint16_t*>(scales) + lane) : load(reinterpret_cast<const float*>(scales) + lane);
+    return half ? load_half(reinterpret_cast<const uint16_t*>(scales) + lane)
+                : load(reinterpret_cast<const float*>(scales) + lane);
 }
 
 template <int KIND, bool ZEROS, int ROWS>

@@ -12,8 +12,8 @@
 // whole tiles.
 //
 // Converted row: the values, padded with zeros to whole groups and to 64 bytes; then a float scale per group, then an int32
-// offset per group: -BYTE_OFFSET (W4G: -8) times the sum of the group's values, which undoes the shift of the weights. W8 is one
-// group.
+// offset per group: -BYTE_OFFSET (W4G: -8) times the sum of the group's values, which undoes the shift of the weights. W8
+// is one group.
 #pragma once
 #include <cstdint>
 

@@ -44,8 +44,9 @@ PackedHeader header_of(const Source& s) {
     const int64_t count = static_cast<int64_t>(s.out) * num_groups(s.kind, s.in, s.group);
     const bool zeros = s.kind == WEIGHT_W4G && s.zero;
     header.has_zeros = zeros && std::any_of(s.zero, s.zero + count, [](float z) { return z != NIBBLE_OFFSET; });
+    const auto zero_fits = [](float z) { return fits_half(stored_zero(z)); };
     header.half_scales = std::all_of(s.scale, s.scale + count, fits_half) &&
-                         (!header.has_zeros || std::all_of(s.zero, s.zero + count, [](float z) { return fits_half(stored_zero(z)); }));
+                         (!header.has_zeros || std::all_of(s.zero, s.zero + count, zero_fits));
     return header;
 }
 
@@ -146,7 +147,9 @@ void lm_linear_pack(int kind, int out, int in, int group, const void* weight, co
     std::memcpy(packed, &header, sizeof header);
     auto* strips = static_cast<uint8_t*>(packed) + sizeof header;
     const int64_t bytes = strip_bytes(kind, in, group, header);
-    parallel_for(num_tiles(out) * STRIPS, [&](int64_t strip, int) { pack_strip(source, header, static_cast<int>(strip), strips + strip * bytes); });
+    parallel_for(num_tiles(out) * STRIPS, [&](int64_t strip, int) {
+        pack_strip(source, header, static_cast<int>(strip), strips + strip * bytes);
+    });
 }
 
 }

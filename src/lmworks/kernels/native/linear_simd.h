@@ -1,7 +1,8 @@
 // The few vector operations that the matrix products are written in, at three levels. Knows no layout beyond one vector.
 //
-// A vector's lanes are columns of the output, so lanes never mix and the level does not change the order of a sum. A lane of
-// weights is 32 bits: one float, two bfloat16 or four bytes of successive inputs; activations are the same 32 bits in all lanes.
+// A vector's lanes are columns of the output, so lanes never mix and the order of a sum does not depend on how many there
+// are. A lane of weights is 32 bits: one float, two bfloat16 or four bytes of successive inputs; activations are the same
+// 32 bits in all lanes.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -43,8 +44,8 @@ inline Ints high_nibbles(Ints x) { return low_nibbles(_mm512_srli_epi16(x, 4)); 
 inline Floats dot_bf16(Floats sum, Ints weights, Ints x) {
     return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(weights), reinterpret_cast<__m512bh>(x));
 }
-// The instruction overwrites the sum. gcc 12 keeps a copy of it for no use and runs out of registers, unless told that something
-// else looks at the sum here.
+// The instruction overwrites the sum. gcc 12 keeps a copy of the old one for no use and runs out of registers, unless told
+// that something else looks at the sum here.
 inline Ints dot_bytes(Ints sum, Ints weights, Ints x) {
     sum = _mm512_dpbusd_epi32(sum, weights, x);
     asm("" : "+v"(sum));
