@@ -56,7 +56,7 @@ class PackedLinear(nn.Module):
     def _packed(self, weight: Tensor, bias: Tensor | None) -> PackedWeight:
         if self.quantization == "none":
             return pack_weight(weight.detach(), bias)
-        grid = quantize_groups(weight, *GRIDS[self.quantization])
+        grid = quantize_groups(weight, *GRIDS[self.quantization], scale_dtype=torch.float16)
         return pack_grid(grid.values, grid.scale, grid.zero, grid.bits, grid.group_size, bias)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lmworks.core.errors import ConfigError
+from lmworks.kernels.quantize import quantize_int8
 from lmworks.kernels.quantized_matmul import MIDDLE, from_grid
 
 LIMITS: dict[int, tuple[int, int]] = {4: (0, 15), 8: (-127, 127)}
@@ -78,6 +79,9 @@ def quantize_groups(
             + ("" if symmetric else " with zero points"),
             "Use 8 bits, symmetric, or 4 bits, with a positive group_size or 0 for whole rows",
         )
+    rounded = quantize_int8(weight, group_size, scale_dtype) if bits == 8 else None
+    if rounded is not None:
+        return QuantizedWeight(*rounded, None, bits, group_size)
     rows, columns = weight.shape
     group = group_size or columns
     groups = num_groups(columns, group_size)
