@@ -142,6 +142,23 @@ def test_auto_with_one_call_ends_after_it(compiler, tokenizer):
     assert not permitted(compiler, tokenizer, grammar, f"So: {CALL}\n{CALL}")
 
 
+@pytest.mark.parametrize("name", ["hermes", "llama3_json", "pythonic", "qwen3_coder"])
+@pytest.mark.parametrize("form", [{"json_schema": {"type": "array", "items": {"enum": [7]}, "minItems": 1}},
+                                  {"grammar": 'start: "[7]"'}])  # fmt: skip
+def test_a_structured_answer_or_a_call(compiler, tokenizer, name, form):
+    grammar = tool_grammar(TOOLS[1:2], "auto", TOOL_FORMATS[name], answer=StructuredOutputs(**form))
+    assert permitted(compiler, tokenizer, grammar, "[7]")
+    assert not permitted(compiler, tokenizer, grammar, "[8]")
+    assert not permitted(compiler, tokenizer, grammar, "words")
+    call = {
+        "hermes": '<tool_call>\n{"name": "no_arguments", "arguments": {}}\n</tool_call>',
+        "llama3_json": '{"name": "no_arguments", "parameters": {}}',
+        "pythonic": "[no_arguments()]",
+        "qwen3_coder": "<tool_call>\n<function=no_arguments>\n</function>\n</tool_call>",
+    }[name]
+    assert permitted(compiler, tokenizer, grammar, call)
+
+
 def test_markers_that_are_special_tokens(compiler, tokenizer, special):
     marked = replace(HERMES, begin="<|user|>", end="<|assistant|>")
     call = CALL.replace("<tool_call>", "<|user|>").replace("</tool_call>", "<|assistant|>")

@@ -30,6 +30,7 @@ def tool_grammar(
     special_tokens: Mapping[str, int] | None = None,
     reasoning_format: ReasoningFormat | None = None,
     starts_in_reasoning: bool = False,
+    answer: StructuredOutputs | None = None,
 ) -> StructuredOutputs | None:
     """What a completion that may or must call tools has to be.
 
@@ -41,6 +42,7 @@ def tool_grammar(
         special_tokens: ids of the tokenizer's special tokens by their text.
         reasoning_format: how the model marks thoughts, which may come before the calls.
         starts_in_reasoning: the prompt has opened the thoughts.
+        answer: for "auto": what a completion that calls no tool must be; any text by default.
 
     Returns:
         A grammar; None where any text is right, or nothing in the text tells where a call begins.
@@ -51,16 +53,21 @@ def tool_grammar(
     """
     if tool_choice == "none" or not tools:
         return None
-    if tool_choice == "auto" and (tool_format.bare or not tool_format.begin or tool_format.name == "gpt_oss"):
+    free = tool_choice == "auto" and answer is None
+    if free and (tool_format.bare or tool_format.name == "gpt_oss"):
         return None
     writer = LarkWriter(special_tokens or {})
     writer.rule("start", "")
     bodies = [call_rule(writer, tool_format, number, tool) for number, tool in enumerate(tools)]
     body = writer.rule("body", " | ".join(bodies))
-    thoughts = _thoughts(writer, reasoning_format, starts_in_reasoning, in_text=tool_choice == "auto")
-    choose = _required if tool_choice == "required" else _auto
-    writer.rule("start", f"{thoughts} {choose(writer, tool_format, body, parallel_tool_calls)}".strip())
-    return StructuredOutputs(grammar=writer.text())
+    thoughts = _thoughts(writer, reasoning_format, starts_in_reasoning, in_text=free)
+    calls = (_auto if free else _required)(writer, tool_format, body, parallel_tool_calls)
+    if tool_choice == "required" or answer is None:
+        writer.rule("start", f"{thoughts} {calls}".strip())
+        return StructuredOutputs(grammar=writer.text())
+    writer.rule("start", f"{thoughts} (calls | answer)".strip())
+    writer.rule("calls", calls)
+    return _with_answer(writer, answer)
 
 
 def after_reasoning(
@@ -86,13 +93,18 @@ def after_reasoning(
     thoughts = _thoughts(writer, reasoning_format, starts_in_reasoning, in_text=free)
     if not thoughts:
         return outputs
-    if outputs.grammar is not None:
-        writer.rule("start", f"{thoughts} @answer")
-        parts = [{"lark_grammar": writer.text()}, {"name": "answer", "lark_grammar": outputs.grammar}]
-        return StructuredOutputs(grammar=json.dumps({"grammars": parts}, ensure_ascii=False))
     writer.rule("start", f"{thoughts} answer")
-    writer.rule("answer", _answer(writer, outputs))
-    return StructuredOutputs(grammar=writer.text())
+    return _with_answer(writer, outputs)
+
+
+def _with_answer(writer: LarkWriter, outputs: StructuredOutputs) -> StructuredOutputs:
+    """The grammar, with a rule `answer` for what is asked for."""
+    if outputs.grammar is None:
+        writer.rule("answer", _answer(writer, outputs))
+        return StructuredOutputs(grammar=writer.text())
+    writer.rule("answer", "@own_answer")
+    parts = [{"lark_grammar": writer.text()}, {"name": "own_answer", "lark_grammar": outputs.grammar}]
+    return StructuredOutputs(grammar=json.dumps({"grammars": parts}, ensure_ascii=False))
 
 
 def _answer(writer: LarkWriter, outputs: StructuredOutputs) -> str:

@@ -78,12 +78,13 @@ class Conversation:
                 special_tokens=self.special_tokens,
                 reasoning_format=self.reasoning_format,
                 starts_in_reasoning=self.starts_in_reasoning,
+                answer=structured,
             )
-        if structured is not None and mode != "required":
+        if structured is not None and calls is None:
             structured = after_reasoning(
                 structured, self.reasoning_format, self.starts_in_reasoning, self.special_tokens
             )
-        return params.model_copy(update={"structured_outputs": calls if mode == "required" else structured or calls})
+        return params.model_copy(update={"structured_outputs": calls or structured})
 
     def parser(self) -> OutputParser:
         """For one completion."""
