@@ -40,6 +40,8 @@ STACK_BYTES = 256 << 20
 """Reserved, not touched: ten times what the longest permitted chain of rules needs."""
 TIMEOUT_SECONDS = 10.0
 CACHED_GRAMMARS = 128
+MAX_LEXER_STATES = 50_000
+"""Of one grammar; a state takes one or two kilobytes."""
 BUDGET_SECONDS, BUDGET_SECONDS_PER_TOKEN = 0.25, 0.002
 """Of the processor, for following one completion; a mask takes 0.0001 as a rule."""
 MAX_ITEMS_IN_ROW = 500
@@ -241,7 +243,8 @@ class GrammarCompiler:
     def _factory(self, outputs: StructuredOutputs, begins_text: bool) -> ConstraintFactory:
         from llguidance import LLMatcher, LLParserLimits
 
-        limits = LLParserLimits(max_items_in_row=MAX_ITEMS_IN_ROW if outputs.grammar is not None else None)
+        items = MAX_ITEMS_IN_ROW if outputs.grammar is not None else None
+        limits = LLParserLimits(max_items_in_row=items, max_lexer_states=MAX_LEXER_STATES)
         source = grammar_source(outputs, begins_text and self._vocabulary.marks_words)
         matcher = LLMatcher(self._vocabulary.tokens, source, log_level=0, limits=limits)
         if matcher.is_error():
