@@ -125,7 +125,7 @@ def packed_matmul(x: Tensor, weight: PackedWeight) -> Tensor:
     arguments = (
         x, weight.packed, weight.bias, weight.kind, weight.out_features, weight.in_features, weight.group_size,
     )  # fmt: skip
-    if type(x) is Tensor and not torch.compiler.is_compiling():
+    if type(x) is Tensor and x.is_cpu and not torch.compiler.is_compiling():
         return _on_cpu(*arguments)  # past torch's dispatcher, which costs more than a small product
     result: Tensor = torch.ops.lmworks.packed_matmul(*arguments)
     return result
