@@ -11,13 +11,16 @@ from lmworks.engine.llm_engine import LLMEngine
 from lmworks.engine.loading import load
 from lmworks.engine.loop import SteppedEngine
 from lmworks.engine.operations import names
-from lmworks.engine.roofline import Roofline, read_bandwidth
+from lmworks.engine.roofline import Roofline
+from lmworks.kernels.machine import read_bandwidth
 from lmworks.models.accounting import weight_bytes
 from lmworks.models.config import ModelConfig
 from lmworks.models.head_slots import CausalLMHead
 from lmworks.models.hub import read_config
 from lmworks.nn.quantized import QuantizedLinear
 
+PROBE_BYTES = 128 * 2**20
+"""Read to learn how fast memory is: more than caches hold, and done in a moment."""
 MODULES_FILE = "modules.json"
 """What makes a folder one of sentence-transformers."""
 
@@ -75,4 +78,4 @@ def roofline_of(engine: LLMEngine) -> Roofline | None:
         return None
     int8 = any(isinstance(module, QuantizedLinear) for module in model.modules())
     cache = sum(layer.nbytes for layer in engine.cache.layers)
-    return Roofline(weight_bytes(model.config, model.dtype, int8=int8), cache, read_bandwidth())
+    return Roofline(weight_bytes(model.config, model.dtype, int8=int8), cache, read_bandwidth(PROBE_BYTES))

@@ -6,14 +6,6 @@ take (Williams et al., 2009). A step that computes long prompts is bound by arit
 
 from __future__ import annotations
 
-from time import perf_counter
-
-import torch
-
-PROBE_BYTES = 128 * 2**20
-"""More than caches hold."""
-PROBE_ROUNDS = 4
-
 
 class Roofline:
     """The share of the limit reached since it was last asked for.
@@ -47,15 +39,3 @@ class Roofline:
             self._ratio = 0.0
         self._steps, self._seconds = 0, 0.0
         return self._ratio
-
-
-@torch.inference_mode()
-def read_bandwidth() -> float:
-    """Bytes a second that this process reads from memory, the best of a few passes over a large array."""
-    array = torch.zeros(PROBE_BYTES // 4)
-    best = float("inf")
-    for _ in range(PROBE_ROUNDS):
-        began = perf_counter()
-        array.sum()
-        best = min(best, perf_counter() - began)
-    return PROBE_BYTES / best
