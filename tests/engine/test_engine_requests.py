@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from time import sleep
+from itertools import count
+from time import monotonic
 
 import pytest
 import torch
-from tiny_engine import byte_tokenizer, random_prompts, tiny_model
+from tiny_engine import byte_tokenizer, full_logits, random_prompts, tiny_model
 
 from lmworks.core.errors import DeadlineExceededError, EngineError, EngineOverloadedError, RequestError
 from lmworks.core.sampling import SamplingParams, StructuredOutputs
 from lmworks.core.telemetry import subscribed
-from lmworks.engine import EngineConfig
+from lmworks.engine import EngineConfig, llm_engine
 from lmworks.engine.llm_engine import LLMEngine
 from lmworks.engine.outputs import Delta
 from lmworks.engine.request import Request
@@ -43,31 +44,45 @@ def run(e: LLMEngine, steps=10_000) -> list[Delta]:
     return deltas
 
 
-def test_what_is_late_ends_alone_running_or_waiting():
+@pytest.fixture
+def later(monkeypatch):
+    """Lets an hour pass when it is called."""
+    hours = count()
+
+    def call():
+        skew = 3600.0 * (1 + next(hours))
+        monkeypatch.setattr(llm_engine, "monotonic", lambda: monotonic() + skew)
+
+    return call
+
+
+def test_what_is_late_ends_alone_running_or_waiting(later):
     e = engine(max_num_seqs=1)
-    e.add_request(request("late", params=ENDLESS, timeout_seconds=0.05))
-    e.add_request(request("late in the queue", params=ENDLESS, timeout_seconds=0.05))
-    e.add_request(request("patient", timeout_seconds=60))
+    e.add_request(request("late", params=ENDLESS, timeout_seconds=1000.5))
+    e.add_request(request("late in the queue", params=ENDLESS, timeout_seconds=1000))
+    e.add_request(request("patient", timeout_seconds=10_000))
     first = run(e, 3)
     assert {d.request_id for d in first} == {"late"}
-    sleep(0.06)
+    later()
     ended = [d for d in run(e) if d.finish_reason is not None]
     assert [(d.request_id, d.finish_reason, type(d.error)) for d in ended] == [
-        ("late", "abort", DeadlineExceededError),
         ("late in the queue", "abort", DeadlineExceededError),
+        ("late", "abort", DeadlineExceededError),
         ("patient", "length", type(None)),
     ]
-    assert "0.05 seconds" in str(ended[0].error)
+    assert "1000.5 seconds" in str(ended[1].error)
     assert e.blocks.usage == 0
 
 
-def test_a_deadline_is_that_of_its_request_alone():
+def test_a_deadline_is_that_of_its_request_alone(later):
     e = engine()
-    e.add_request(request("again", timeout_seconds=0.01))
-    run(e)
+    e.add_request(request("other", params=ENDLESS, timeout_seconds=10_000))
+    e.add_request(request("again", timeout_seconds=1000))
+    while not any(d.request_id == "again" and d.finish_reason for d in e.step()):
+        pass
     e.add_request(request("again", params=ENDLESS))
-    sleep(0.02)
-    assert run(e)[-1].finish_reason == "length"
+    later()
+    assert {d.finish_reason for d in run(e)} == {None, "length"}
 
 
 class Compiler:
@@ -85,12 +100,12 @@ def structured(name, **how) -> Request:
     return request(name, params=changed(structured_outputs=StructuredOutputs(choice=("a",))), **how)
 
 
-def test_others_go_on_while_a_grammar_is_compiled_and_when_it_fails():
+def test_others_go_on_while_a_grammar_is_compiled_and_when_it_fails(later):
     pytest.importorskip("llguidance")
     e = engine(max_num_seqs=1)
     e._grammars = compiler = Compiler()
     for name in ("wrong", "broken", "aborted", "late"):
-        e.add_request(structured(name, timeout_seconds=0.05 if name == "late" else None))
+        e.add_request(structured(name, timeout_seconds=1000 if name == "late" else None))
     assert e.step() == []
     assert e.idle
     e.add_request(request("plain"))
@@ -105,7 +120,7 @@ def test_others_go_on_while_a_grammar_is_compiled_and_when_it_fails():
     ]
     assert [d.request_id for d in e.abort("aborted")] == ["aborted"]
     compiler.futures[2].set_exception(RequestError("too late"))
-    sleep(0.06)
+    later()
     assert [d.request_id for d in e.step()] == ["late"]
     assert not e.has_unfinished
     e.check_integrity()
@@ -163,6 +178,18 @@ def test_new_weights_are_used_at_once_and_nothing_older_is_found():
         fresh.add_request(Request(name, tuple(tokens[: marks[name]]), ENDLESS))
         rest = [t for d in run(fresh) for t in d.token_ids][: len(tokens) - marks[name]]
         assert tokens[marks[name] :] == rest
+
+
+def test_a_prompt_is_not_scored_by_two_models():
+    e, other = engine(), tiny_model(seed=7)
+    e.add_request(request("r", 60, params=changed(prompt_logprobs=0)))
+    assert run(e, 1) == []
+    e.update_weights(other.state_dict())
+    scores = run(e)[0].prompt_logprobs
+    tokens = random_prompts([60])[0]
+    expected = full_logits(other, tokens).log_softmax(-1)
+    worst = max(abs(expected[i, t].item() - scores[i + 1].logprob) for i, t in enumerate(tokens[1:]))
+    assert worst < 1e-5
 
 
 def test_refused_requests_are_counted_and_told_when_to_come_back():

@@ -188,6 +188,8 @@ class Scheduler:
         self.block_manager.renew_weights()
         for sequence in self.waiting:
             sequence.block_hashes.clear()
+            if sequence.prompt_logprobs is not None and sequence.wants_prompt_logprobs:
+                del sequence.prompt_logprobs[1:]
 
     def check_integrity(self) -> None:
         """Assert that running sequences hold exactly the blocks in use and waiting ones hold none."""
