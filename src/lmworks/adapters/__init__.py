@@ -2,6 +2,8 @@
 
 from lmworks.adapters.inject import inject_lora, merge_and_unload
 from lmworks.adapters.lora import LoraConfig, LoraLinear
-from lmworks.adapters.peft_folder import load_adapter, save_adapter
+from lmworks.adapters.peft_folder import load_adapter, read_adapter, save_adapter
 
-__all__ = ["LoraConfig", "LoraLinear", "inject_lora", "load_adapter", "merge_and_unload", "save_adapter"]
+__all__ = [
+    "LoraConfig", "LoraLinear", "inject_lora", "load_adapter", "merge_and_unload", "read_adapter", "save_adapter",
+]  # fmt: skip

@@ -6,7 +6,7 @@ How our layer names read in the Hugging Face model is passed in as a function. K
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ _REQUIRED: Mapping[str, tuple[Any, ...]] = {
     "bias": ("none", None),
     "use_dora": (False, None),
     "lora_bias": (False, None),
-    "fan_in_fan_out": (False, None),
     "modules_to_save": (None, []),
     "rank_pattern": (None, {}),
     "alpha_pattern": (None, {}),
@@ -77,6 +76,32 @@ def save_adapter(
     (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
+def read_adapter(folder: Path | str) -> tuple[LoraConfig, dict[str, Tensor]]:
+    """Read a PEFT folder, whatever model it is for.
+
+    Returns:
+        The adapter's configuration; A [r, in] and B [out, r] of each layer, under PEFT's names.
+
+    Raises:
+        CheckpointError: the folder cannot be read, or is no plain LoRA.
+    """
+    folder = Path(folder)
+    config = _read_config(folder / CONFIG)
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot read {folder / WEIGHTS}: {error}", "Restore the adapter folder") from None
+    adapted = {key.removesuffix(".lora_A.weight") for key in tensors if key.endswith(".lora_A.weight")}
+    expected = {f"{place}.{part}.weight" for place in adapted for part in ("lora_A", "lora_B")}
+    faults = [f"unexpected {key}" for key in sorted(set(tensors) - expected)]
+    faults += [f"missing {key}" for key in sorted(expected - set(tensors))]
+    if not adapted:
+        faults.append("no LoRA weights")
+    if faults:
+        raise CheckpointError(f"{folder / WEIGHTS} is no plain LoRA: {some(faults)}", "Save the adapter with PEFT")
+    return config, tensors
+
+
 def load_adapter(model: nn.Module, folder: Path | str, *, rename: Rename = _same) -> LoraConfig:
     """Put the adapters of a PEFT folder into a model, in place.
 
@@ -92,19 +117,10 @@ def load_adapter(model: nn.Module, folder: Path | str, *, rename: Rename = _same
         CheckpointError: the folder cannot be read, is no plain LoRA, or does not fit the model.
     """
     folder = Path(folder)
-    config = _read_config(folder / CONFIG)
-    try:
-        tensors = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot read {folder / WEIGHTS}: {error}", "Restore the adapter folder") from None
+    config, tensors = read_adapter(folder)
     ours = {f"{PREFIX}{rename(name)}": name for name in linear_names(model)}
     adapted = {key.removesuffix(".lora_A.weight") for key in tensors if key.endswith(".lora_A.weight")}
-    expected = {f"{place}.{part}.weight" for place in adapted for part in ("lora_A", "lora_B")}
-    faults = [f"unexpected {key}" for key in sorted(set(tensors) - expected)]
-    faults += [f"missing {key}" for key in sorted(expected - set(tensors))]
-    faults += [f"no layer {place.removeprefix(PREFIX)} in the model" for place in sorted(adapted - set(ours))]
-    if not adapted:
-        faults.append("no LoRA weights")
+    faults = [f"no layer {place.removeprefix(PREFIX)} in the model" for place in sorted(adapted - set(ours))]
     for place in sorted(adapted & set(ours)):
         layer = model.get_submodule(ours[place])
         assert isinstance(layer, nn.Linear)
@@ -113,8 +129,7 @@ def load_adapter(model: nn.Module, folder: Path | str, *, rename: Rename = _same
             if found is not None and tuple(found.shape) != shape:
                 faults.append(f"{place}.{part} has shape {tuple(found.shape)}, the model needs {shape}")
     if faults:
-        shown = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
-        raise CheckpointError(f"the adapter {folder} does not fit: {shown}", "Use the model it was trained on")
+        raise CheckpointError(f"the adapter {folder} does not fit: {some(faults)}", "Use the model it was trained on")
     names = [name for place, name in ours.items() if place in adapted]
     config = config.model_copy(update={"target_modules": tuple(names)})  # the folder may name them by a pattern
     inject_at(model, names, config)
@@ -123,6 +138,11 @@ def load_adapter(model: nn.Module, folder: Path | str, *, rename: Rename = _same
             module.lora_A.weight.copy_(tensors[f"{PREFIX}{rename(name)}.lora_A.weight"])
             module.lora_B.weight.copy_(tensors[f"{PREFIX}{rename(name)}.lora_B.weight"])
     return config
+
+
+def some(faults: Sequence[str]) -> str:
+    """The first few, for a message."""
+    return "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
 
 
 def _read_config(file: Path) -> LoraConfig:

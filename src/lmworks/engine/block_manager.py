@@ -214,7 +214,9 @@ class BlockManager:
 
     def _origin(self, sequence: Sequence) -> bytes:
         """What the keys of a sequence depend on besides its tokens, and who may share them."""
-        return repr((self._weight_version, sequence.request.adapter, sequence.request.cache_salt)).encode()
+        request, adapter = sequence.request, sequence.adapter
+        loaded = None if adapter is None else adapter.number  # one loaded anew under its name is another
+        return repr((self._weight_version, request.adapter, loaded, request.cache_salt)).encode()
 
     def _blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)

@@ -80,6 +80,10 @@ class EngineConfig(Config):
     """Guess tokens ahead and verify many in one step; None does not."""
     quantization: Quantization = "none"
     """Round floating-point weights of linear maps while loading them from disk; those on a grid keep it."""
+    max_loras: Positive = 16
+    """Adapters that may be loaded at a time."""
+    max_lora_rank: Positive = 64
+    """Of an adapter at most."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -18,6 +18,8 @@ from lmworks.core.errors import DeadlineExceededError, EngineError, RequestError
 from lmworks.core.generation import FinishReason, TokenLogprob
 from lmworks.core.sampling import SamplingParams, StructuredOutputs
 from lmworks.engine import sequence as seq
+from lmworks.engine.adapter_folder import read_updates
+from lmworks.engine.adapters import Adapters
 from lmworks.engine.block_manager import BlockManager
 from lmworks.engine.config import EngineConfig
 from lmworks.engine.deadlines import Deadlines
@@ -68,6 +70,7 @@ class LLMEngine:
         ends = model.config.eos_token_ids + (tokenizer.eos_token_ids if tokenizer is not None else ())
         self.eos_token_ids = frozenset(ends)
         """End-of-sequence tokens of model and tokenizer."""
+        self.adapters = Adapters(config.max_loras)
         self._turning_points = turning_points(model.config)
         self._seeds = random.Random(config.seed)
         self._live: dict[str, list[seq.Sequence]] = {}
@@ -109,12 +112,14 @@ class LLMEngine:
 
         Raises:
             RequestError: see `validate`; or the id is in use.
+            ModelNotFoundError: no adapter of that name is loaded.
             EngineOverloadedError: too many are waiting.
         """
         given, params = request.prompt_token_ids, request.params
         self.validate(given, params)
         if request.request_id in self._live:
             raise RequestError(f"request id {request.request_id!r} is in use", "Give every request its own id")
+        adapter = None if request.adapter is None else self.adapters.named(request.adapter)
         prompt, source = (decoder_prompt(self.model.config), given) if self.has_encoder else (given, ())
         room = self.max_model_len - len(prompt)
         seed = params.seed if params.seed is not None else self._seeds.getrandbits(63)
@@ -129,6 +134,7 @@ class LLMEngine:
         self._live[request.request_id] = sequences
         rules = logits_rules(params, self.eos_token_ids, self.tokenizer, self.model.config.vocab_size)
         for sequence in sequences:
+            sequence.adapter = adapter
             sequence.logits_rules = None if rules is None else rules.fresh()
             sequence.prompt_logprobs = sequences[0].prompt_logprobs
             self._stops[sequence] = StopChecker(sequence, self.eos_token_ids, self.tokenizer)
@@ -235,6 +241,29 @@ class LLMEngine:
         update_weights(self.model, state)
         self.runner.weights_changed()
         self.scheduler.renew_weights()
+
+    def load_lora_adapter(self, name: str, path: str, *, replace: bool = True) -> None:
+        """Read an adapter folder of PEFT, so that requests may name it.
+
+        Args:
+            name: for `Request.adapter`.
+            path: LoRA of linear maps, in safetensors.
+            replace: one of that name, which requests that run with it keep to their end.
+
+        Raises:
+            RequestError: the name is taken, or `max_loras` are loaded.
+            CheckpointError: the folder cannot be read, is no plain LoRA, or does not fit the model.
+        """
+        self.adapters.check_room(name, replace=replace)
+        self.adapters.add(name, path, read_updates(path, self.model, self.config.max_lora_rank))
+
+    def unload_lora_adapter(self, name: str) -> None:
+        """Forget an adapter. Requests that run with it keep it to their end.
+
+        Raises:
+            ModelNotFoundError: there is none of that name.
+        """
+        self.adapters.remove(name)
 
     def stats(self) -> EngineStats:
         """What has been done and is held now."""

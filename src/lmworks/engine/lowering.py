@@ -65,6 +65,9 @@ class LoweredDecoder:
     def __init__(self, model: Transformer, caches: Sequence[Tensor], max_model_len: int) -> None:
         lowering = _Lowering(model)
         lowering.lower()
+        names = {module: name for name, module in model.named_modules()}
+        self.sites = tuple(names[linear] for linear in lowering.sites)
+        """Names of the linear maps, in the order in which sets of updates give theirs."""
         self.program = Program(lowering.instructions, lowering.widths, caches, lowering.keep)
         self._codes = [code for code in lowering.codes if isinstance(code, RotaryEmbedding)]
         fixed = not any(code.length_dependent for code in self._codes) and max_model_len <= LONGEST_TABLE
@@ -101,6 +104,7 @@ class _Lowering:
         self.widths: list[int] = []
         self.keep: list[Tensor] = []
         self.codes: list[nn.Module] = list(self.decoder.position_codes)
+        self.sites: dict[PackedLinear, int] = {}
         self._names: dict[tuple[str, int], int] = {}
 
     def lower(self) -> None:
@@ -298,7 +302,8 @@ class _Lowering:
         **values: Any,
     ) -> None:  # fmt: skip
         """Matrices that read the same input; where their formats differ, one after the other."""
-        weights = [_packed(linear).weight for linear in linears]
+        modules = [_packed(linear) for linear in linears]
+        weights = [module.weight for module in modules]
         if len({(w.kind, w.group_size) for w in weights}) > 1:
             if op is not Op.LINEAR:
                 raise NotLowered("gates in another format than what they multiply")
@@ -313,7 +318,10 @@ class _Lowering:
                 bias,
             )  # fmt: skip
         columns = (*offsets, 0, 0, 0)[:3]
-        self._emit(op, source, target, num_linears=len(weights), linears=structs, offsets=columns, **values)
+        sites = (*(self.sites.setdefault(module, len(self.sites)) for module in modules), 0, 0, 0)[:3]
+        self._emit(
+            op, source, target, num_linears=len(weights), linears=structs, offsets=columns, sites=sites, **values
+        )  # fmt: skip
 
     def _emit(self, op: Op, source: int, target: int, **values: Any) -> None:
         fields = {"number": 1.0, "rotary": -1} | values

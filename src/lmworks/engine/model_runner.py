@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lmworks.core.sampling import SamplingParams
 from lmworks.engine import sequence as sequences
+from lmworks.engine.adapters import RowAdapters, added
 from lmworks.engine.kv_cache import KVCache
 from lmworks.engine.lowering import LoweredDecoder, NotLowered
 from lmworks.engine.packed_linear import PackedLinear
@@ -93,7 +94,11 @@ class ModelRunner:
         if lowered.angles_by_step:
             lengths = PagedContext(self.cache, chunks, self.method, self.model.device).lengths()
             lowered.set_angles(torch.tensor(positions), lengths)
-        return lowered.program.run(tokens, positions, rows, wanted)
+        adapted = RowAdapters.of(chunks)
+        if adapted is None:
+            return lowered.program.run(tokens, positions, rows, wanted)
+        sets = [adapter.by_site(lowered.sites) for adapter in adapted.adapters]
+        return lowered.program.run(tokens, positions, rows, wanted, sets, adapted.chosen)
 
     def _run_modules(self, chunks: Sequence[Chunk]) -> Tensor:
         tokens: list[int] = []
@@ -106,16 +111,25 @@ class ModelRunner:
         model, device = self.model, self.model.device
         sources = [chunk.sequence.source_token_ids for chunk in chunks if chunk.encodes]
         work = len(tokens) + sum(map(len, sources))
+        rows = RowAdapters.of(chunks)
         with at_most_threads(self.decode_threads if work < PARALLEL_TOKENS else torch.get_num_threads()):
-            hidden = model(
-                torch.tensor(tokens, device=device),
-                torch.tensor(positions, device=device),
-                PagedContext(self.cache, chunks, self.method, device),
-                memory=encode(model, sources) if sources else None,
-            )
+            memory, read = None, None
+            if sources:
+                read = RowAdapters.of_sources(chunks)
+                with added(model, read):
+                    memory = encode(model, sources)
+            with added(model, rows, read):
+                hidden = model(
+                    torch.tensor(tokens, device=device),
+                    torch.tensor(positions, device=device),
+                    PagedContext(self.cache, chunks, self.method, device),
+                    memory=memory,
+                )
             if len(wanted) < len(tokens):
-                hidden = hidden[torch.tensor(wanted, dtype=torch.int64, device=device)]
-            return model.logits(hidden).float()
+                picked = torch.tensor(wanted, dtype=torch.int64, device=device)
+                hidden, rows = hidden[picked], None if rows is None else rows.at(wanted)
+            with added(model, rows):
+                return model.logits(hidden).float()
 
     def weights_changed(self) -> None:
         """Read the modules again: a program has copies of their small tensors."""

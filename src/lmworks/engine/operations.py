@@ -15,6 +15,8 @@ from lmworks.engine.exchange import Kind
 
 OPERATIONS: Mapping[Kind, Mapping[str, str]] = {
     "generate": {
+        "load_adapter": "lmworks.engine.adapters:load_adapter",
+        "unload_adapter": "lmworks.engine.adapters:unload_adapter",
         "update_weights": "lmworks.engine.weights:update_from_folder",
     },
     "embed": {

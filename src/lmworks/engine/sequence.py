@@ -20,6 +20,7 @@ from lmworks.core.sampling import SamplingParams
 from lmworks.engine.request import Request
 
 if TYPE_CHECKING:  # it is defined over tensors, and this file knows none
+    from lmworks.engine.adapters import Adapter
     from lmworks.engine.constraint import Constraint
     from lmworks.engine.logits_processors import LogitsRules
 
@@ -91,6 +92,8 @@ class Sequence:
     """Drafted tokens that were verified (speculative decoding)."""
     num_accepted_tokens: int = 0
     """Of those, the ones that were right."""
+    adapter: Adapter | None = None
+    """As it was loaded when the request came; None is the base model."""
 
     def __post_init__(self) -> None:
         assert self.prompt_token_ids, "a prompt needs a token"

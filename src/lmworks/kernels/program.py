@@ -16,6 +16,7 @@ from struct import Struct
 import torch
 from torch import Tensor
 
+from lmworks.kernels.low_rank import LowRank, LowRankStruct
 from lmworks.kernels.native.library import library
 
 
@@ -68,7 +69,7 @@ class InstructionStruct(Structure):
         ("number", c_float), ("eps", c_float),
         ("table", c_void_p), ("table_type", c_int32),
         ("weight", c_void_p), ("bias", c_void_p), ("vector", c_void_p),
-        ("num_linears", c_int32), ("linears", LinearStruct * 3), ("offsets", c_int32 * 3),
+        ("num_linears", c_int32), ("linears", LinearStruct * 3), ("offsets", c_int32 * 3), ("sites", c_int32 * 3),
         ("layer", c_int32), ("heads", c_int32), ("kv_heads", c_int32), ("head_dim", c_int32),
         ("rule", RuleStruct), ("rotary", c_int32),
         ("query_norm", c_void_p), ("key_norm", c_void_p), ("norm_all", c_int32),
@@ -98,12 +99,26 @@ class StepStruct(Structure):
     _fields_ = (
         ("rows", c_int32), ("num_sequences", c_int32), ("num_selected", c_int32),
         ("tokens", c_void_p), ("positions", c_void_p), ("sequences", c_void_p), ("selected", c_void_p),
-        ("result", c_void_p),
+        ("result", c_void_p), ("chosen", c_void_p), ("updates", c_void_p), ("max_rank", c_int32),
     )  # fmt: skip
 
 
 STEP_SEQUENCE = Struct("@Piii4x")
 """`lm::StepSequence`: block table, start, length, row."""
+
+
+class UpdateSet:
+    """Updates of low rank by site, as steps refer to them.
+
+    Args:
+        updates: of every site; None changes nothing.
+    """
+
+    def __init__(self, updates: Sequence[LowRank | None]) -> None:
+        self._keep = updates
+        self._structs = (LowRankStruct * len(updates))(*(LowRankStruct() if u is None else u.struct() for u in updates))
+        self.address = ctypes.addressof(self._structs)
+        self.max_rank = max((len(u.down) for u in updates if u is not None), default=0)
 
 
 @dataclass(frozen=True)
@@ -156,7 +171,7 @@ class Program:
 
     def run(
         self, tokens: array[int], positions: array[int], sequences: Sequence[tuple[int, int, int, int]],
-        selected: array[int],
+        selected: array[int], sets: Sequence[UpdateSet] = (), chosen: array[int] | None = None,
     ) -> Tensor:  # fmt: skip
         """Run one step.
 
@@ -165,6 +180,8 @@ class Program:
             positions: [N].
             sequences: address of the int32 block table, start, length and first row of each.
             selected: rows whose result is wanted, ascending.
+            sets: updates of low rank that rows get.
+            chosen: [N] number of each row's set, -1 for none; None where no row has one.
 
         Returns:
             [len(selected), width of the last buffer] float32.
@@ -173,9 +190,12 @@ class Program:
         for i, sequence in enumerate(sequences):
             STEP_SEQUENCE.pack_into(packed, i * STEP_SEQUENCE.size, *sequence)
         result = torch.empty(len(selected), self._result_width)
+        addresses = (c_void_p * len(sets))(*(updates.address for updates in sets))
         step = StepStruct(
             len(tokens), len(sequences), len(selected), tokens.buffer_info()[0], positions.buffer_info()[0],
             ctypes.addressof(ctypes.c_char.from_buffer(packed)), selected.buffer_info()[0], result.data_ptr(),
+            None if chosen is None else chosen.buffer_info()[0], ctypes.addressof(addresses),
+            max((updates.max_rank for updates in sets), default=0),
         )  # fmt: skip
         self._library.lm_program_run(self._handle, step)
         return result
@@ -204,7 +224,7 @@ def _declare(loaded: ctypes.CDLL) -> ctypes.CDLL:
     loaded.lm_program_free.restype = None
     theirs = (c_int32 * 16)()
     count = loaded.lm_program_sizes(theirs)
-    structs = (InstructionStruct, StepStruct, CacheStruct, RotaryStruct, None, LinearStruct, RuleStruct)
+    structs = (InstructionStruct, StepStruct, CacheStruct, RotaryStruct, None, LinearStruct, RuleStruct, LowRankStruct)
     ours = [STEP_SEQUENCE.size if s is None else ctypes.sizeof(s) for s in structs]
     assert list(theirs[:count]) == ours, f"structures differ in size: {list(theirs[:count])} and {ours}"
     return loaded

@@ -14,6 +14,7 @@ namespace {
 
 constexpr int ROW_BLOCK = 64;     // rows of one piece of a product
 constexpr int SMALL_ROWS = 8;     // rows of one piece of an operation by rows
+constexpr int MATRICES = 3;      // of one instruction at most
 constexpr int GATED_ROWS = 64;    // rows of one piece of a gated product, whose gates stay in a core's cache
 
 // Memory that grows and is never shrunk, aligned to cache lines.
@@ -95,6 +96,7 @@ struct Stage {
     AttentionPlan* plan = nullptr;
     Buffer* converted = nullptr;
     int64_t converted_stride = 0;
+    const int32_t* chosen = nullptr;  // of its rows, see Step
 };
 
 class Program {
@@ -134,6 +136,13 @@ public:
     const Rotary* rotary(int index) const { return index < 0 ? nullptr : &rotaries_[index]; }
     int width(int buffer) const { return widths_[buffer]; }
     float* scratch(int thread) { return scratch_[thread].floats(); }
+    // The update that a product's matrix has for a row, null for none, and its row's numbers between the two matrices.
+    const LowRank* update(const Stage& s, int64_t row, int matrix) const {
+        if (s.chosen[row] < 0) return nullptr;
+        const LowRank& found = step_.updates[s.chosen[row]][s.instruction->sites[matrix]];
+        return found.rank ? &found : nullptr;
+    }
+    float* hidden(int64_t row, int matrix) { return hidden_.floats() + (row * MATRICES + matrix) * step_.max_rank; }
 
 private:
     static void call(void* context, int64_t item, int thread) {
@@ -152,6 +161,13 @@ private:
     }
     void add_product(const Instruction& instruction, int rows);
     AttentionPlan& plan_for(const Instruction& instruction);
+    // From here on rows are the selected ones.
+    void choose_selected() {
+        selecting_ = true;
+        selected_.clear();
+        if (step_.chosen)
+            for (int m = 0; m < step_.num_selected; ++m) selected_.push_back(step_.chosen[step_.selected[m]]);
+    }
 
     std::vector<Instruction> instructions_;
     std::vector<int32_t> widths_;
@@ -160,6 +176,9 @@ private:
     std::vector<Buffer> buffers_;
     std::vector<Buffer> scratch_;
     Buffer converted_;
+    Buffer hidden_;
+    std::vector<int32_t> selected_;  // `chosen` of the selected rows
+    bool selecting_ = false;
     Step step_{};
     std::vector<Stage> stages_;
     std::vector<int64_t> items_;
@@ -217,6 +236,16 @@ void convert(Stage& s, int64_t item, int) {
     });
 }
 
+// The first half of the updates that rows get: one matrix and some rows.
+void shrink(Stage& s, int64_t item, int) {
+    const int64_t blocks = row_items(s.rows);
+    const int matrix = static_cast<int>(item / blocks);
+    each_row(s, item % blocks, [&](int64_t m) {
+        if (const LowRank* update = s.program->update(s, m, matrix))
+            shrink_row(*update, s.instruction->linears[matrix].in, s.program->row(s.instruction->in, m), s.program->hidden(m, matrix));
+    });
+}
+
 // The rows and columns of one piece of a product: blocks of rows are innermost, so that a tile's weights are read once.
 struct Piece { int linear, tile, first, last; };
 
@@ -231,6 +260,16 @@ Piece piece_of(const Stage& s, int64_t item, int block) {
 
 int columns_of(const Linear& linear, int tile) { return std::min(TILE, linear.out - tile * TILE); }
 
+// The second half, for what `linear_tile` has just written.
+void expand(Stage& s, const Piece& p, int matrix, float* out, int64_t stride) {
+    if (!s.chosen) return;
+    const Linear& l = s.instruction->linears[matrix];
+    const int column = p.tile * TILE;
+    for (int m = p.first; m < p.last; ++m)
+        if (const LowRank* update = s.program->update(s, m, matrix))
+            expand_row(*update, l.out, s.program->hidden(m, matrix), column, columns_of(l, p.tile), out + m * stride + column);
+}
+
 void linear(Stage& s, int64_t item, int) {
     const Instruction& i = *s.instruction;
     const Piece p = piece_of(s, item, ROW_BLOCK);
@@ -238,6 +277,7 @@ void linear(Stage& s, int64_t item, int) {
     float* out = s.program->row(i.out, 0) + i.offsets[p.linear];
     const int64_t stride = s.program->width(i.out);
     linear_tile(l, s.converted->bytes(), s.converted_stride, p.first, p.last, p.tile, out, stride);
+    expand(s, p, p.linear, out, stride);
     if (i.activation == ACT_NONE) return;
     for (int m = p.first; m < p.last; ++m) {
         float* at = out + m * stride + static_cast<int64_t>(p.tile) * TILE;
@@ -258,6 +298,7 @@ void linear_add(Stage& s, int64_t item, int thread) {
     float* sums = s.program->scratch(thread);  // [ROW_BLOCK, TILE]
     const int64_t column = static_cast<int64_t>(p.tile) * TILE;
     linear_tile(l, s.converted->bytes(), s.converted_stride, p.first, p.last, p.tile, sums - column - p.first * TILE, TILE);
+    expand(s, p, 0, sums - column - p.first * TILE, TILE);
     for (int m = p.first; m < p.last; ++m)
         add_scaled(columns_of(l, p.tile), sums + (m - p.first) * TILE, i.number, i.vector ? i.vector + column : nullptr,
                    s.program->row(i.out, m) + column);
@@ -270,9 +311,11 @@ void gated(Stage& s, int64_t item, int thread) {
     float* gates = s.program->scratch(thread);  // [GATED_ROWS, TILE]
     const int64_t column = static_cast<int64_t>(p.tile) * TILE;
     linear_tile(gate, s.converted->bytes(), s.converted_stride, p.first, p.last, p.tile, gates - column - p.first * TILE, TILE);
+    expand(s, p, 0, gates - column - p.first * TILE, TILE);
     float* out = s.program->row(i.out, 0);
     const int64_t stride = s.program->width(i.out);
     linear_tile(up, s.converted->bytes(), s.converted_stride, p.first, p.last, p.tile, out, stride);
+    expand(s, p, 1, out, stride);
     for (int m = p.first; m < p.last; ++m) {
         float* from = gates + (m - p.first) * TILE;
         float* to = out + m * stride + column;
@@ -357,9 +400,15 @@ void Program::add_product(const Instruction& i, int rows) {
     add(i, convert, rows, row_items(rows));
     stages_.back().converted = &converted_;
     stages_.back().converted_stride = stride;
+    const int32_t* chosen = !step_.chosen ? nullptr : selecting_ ? selected_.data() : step_.chosen;
+    if (chosen) {
+        add(i, shrink, rows, row_items(rows) * i.num_linears);
+        stages_.back().chosen = chosen;
+    }
     auto* work = i.op == OP_GATED ? gated : i.op == OP_LINEAR_ADD ? linear_add : linear;
     add(i, work, rows, 0);
     Stage& stage = stages_.back();
+    stage.chosen = chosen;
     stage.converted = &converted_;
     stage.converted_stride = stride;
     int64_t tiles = 0;
@@ -383,13 +432,15 @@ AttentionPlan& Program::plan_for(const Instruction& i) {
 void Program::prepare() {
     for (Planned& p : planned_) p.fresh = false;
     stages_.clear();
-    stages_.reserve(instructions_.size() * 2);  // stages are pointed at
+    stages_.reserve(instructions_.size() * 3);  // stages are pointed at
     items_.clear();
     for (int n = 0; n < static_cast<int>(buffers_.size()); ++n)
         if (n != instructions_.back().out)  // the result is the caller's memory
             buffers_[n].reserve(sizeof(float) * widths_[n] * std::max(step_.rows, step_.num_selected));
     scratch_.resize(std::max<size_t>(scratch_.size(), pool_threads()));
     for (Buffer& scratch : scratch_) scratch.reserve(sizeof(float) * TILE * std::max(ROW_BLOCK, GATED_ROWS));
+    hidden_.reserve(sizeof(float) * MATRICES * std::max(step_.rows, step_.num_selected) * (step_.chosen ? step_.max_rank : 0));
+    selecting_ = false;
     int rows = step_.rows;
     for (const Instruction& i : instructions_) {
         switch (i.op) {
@@ -405,7 +456,7 @@ void Program::prepare() {
                 break;
             }
             case OP_ADD: add(i, lm::add, rows, row_items(rows)); break;
-            case OP_SELECT: rows = step_.num_selected; add(i, select, rows, row_items(rows)); break;
+            case OP_SELECT: rows = step_.num_selected; choose_selected(); add(i, select, rows, row_items(rows)); break;
             case OP_SOFTCAP: add(i, softcap, rows, row_items(rows)); break;
             case OP_SCALE: add(i, scale, rows, row_items(rows)); break;
         }
@@ -437,7 +488,8 @@ void lm_program_free(void* program) { delete static_cast<lm::Program*>(program);
 
 int lm_program_sizes(int32_t* sizes) {
     const int32_t values[] = {sizeof(lm::Instruction), sizeof(lm::Step), sizeof(lm::Cache), sizeof(lm::Rotary),
-                              sizeof(lm::StepSequence), sizeof(lm::Linear), sizeof(lm::ScoreRule)};
+                              sizeof(lm::StepSequence), sizeof(lm::Linear), sizeof(lm::ScoreRule),
+                              sizeof(lm::LowRank)};
     for (size_t i = 0; i < std::size(values); ++i) sizes[i] = values[i];
     return static_cast<int>(std::size(values));
 }

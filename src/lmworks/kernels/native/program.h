@@ -7,6 +7,7 @@
 
 #include "attention.h"
 #include "linear.h"
+#include "low_rank.h"
 
 namespace lm {
 
@@ -52,6 +53,7 @@ struct Instruction {
     int32_t num_linears;
     Linear linears[3];
     int32_t offsets[3];    // columns of `out` at which each begins
+    int32_t sites[3];      // their numbers in a set of updates
     // ROTATE_STORE and ATTEND; `in` holds queries, keys and values of a token side by side
     int32_t layer, heads, kv_heads, head_dim;
     ScoreRule rule;
@@ -69,6 +71,10 @@ struct Step {
     const StepSequence* sequences;
     const int32_t* selected;
     float* result;  // what the last instruction's buffer holds, [num_selected, its width]
+    // Rows may get updates of low rank in products: `chosen` is each row's set of them, -1 for none; a set is an array by site.
+    const int32_t* chosen;  // [rows], or null where no row gets any
+    const LowRank* const* updates;
+    int32_t max_rank;       // of all that occur
 };
 
 }  // namespace lm

@@ -111,7 +111,7 @@ def keep_grids(
         fits = all(stored.get(n) == t.shape for n, t in export_state([rule], state).items())
         kind = _common_kind(rule, source) if fits else None  # else plain names and shapes tell what is wrong
         modules = [_module(model, name) for name in rule.ours]
-        if kind is None or any(module is None for module in modules) or not _by_rows(rule):
+        if kind is None or any(module is None for module in modules) or not by_rows(rule):
             found.append(rule)
             continue
         kept += rule.theirs
@@ -152,7 +152,7 @@ def linear_names(model: Transformer, rules: Sequence[Rule]) -> dict[str, str]:
         if not isinstance(module, nn.Linear | QuantizedLinear) or (name == HEAD and model.tied):
             continue
         rule = stored.get(f"{name}{WEIGHT}")
-        if rule is None or len(rule.theirs) > 1 or not _by_rows(rule) or _transposed(rule):
+        if rule is None or len(rule.theirs) > 1 or not by_rows(rule) or _transposed(rule):
             raise ConfigError(
                 f"models of the family {model.config.family!r} cannot be stored in int8: their {name!r} is not a "
                 "plain Linear on disk",
@@ -229,7 +229,7 @@ def _common_kind(rule: Rule, source: GridSource) -> GridKind | None:
     return kinds.pop() if len(kinds) == 1 else None
 
 
-def _by_rows(rule: Rule) -> bool:
+def by_rows(rule: Rule) -> bool:
     """Whether the operations only move rows, so that scales move alike; a transposition is the reader's business."""
     allowed = (o for o in rule.operations if not isinstance(o, Transpose))
     return all(isinstance(o, PairsToHalves) or (isinstance(o, Split) and o.dim == 0) for o in allowed)
