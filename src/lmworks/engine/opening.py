@@ -11,13 +11,13 @@ from lmworks.engine.llm_engine import LLMEngine
 from lmworks.engine.loading import load
 from lmworks.engine.loop import SteppedEngine
 from lmworks.engine.operations import names
+from lmworks.engine.packed_linear import PackedLinear
 from lmworks.engine.roofline import Roofline
 from lmworks.kernels.machine import read_bandwidth
-from lmworks.models.accounting import weight_bytes
 from lmworks.models.config import ModelConfig
 from lmworks.models.head_slots import CausalLMHead
 from lmworks.models.hub import read_config
-from lmworks.nn.quantized import QuantizedLinear
+from lmworks.models.transformer import Transformer
 
 PROBE_BYTES = 128 * 2**20
 """Read to learn how fast memory is: more than caches hold, and done in a moment."""
@@ -76,6 +76,15 @@ def roofline_of(engine: LLMEngine) -> Roofline | None:
     model = engine.model
     if model.device.type != "cpu":
         return None
-    int8 = any(isinstance(module, QuantizedLinear) for module in model.modules())
     cache = sum(layer.nbytes for layer in engine.cache.layers)
-    return Roofline(weight_bytes(model.config, model.dtype, int8=int8), cache, read_bandwidth(PROBE_BYTES))
+    return Roofline(bytes_per_step(model), cache, read_bandwidth(PROBE_BYTES))
+
+
+def bytes_per_step(model: Transformer) -> int:
+    """Bytes of weights that decoding reads in a step, in the form they are served in; of experts, all of them."""
+    packed = [module.weight.packed for module in model.modules() if isinstance(module, PackedLinear)]
+    tensors = {tensor.data_ptr(): tensor.nbytes for tensor in (*model.parameters(), *model.buffers(), *packed)}
+    if isinstance(model.lm_head, PackedLinear) or not model.tied:
+        for tensor in (*model.embed_tokens.parameters(), *model.embed_tokens.buffers()):
+            tensors.pop(tensor.data_ptr(), None)  # a row of it is looked up, nothing multiplied
+    return sum(tensors.values())
