@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from lmworks.core.config import Config
 
 Positive = Annotated[int, Field(gt=0)]
-Quantization = Literal["none", "int8", "int4"]
+Quantization = Literal["auto", "none", "int8", "int4"]
 """Of weights while they are loaded."""
 
 
@@ -78,8 +78,9 @@ class EngineConfig(Config):
     """Share of the blocks that stays free when a request is admitted, for the others to grow."""
     speculative_config: SpeculativeConfig | None = None
     """Guess tokens ahead and verify many in one step; None does not."""
-    quantization: Quantization = "none"
-    """Round floating-point weights of linear maps while loading them from disk; those on a grid keep it."""
+    quantization: Quantization = "auto"
+    """Round floating-point weights of linear maps while loading them from disk, 32 of them to a scale; those on a grid
+    keep it. auto: a server on a CPU rounds to 8 bits unless `dtype` is given; all else takes the weights as they are."""
     max_loras: Positive = 16
     """Adapters that may be loaded at a time."""
     max_lora_rank: Positive = 64
@@ -93,3 +94,9 @@ class EngineConfig(Config):
                 "and every running sequence needs a token a step"
             )
         return self
+
+    def for_server(self) -> Self:
+        """The same with `quantization` decided as a server on a CPU does."""
+        if self.quantization != "auto":
+            return self
+        return self.model_copy(update={"quantization": "int8" if self.dtype == "auto" else "none"})

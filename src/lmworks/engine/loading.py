@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from lmworks.engine.config import EngineConfig, Quantization
-from lmworks.engine.packed_linear import pack_linears, quantize_linears
+from lmworks.engine.packed_linear import GRIDS, pack_linears, quantize_linears
 from lmworks.engine.servable import served_decoder
 from lmworks.kernels.native.library import library
 from lmworks.models.hub import load_pretrained, read_config
@@ -52,7 +52,7 @@ def load(
         model.eval()
         if library() is not None:
             pack_linears(model, config.quantization)
-        elif config.quantization != "none":
+        elif config.quantization in GRIDS:
             quantize_linears(model, config.quantization)
     return model, tokenizer
 
@@ -60,6 +60,6 @@ def load(
 def fastest_dtype(model: Transformer, quantization: Quantization = "none") -> torch.dtype:
     """What decodes fastest on this machine's CPU."""
     large = sum(p.numel() for p in model.parameters()) >= MANY_PARAMETERS
-    quantized = quantization != "none" or any(isinstance(m, QuantizedLinear) for m in model.modules())
+    quantized = quantization in GRIDS or any(isinstance(m, QuantizedLinear) for m in model.modules())
     fast = library() is not None or torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if (large or quantized) and fast else torch.float32

@@ -41,6 +41,7 @@ def open_engine(
     if (kind or kind_of(path)) == "embed":
         embedding = EmbeddingEngine.load(path, config)
         return embedding, embedding.info, None
+    config = config.for_server()
     engine = LLMEngine(*load(path, None, config), config)
     engine.model.eval()
     return engine, info_of(engine), roofline_of(engine)

@@ -19,6 +19,8 @@ READ_BY_OTHERS = frozenset({"kv_b_proj"})
 
 SERVED = (nn.Linear, QuantizedLinear)
 
+HEAD = "lm_head"
+
 GRIDS: dict[Quantization, tuple[int, int]] = {"int8": (8, 32), "int4": (4, 32)}
 """Bits and group size of weights that are quantized while loading."""
 
@@ -54,7 +56,7 @@ class PackedLinear(nn.Module):
         self.weight.packed.copy_(made.packed)
 
     def _packed(self, weight: Tensor, bias: Tensor | None) -> PackedWeight:
-        if self.quantization == "none":
+        if self.quantization not in GRIDS:
             return pack_weight(weight.detach(), bias)
         grid = quantize_groups(weight, *GRIDS[self.quantization], scale_dtype=torch.float16)
         return pack_grid(grid.values, grid.scale, grid.zero, grid.bits, grid.group_size, bias)
@@ -71,7 +73,9 @@ def pack_linears(model: nn.Module, quantization: Quantization) -> None:
     """
     for parent, name, child in _linears(model):
         if not isinstance(child, QuantizedLinear) or packable(child.bits, child.group_size, child.weight_zero):
-            setattr(parent, name, PackedLinear(child, quantization))
+            # The head decides between near ties: at four bits it would cost more than all else together.
+            spared = quantization == "int4" and name == HEAD
+            setattr(parent, name, PackedLinear(child, "int8" if spared else quantization))
 
 
 def quantize_linears(model: nn.Module, quantization: Quantization) -> None:
