@@ -93,6 +93,8 @@ def read_adapter(folder: Path | str) -> tuple[LoraConfig, dict[str, Tensor]]:
         raise CheckpointError(f"cannot read {folder / WEIGHTS}: {error}", "Restore the adapter folder") from None
     adapted = {key.removesuffix(".lora_A.weight") for key in tensors if key.endswith(".lora_A.weight")}
     expected = {f"{place}.{part}.weight" for place in adapted for part in ("lora_A", "lora_B")}
+    for place in adapted:  # PEFT also saves the frozen matrix of a head that it adapts
+        tensors.pop(f"{place}.base_layer.weight", None)
     faults = [f"unexpected {key}" for key in sorted(set(tensors) - expected)]
     faults += [f"missing {key}" for key in sorted(expected - set(tensors))]
     if not adapted:
