@@ -15,7 +15,7 @@ from lmworks.engine import LLM, EngineConfig
 from lmworks.engine.config import SpeculativeConfig
 from lmworks.engine.request import Request
 from lmworks.engine.sequence import Sequence
-from lmworks.engine.speculative import NgramProposer
+from lmworks.engine.speculative import NgramProposer, allowed
 from lmworks.models.transformer import Transformer
 
 NGRAM = SpeculativeConfig(method="ngram", num_speculative_tokens=3, prompt_lookup_min=1)
@@ -220,3 +220,27 @@ def test_a_draft_model_has_the_same_tokens(tmp_path):
 def test_settings_that_contradict_each_other(values, message):
     with pytest.raises(ConfigError, match=message):
         EngineConfig.parse({"speculative_config": values})
+
+
+def test_guesses_do_not_reach_beyond_the_context():
+    model, (prompt,) = tiny_model("gpt2", max_position_embeddings=32), random_prompts([9])
+    llm = LLM(model, config=config(speculative_config=NGRAM))
+    params = SamplingParams(temperature=0, ignore_eos=True, logit_bias={50: 100.0})
+    assert llm.generate([prompt], params)[0].outputs[0].token_ids == (50,) * 23
+    assert llm.stats().spec_decode_num_accepted_tokens_total > 10
+
+
+def test_guesses_that_a_grammar_forbids_are_not_verified():
+    class OnlyEven:
+        taken = 0
+
+        def accept(self, token_id):
+            self.taken += token_id % 2 == 0
+            return token_id % 2 == 0
+
+        def rollback(self, number):
+            self.taken -= number
+
+    sequence = Sequence(Request("r", (1,), SamplingParams()), 0, (1,), 100, constraint=OnlyEven())
+    assert allowed(sequence, [2, 4, 5, 6]) == [2, 4]
+    assert sequence.constraint.taken == 0

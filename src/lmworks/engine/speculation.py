@@ -61,6 +61,7 @@ class Speculation:
         """Guess for the sequences that decode, no further than they may go."""
         wanted = []
         for sequence in running:
+            sequence.draft_token_ids.clear()
             generated = sequence.num_output_tokens
             if generated and sequence.num_uncomputed_tokens == 1:
                 # At the end stands a token that is not guessed.
@@ -69,7 +70,7 @@ class Speculation:
                     wanted.append((sequence, count))
         if wanted:
             for (sequence, _), drafts in zip(wanted, self.proposer.propose(wanted), strict=True):
-                sequence.draft_token_ids[:] = allowed(sequence, drafts)
+                sequence.draft_token_ids += allowed(sequence, drafts)
 
     def verify(self, sequence: Sequence, place: int, token_id: int) -> bool:
         """Whether the token sampled at a place of the draft is the one that was guessed; the draft ends if not."""
