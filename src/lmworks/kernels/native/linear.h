@@ -23,18 +23,19 @@ struct Linear {
     int kind;
     int out, in;
     int group;           // inputs per scale, a multiple of 32 (W8G, W4G); 0 elsewhere
-    const void* packed;  // what lm_linear_pack wrote: weights, scales, zero points, sums
+    const void* packed;  // what lm_linear_pack wrote, on a boundary of 64 bytes
     const float* bias;   // [out], or null
 };
 
-// Bytes of one row of activations converted for such a matrix (a multiple of 64).
+// Bytes of one row of activations converted for such a matrix: an odd multiple of 64.
 int64_t activation_bytes(int kind, int in, int group);
 
 // Convert one row of float activations.
 void convert_row(int kind, int in, int group, const float* x, void* converted);
 
 // out[m, 64*tile ... ] = converted[m] . weight^T + bias for rows first <= m < last and the columns of one tile (fewer in the
-// last). `converted` and `out` point at row 0; strides are bytes and floats.
+// last). `converted` and `out` point at row 0; strides are bytes and floats. Rows are taken by twelve: some multiple of that, 60
+// to 120, makes the best of the weights once they are in the caches.
 void linear_tile(const Linear& linear, const void* converted, int64_t converted_stride, int first, int last, int tile,
                  float* out, int64_t out_stride);
 
@@ -45,8 +46,8 @@ extern "C" {
 int64_t lm_linear_packed_bytes(int kind, int out, int in, int group, const float* scale, const float* zero);
 
 // Pack a row-major matrix. `weight`: float (F32), bfloat16 (BF16), int8 (W8, W8G), uint8 holding one value 0..15 each (W4G),
-// [out, in]. `scale`: float [out] (W8) or [out, in/group] (W8G, W4G), else null. `zero`: float [out, in/group] in units of the
-// weights (W4G: value = scale * (q - zero)), else null.
+// [out, in]. `scale`: float [out] (W8) or [out, groups] (W8G, W4G), else null. `zero`: float [out, groups] in units of the
+// weights (W4G: value = scale * (q - zero); null: 8), else null. The last group of a row may be shorter.
 void lm_linear_pack(int kind, int out, int in, int group, const void* weight, const float* scale, const float* zero,
                     void* packed);
 
