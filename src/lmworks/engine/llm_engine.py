@@ -239,7 +239,7 @@ class LLMEngine:
             CheckpointError: names or shapes differ. Nothing was changed then.
         """
         update_weights(self.model, state)
-        self.runner.weights_changed()
+        self.runner.attach(self.cache)
         self.scheduler.renew_weights()
 
     def load_lora_adapter(self, name: str, path: str, *, replace: bool = True) -> None:

@@ -27,7 +27,8 @@ def load(
 ) -> tuple[Transformer, Tokenizer | None]:
     """Load what is a path, and check that weights and tokenizer belong together.
 
-    A model in memory is served as it is; only where the configuration asks for another dtype is it copied.
+    A model in memory is served as it is; only where the configuration asks for another dtype or names a quantization
+    (`none` included) is it copied, and the copy packed.
 
     Raises:
         ConfigError: the model generates nothing.
@@ -35,26 +36,43 @@ def load(
         TokenizerError: the tokenizer cannot be read or does not fit the weights.
     """
     dtype = DTYPES.get(config.dtype)
-    own = False
     if not isinstance(model, Transformer):
-        path, own = Path(model), True
+        path = Path(model)
         served_decoder(read_config(path))  # before a tokenizer is missed that a model of images lacks
         tokenizer = tokenizer if tokenizer is not None else load_tokenizer(path)
-        native = library() is not None
-        model = load_pretrained(path, dtype=dtype, keep_quantized=True if native else None)
-        if dtype is None:
-            model = model.to(fastest_dtype(model, config.quantization))
+        model = load_weights(path, config.quantization, dtype)
     elif dtype is not None and model.dtype != dtype:
-        model, own = deepcopy(model).to(dtype), True
+        model = prepared(deepcopy(model).to(dtype), config.quantization)
     if tokenizer is not None:
         check_compatible(tokenizer, model.config.vocab_size)
-    if own:
-        model.eval()
-        if library() is not None:
-            pack_linears(model, config.quantization)
-        elif config.quantization in GRIDS:
-            quantize_linears(model, config.quantization)
     return model, tokenizer
+
+
+def load_weights(path: Path, quantization: Quantization, dtype: torch.dtype | None = None) -> Transformer:
+    """Load a model without its tokenizer, in the form in which it decodes fastest.
+
+    Args:
+        path: a model folder or a GGUF file.
+        quantization: of floating-point weights.
+        dtype: of what is floating point; None takes the fastest.
+
+    Raises:
+        CheckpointError: the weights cannot be read.
+    """
+    model = load_pretrained(path, dtype=dtype, keep_quantized=True if library() is not None else None)
+    if dtype is None:
+        model = model.to(fastest_dtype(model, quantization))
+    return prepared(model, quantization)
+
+
+def prepared(model: Transformer, quantization: Quantization) -> Transformer:
+    """The model in evaluation mode with its linear maps packed, in place."""
+    model.eval()
+    if library() is not None:
+        pack_linears(model, quantization)
+    elif quantization in GRIDS:
+        quantize_linears(model, quantization)
+    return model
 
 
 def fastest_dtype(model: Transformer, quantization: Quantization = "none") -> torch.dtype:

@@ -42,7 +42,7 @@ class ModelRunner:
 
     Args:
         model: any decoder, with an encoder or without, in evaluation mode when `run` is called.
-        cache: its keys and values, which nobody holds yet.
+        cache: its keys and values.
         method: of attention; `reference` runs module by module.
         decode_threads: for steps of few tokens on a CPU, where the model runs module by module; None takes half the
             cores. Such a step is hundreds of operations of microseconds: more threads wait for each other longer than
@@ -61,12 +61,14 @@ class ModelRunner:
         self.model, self.cache, self.method = model, cache, method
         self.decode_threads = decode_threads or max(1, (os.cpu_count() or 2) // 2)
         self._max_model_len = max_model_len or model.config.max_position_embeddings
-        self._lowered = self._lower()
-
-    @property
-    def native(self) -> bool:
+        self.native = self._agrees()
         """Whether steps run as a native program."""
-        return self._lowered is not None
+        self.attach(cache)
+
+    def attach(self, cache: KVCache) -> None:
+        """Run over this cache from now on, and read the modules again: a program has copies of their small tensors."""
+        self.cache = cache
+        self._lowered = LoweredDecoder(self.model, cache.layers, self._max_model_len) if self.native else None
 
     @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> Tensor:
@@ -77,7 +79,7 @@ class ModelRunner:
         """
         if self._lowered is not None:
             return self._run_program(self._lowered, chunks)
-        return self._run_modules(chunks)
+        return self._run_modules(chunks, self.cache)
 
     def _run_program(self, lowered: LoweredDecoder, chunks: Sequence[Chunk]) -> Tensor:
         tokens, positions, wanted = array("i"), array("i"), array("i")
@@ -100,7 +102,7 @@ class ModelRunner:
         sets = [adapter.by_site(lowered.sites) for adapter in adapted.adapters]
         return lowered.program.run(tokens, positions, rows, wanted, sets, adapted.chosen)
 
-    def _run_modules(self, chunks: Sequence[Chunk]) -> Tensor:
+    def _run_modules(self, chunks: Sequence[Chunk], cache: KVCache) -> Tensor:
         tokens: list[int] = []
         positions: list[int] = []
         wanted: list[int] = []
@@ -122,7 +124,7 @@ class ModelRunner:
                 hidden = model(
                     torch.tensor(tokens, device=device),
                     torch.tensor(positions, device=device),
-                    PagedContext(self.cache, chunks, self.method, device),
+                    PagedContext(cache, chunks, self.method, device),
                     memory=memory,
                 )
             if len(wanted) < len(tokens):
@@ -131,48 +133,47 @@ class ModelRunner:
             with added(model, rows):
                 return model.logits(hidden).float()
 
-    def weights_changed(self) -> None:
-        """Read the modules again: a program has copies of their small tensors."""
-        if self._lowered is not None:
-            self._lowered = LoweredDecoder(self.model, self.cache.layers, self._max_model_len)
-
-    def _lower(self) -> LoweredDecoder | None:
-        """The model as a native program that agrees with the modules, or None with the reason in the log."""
+    def _agrees(self) -> bool:
+        """Whether the model can be a native program that agrees with its modules; the log says why not."""
         model = self.model
         if (
             self.method == "reference"
             or not isinstance(getattr(model, "lm_head", None), PackedLinear)
             or library() is None
         ):
-            return None
+            return False
         try:
-            lowered = LoweredDecoder(model, self.cache.layers, self._max_model_len)
+            difference, bound = self._difference()
         except NotLowered as part:
             log.info("the model runs module by module: no native program has %s", part)
-            return None
-        difference, bound = self._difference(lowered)
+            return False
         if not difference <= bound:
             log.warning(
                 "the model runs module by module: its native program's logits differ by %.2g of their size, more than "
                 "%.2g", difference, bound,
             )  # fmt: skip
-            return None
+            return False
         log.info("the model runs as a native program, %.2g from its modules", difference)
-        return lowered
+        return True
 
     @torch.inference_mode()
-    def _difference(self, lowered: LoweredDecoder) -> tuple[float, float]:
-        """How far apart program and modules are on a few tokens, and may be, as shares of the logits' size."""
-        _, _, blocks, block_size, _ = self.cache.layers[0].shape
-        length = min(PROBE_TOKENS, self._max_model_len, blocks * block_size)
+    def _difference(self) -> tuple[float, float]:
+        """How far apart program and modules are on a few tokens, and may be, as shares of the logits' size.
+
+        Raises:
+            NotLowered: the model cannot be a program.
+        """
+        layer = self.cache.layers[0]
+        block_size, length = layer.shape[3], min(PROBE_TOKENS, self._max_model_len)
+        # A cache of its own: sequences may hold blocks of the other while new weights are made ready.
+        cache = KVCache(self.model.config, -(-length // block_size), block_size, layer.dtype, layer.device)
         vocabulary = self.model.config.vocab_size
         prompt = tuple(i * 7919 % vocabulary for i in range(1, length + 1))
         sequence = sequences.Sequence(Request("probe", prompt, SamplingParams(max_tokens=1)), 0, prompt, 1)
         sequence.block_table.extend(range(-(-length // block_size)))
         chunks = [Chunk(sequence, length, length)]
-        ours = self._run_program(lowered, chunks)
-        theirs = self._run_modules(chunks)
-        self.cache.clear(sequence.block_table)
+        ours = self._run_program(LoweredDecoder(self.model, cache.layers, self._max_model_len), chunks)
+        theirs = self._run_modules(chunks, cache)
         head = self.model.lm_head
         exact = self.model.dtype == torch.float32 and isinstance(head, PackedLinear) and head.weight.exact
         scale = (theirs - theirs.mean(-1, keepdim=True)).norm()
