@@ -34,8 +34,8 @@ int64_t activation_bytes(int kind, int in, int group);
 void convert_row(int kind, int in, int group, const float* x, void* converted);
 
 // out[m, 64*tile ... ] = converted[m] . weight^T + bias for rows first <= m < last and the columns of one tile (fewer in the
-// last). `converted` and `out` point at row 0; strides are bytes and floats. Rows are taken by twelve: some multiple of that, 60
-// to 120, makes the best of the weights once they are in the caches.
+// last). `converted` and `out` point at row 0; strides are bytes and floats. Rows are taken by twelve: some multiple of that,
+// 60 to 120, makes the best of the weights once they are in the caches.
 void linear_tile(const Linear& linear, const void* converted, int64_t converted_stride, int first, int last, int tile,
                  float* out, int64_t out_stride);
 
