@@ -12,10 +12,11 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from lmworks.core.errors import LMWorksError, ServerError, TokenizerError, require
+from lmworks.core.errors import EngineUnavailableError, LMWorksError, ServerError, TokenizerError, require
 from lmworks.core.lineage import content_hash
 from lmworks.core.progress import say
 from lmworks.engine.async_llm import AsyncLLM
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["RunningServer", "ServeConfig", "run_in_background", "serve", "start_in_background"]
 
 BACKLOG = 2048
+PROGRESS_SECONDS = 10.0
+"""Of silence at most while models are loaded."""
 STOP_SECONDS = 10.0
 """How long `RunningServer.stop` waits beyond the drain before it gives up on the thread."""
 
@@ -213,9 +216,14 @@ def wait_until_ready(models: Mapping[str, ServedModel]) -> None:
         assert isinstance(model.llm, AsyncLLM)
         with contextlib.suppress(TokenizerError):  # a model without one may still embed token ids
             _ = model.llm.tokenizer
+    began = monotonic()
     for model in models.values():
         assert isinstance(model.llm, AsyncLLM)
-        model.llm.wait_until_ready()
+        while model.llm.state != "ready":
+            try:
+                model.llm.wait_until_ready(PROGRESS_SECONDS)
+            except EngineUnavailableError:
+                say(f"  {model.name}: still loading after {monotonic() - began:.0f} s")
 
 
 def url_of(listener: socket.socket) -> str:
