@@ -264,3 +264,34 @@ def test_structure_and_a_named_tool_hold(client):
     (call,) = answer.message.tool_calls
     assert call.function.name == "f"
     assert json.loads(call.function.arguments) in ({"a": 1}, {"a": 2})
+
+
+@pytest.mark.parametrize(
+    "extreme",
+    [
+        {"temperature": 5e-324},
+        {"top_p": 5e-324},
+        {"min_p": 1.0, "top_k": 1},
+        {"typical_p": 5e-324},
+        {"repetition_penalty": 0.01},
+        {"repetition_penalty": 10, "presence_penalty": -2, "frequency_penalty": -2},
+        {"logit_bias": {"5": -100, "6": 100}},
+        {"allowed_token_ids": [5], "logit_bias": {"5": -100}},
+        {"bad_words": ["a", "e", "i", "o", "u"], "min_tokens": 5},
+        {"seed": -(2**63)},
+        {"n": 64, "stop": ["x"] * 64},
+        {"n": 8, "use_beam_search": True, "length_penalty": -10},
+        {"n": 4, "use_beam_search": True, "num_beam_groups": 2, "diversity_penalty": 100, "length_penalty": 10},
+        {"prompt_logprobs": 20, "logprobs": 20, "echo": True},
+        {"priority": 2**31 - 1, "cache_salt": "x" * 256, "truncate_prompt_tokens": 1},
+        {"truncate_prompt_tokens": 0},
+    ],
+)
+def test_extreme_values_are_answered_and_leave_the_engine_whole(url, extreme):
+    body = {"model": "talker", "prompt": "Paris is the capital", "max_tokens": 6, **extreme}
+    answer = httpx.post(f"{url}/completions", json=body, timeout=30)
+    assert answer.status_code == 200, answer.text
+    assert "NaN" not in answer.text
+    body = {"model": "talker", "prompt": "Paris", "max_tokens": 2, "ignore_eos": True}
+    plain = httpx.post(f"{url}/completions", json=body)
+    assert plain.json()["usage"]["completion_tokens"] == 2

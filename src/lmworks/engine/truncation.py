@@ -99,8 +99,10 @@ def _pass(weights: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
         [R, 1] places of positive weights, [R, 1] float64 in [0, 1).
     """
     cumulative = weights.cumsum(-1, dtype=torch.float64)
-    target = shares * cumulative[:, -1:]
-    place = torch.searchsorted(cumulative, target, right=True)
+    total = cumulative[:, -1:]
+    # The product may be rounded up to the total, which no place passes; nor does any in a row that is not finite.
+    target = torch.minimum(shares * total, torch.nextafter(total, torch.zeros_like(total)))
+    place = torch.searchsorted(cumulative, target, right=True).clamp(max=weights.shape[-1] - 1)
     weight = weights.gather(-1, place).double()
     before = cumulative.gather(-1, place) - weight
     return place, ((target - before) / weight).clamp(0, 1 - 2**-53)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema
+from pydantic import AfterValidator, ValidationError, WithJsonSchema
 from pydantic_core import from_json
 
 from lmworks.core.messages import Message
@@ -75,7 +75,7 @@ class ReasoningItem(WireRequest):
     """What the model thought."""
 
     type: Literal["reasoning"]
-    content: Annotated[list[Item] | None, Field()] = None
+    content: list[Item] | None = None
     summary: list[Item] | None = None
 
     @property
@@ -92,6 +92,8 @@ FORMS: dict[str, type[InputItem]] = {
     "function_call_output": FunctionOutputItem,
     "reasoning": ReasoningItem,
 }
+ITEM_SCHEMA = {"anyOf": [form.model_json_schema() for form in FORMS.values()]}
+"""Of one item, for the OpenAPI document."""
 
 
 def read_items(items: Sequence[Item]) -> list[InputItem]:

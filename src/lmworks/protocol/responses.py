@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 
 from lmworks.core.sampling import SamplingParams, StructuredOutputs
 from lmworks.protocol.errors import InvalidRequestError
-from lmworks.protocol.response_input import InputItem, Item, read_items
+from lmworks.protocol.response_input import ITEM_SCHEMA, InputItem, Item, read_items
 from lmworks.protocol.sampling import UNSUPPORTED_EXTRAS, SamplingFields
 from lmworks.protocol.structured import Schema
 from lmworks.protocol.tools import FunctionDefinition, FunctionName, Tool, ToolMode
@@ -109,7 +109,7 @@ class ResponsesRequest(SamplingFields):
         list[Item],
         PlainValidator(_input),
         WithJsonSchema(
-            {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}, "maxItems": MAX_ITEMS}]},
+            {"anyOf": [{"type": "string"}, {"type": "array", "items": ITEM_SCHEMA, "maxItems": MAX_ITEMS}]},
             mode="validation",
         ),
     ] = []

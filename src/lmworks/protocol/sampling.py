@@ -82,7 +82,7 @@ class SamplingFields(WireRequest):
     """0 and -1 keep all."""
     min_p: Annotated[float | None, Field(ge=0, le=1)] = None
     typical_p: Annotated[float | None, Field(gt=0, le=1)] = None
-    repetition_penalty: Annotated[float | None, Field(gt=0, le=10)] = None
+    repetition_penalty: Annotated[float | None, Field(ge=0.01, le=10)] = None
     min_tokens: Annotated[int | None, Field(ge=0)] = None
     ignore_eos: bool | None = None
     stop_token_ids: Annotated[list[TokenId] | None, Field(max_length=MAX_STOPS)] = None
@@ -100,7 +100,7 @@ class SamplingFields(WireRequest):
     """Only requests of one salt, and of one key, share cached prefixes."""
     use_beam_search: bool | None = None
     """Find the `n` likeliest completions instead of sampling."""
-    length_penalty: Annotated[float | None, Field(ge=-100, le=100)] = None
+    length_penalty: Annotated[float | None, Field(ge=-10, le=10)] = None
     """Of beam search: above 0 favors long completions, below 0 short ones; likewise what follows."""
     early_stopping: bool | None = None
     num_beam_groups: Annotated[int | None, Field(ge=1, le=64)] = None

@@ -69,4 +69,12 @@ def document(app: FastAPI) -> dict[str, Any]:
     schemas: dict[str, Any] = whole.setdefault("components", {}).setdefault("schemas", {})
     for name, schema in definitions.get("$defs", {}).items():
         schemas.setdefault(name, schema)
+    refused = {"$ref": COMPONENTS.format(model=ErrorBody.__name__)}
+    for operations in whole["paths"].values():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)  # FastAPI's own form of refusal, which nobody meets here
+            for status, described_as in ERRORS.items():
+                content = {"application/json": {"schema": refused}}
+                answer = {"description": described_as["description"], "content": content}
+                operation["responses"].setdefault(status, answer)
     return whole

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request, Response
 from lmworks import __version__
 from lmworks.core.errors import EngineUnavailableError
 from lmworks.server.metrics import CONTENT_TYPE
+from lmworks.server.openapi import described
 from lmworks.server.state import state_of
 
 router = APIRouter()
@@ -56,7 +57,7 @@ async def load(request: Request) -> dict[str, int]:
     return {"server_load": state_of(request).turnstile.inside}
 
 
-@router.get("/metrics")
+@router.get("/metrics", **described(None, None, media_type="text/plain"))
 async def metrics(request: Request) -> Response:
     """Prometheus' text format."""
     return Response(state_of(request).metrics.render(), media_type=CONTENT_TYPE)

@@ -33,13 +33,13 @@ HEADERS = {
 router = APIRouter()
 
 
-@router.get("/")
+@router.get("/", include_in_schema=False)
 async def index() -> Response:
     """The page itself."""
     return _reply("index.html")
 
 
-@router.get("/page/{name}")
+@router.get("/page/{name}", include_in_schema=False)
 async def asset(name: str) -> Response:
     """One of the page's files."""
     if name not in FILES:
