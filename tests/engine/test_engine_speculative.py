@@ -124,7 +124,7 @@ def test_the_same_tokens_come_out(sampler, draft_folder):
         assert sum(stats.spec_decode_num_accepted_tokens_per_pos) == stats.spec_decode_num_accepted_tokens_total
         if speculative is draft_model:
             assert stats.spec_decode_num_accepted_tokens_total > 0
-            llm.engine._speculation.proposer.check_integrity()
+            llm.engine.speculation.proposer.check_integrity()
         llm.engine.check_integrity()
         assert stats.kv_cache_usage == 0
 
@@ -193,7 +193,7 @@ def test_aborted_and_finished_requests_leave_nothing_with_the_draft_model(draft_
     engine.abort("b")
     while engine.has_unfinished:
         engine.step()
-    proposer = engine._speculation.proposer
+    proposer = engine.speculation.proposer
     proposer.check_integrity()
     assert not proposer._shadows
     assert proposer._blocks.usage == 0

@@ -1,13 +1,13 @@
 """The adapters that an engine has loaded, by name, and what they add to a step in which others run without one.
 
 Requests keep the adapter that they began with: one that is replaced or unloaded meanwhile goes when the last of them
-has ended, and only new requests notice. Knows no file.
+has ended, and only new requests notice. Knows no layout of files.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,12 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from lmworks.core.errors import ModelNotFoundError, RequestError
+from lmworks.engine.adapter_folder import read_updates
+from lmworks.engine.config import EngineConfig
 from lmworks.kernels.low_rank import LowRank, low_rank_update
 from lmworks.kernels.program import UpdateSet
 
 if TYPE_CHECKING:
+    from lmworks.engine import sequence as seq
     from lmworks.engine.llm_engine import LLMEngine
     from lmworks.engine.scheduler import Chunk
+    from lmworks.models.transformer import Transformer
 
 READ_SOURCES = ("cross_attn.k_proj", "cross_attn.v_proj")
 """What of a decoder reads the encoder's output instead of the decoder's tokens."""
@@ -55,11 +59,11 @@ class Adapters:
     """All adapters of one engine.
 
     Args:
-        max_loras: at a time.
+        config: how many, and of what rank.
     """
 
-    def __init__(self, max_loras: int) -> None:
-        self._max, self._numbers = max_loras, 0
+    def __init__(self, config: EngineConfig) -> None:
+        self._config, self._numbers = config, 0
         self._loaded: dict[str, Adapter] = {}
 
     @property
@@ -78,29 +82,39 @@ class Adapters:
             raise ModelNotFoundError(f"no adapter {name!r} is loaded", f"Load it, or use one of: {known}")
         return self._loaded[name]
 
-    def check_room(self, name: str, *, replace: bool) -> None:
-        """Refuse what `add` could not take, before anything is read.
+    def load(self, model: Transformer, name: str, path: str, *, replace: bool = True) -> None:
+        """Read an adapter folder of PEFT, so that requests may name it.
+
+        Args:
+            model: that is served.
+            name: for `Request.adapter`.
+            path: LoRA of linear maps, in safetensors.
+            replace: one of that name.
 
         Raises:
-            RequestError: the name is taken and shall not be replaced, or there are too many.
+            RequestError: the name is taken, or `max_loras` are loaded.
+            CheckpointError: the folder cannot be read, is no plain LoRA, or does not fit the model.
         """
         if name in self._loaded and not replace:
             raise RequestError(f"an adapter {name!r} is loaded", "Unload it, or say that it shall be replaced")
-        if name not in self._loaded and len(self._loaded) >= self._max:
+        if name not in self._loaded and len(self._loaded) >= self._config.max_loras:
             raise RequestError(
-                f"{len(self._loaded)} adapters are loaded ({', '.join(self._loaded)}), and max_loras is {self._max}",
+                f"{len(self._loaded)} adapters are loaded ({', '.join(self._loaded)}), and max_loras is "
+                f"{self._config.max_loras}",
                 "Unload one, or raise max_loras",
             )
-
-    def add(self, name: str, path: str, updates: Mapping[str, LowRank]) -> Adapter:
-        """Enter an adapter in place of any of that name."""
+        updates = read_updates(path, model, self._config.max_lora_rank)
         self._numbers += 1
-        adapter = self._loaded[name] = Adapter(name, path, self._numbers, updates)
-        return adapter
+        self._loaded[name] = Adapter(name, path, self._numbers, updates)
 
-    def remove(self, name: str) -> None:
+    def unload(self, name: str) -> None:
         """Forget an adapter; errors as in `named`."""
         del self._loaded[self.named(name).name]
+
+
+def names_of(sequences: Iterable[seq.Sequence]) -> tuple[str, ...]:
+    """The adapters that sequences have, by name and once each."""
+    return tuple(sorted({s.adapter.name for s in sequences if s.adapter is not None}))
 
 
 @dataclass(frozen=True)
@@ -172,10 +186,10 @@ def _add(
 
 
 def load_adapter(engine: LLMEngine, name: str, path: str, replace: bool = False) -> None:
-    """The operation `load_adapter`; see `LLMEngine.load_lora_adapter`."""
-    engine.load_lora_adapter(name, path, replace=replace)
+    """The operation `load_adapter`; see `Adapters.load`."""
+    engine.adapters.load(engine.model, name, path, replace=replace)
 
 
 def unload_adapter(engine: LLMEngine, name: str) -> None:
-    """The operation `unload_adapter`; see `LLMEngine.unload_lora_adapter`."""
-    engine.unload_lora_adapter(name)
+    """The operation `unload_adapter`; see `Adapters.unload`."""
+    engine.adapters.unload(name)

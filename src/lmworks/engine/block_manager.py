@@ -45,7 +45,7 @@ class BlockManager:
         self._block_of: dict[bytes, int] = {}
         self._sources: dict[int, int] = {}
         """Block to be filled, and the one that it is a copy of."""
-        self._weight_version = 0
+        self._weight_version = self._newest_version = 0
         self.prefix_queries = 0
         """Tokens looked up in the prefix cache since the start."""
         self.prefix_hits = 0
@@ -170,9 +170,21 @@ class BlockManager:
         self.free(sequence)
         return [b for b in held if self._references[b] == 0]
 
-    def renew_weights(self) -> None:
-        """From now on no prefix is found that older weights computed. Sequences must forget their digests."""
-        self._weight_version += 1
+    def renew_weights(self, version: int | None = None) -> int:
+        """From now on no prefix is found that other weights computed. Sequences must forget their digests.
+
+        Args:
+            version: of weights that this returned before, whose prefixes are found again; None is a new one.
+        """
+        if version is None:
+            version = self._newest_version = self._newest_version + 1
+        self._weight_version = version
+        return version
+
+    def forget_prefixes(self) -> None:
+        """The cache's content is gone: nothing in it is found any more."""
+        self._hash_of.clear()
+        self._block_of.clear()
 
     def check_integrity(self, sequences: list[Sequence]) -> None:
         """Assert that `sequences` hold exactly the blocks that are not free, and that the maps agree."""

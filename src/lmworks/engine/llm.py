@@ -69,7 +69,8 @@ class LLM:
         self._pooling: PoolingLLM | None = None
         self._silent = _why_silent(model)
         if self._silent is None:
-            self._engine = LLMEngine(*load(model, tokenizer, config), config)
+            path = None if isinstance(model, Transformer) else Path(model)
+            self._engine = LLMEngine(*load(model, tokenizer, config), config, path)
         elif not isinstance(model, Transformer):
             self._pooling = PoolingLLM.load(Path(model), tokenizer)
         elif tokenizer is not None:

@@ -10,19 +10,20 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from math import isfinite
+from pathlib import Path
 from time import monotonic
 
 from torch import Tensor
 
-from lmworks.core.errors import DeadlineExceededError, EngineError, RequestError
+from lmworks.core.errors import DeadlineExceededError, EngineError, EngineUnavailableError, RequestError
 from lmworks.core.generation import FinishReason, TokenLogprob
 from lmworks.core.sampling import SamplingParams, StructuredOutputs
 from lmworks.engine import sequence as seq
-from lmworks.engine.adapter_folder import read_updates
-from lmworks.engine.adapters import Adapters
+from lmworks.engine.adapters import Adapters, names_of
 from lmworks.engine.block_manager import BlockManager
 from lmworks.engine.config import EngineConfig
 from lmworks.engine.deadlines import Deadlines
+from lmworks.engine.deltas import delta_of
 from lmworks.engine.finish_report import report_finished
 from lmworks.engine.grammar import ConstraintFactory, GrammarCompiler
 from lmworks.engine.kv_cache import KVCache, cache_size
@@ -39,6 +40,7 @@ from lmworks.engine.servable import decoder_prompt, shares_prefixes, turning_poi
 from lmworks.engine.speculation import Speculation
 from lmworks.engine.stats import EngineStats
 from lmworks.engine.stop import StopChecker
+from lmworks.engine.versions import WeightVersions
 from lmworks.engine.weights import update_weights
 from lmworks.models.transformer import Transformer
 from lmworks.tokenization import Tokenizer
@@ -51,6 +53,7 @@ class LLMEngine:
         model: a decoder, with an encoder or without; its weights are shared, not copied.
         tokenizer: None serves token ids only.
         config: limits.
+        path: the model was read from; None where it came from memory.
 
     Raises:
         ConfigError: the model generates nothing, the limits do not fit it or each other, or the draft model has
@@ -58,8 +61,11 @@ class LLMEngine:
         CheckpointError: the draft model cannot be read.
     """
 
-    def __init__(self, model: Transformer, tokenizer: Tokenizer | None, config: EngineConfig) -> None:
+    def __init__(
+        self, model: Transformer, tokenizer: Tokenizer | None, config: EngineConfig, path: Path | None = None
+    ) -> None:
         self.model, self.tokenizer, self.config = model, tokenizer, config
+        self.dtype, self.device = model.dtype, model.device
         size = self._size = cache_size(model.config, config, model.dtype)
         self.max_model_len, self.max_source_len = size.max_model_len, size.max_source_len
         self.cache = KVCache(model.config, size.num_blocks, config.block_size, model.dtype, model.device)
@@ -70,7 +76,9 @@ class LLMEngine:
         ends = model.config.eos_token_ids + (tokenizer.eos_token_ids if tokenizer is not None else ())
         self.eos_token_ids = frozenset(ends)
         """End-of-sequence tokens of model and tokenizer."""
-        self.adapters = Adapters(config.max_loras)
+        self.adapters, self.versions = Adapters(config), WeightVersions(self.runner, path)
+        self.sleep_level = 0
+        """See `sleep`; 0 is awake."""
         self._turning_points = turning_points(model.config)
         self._seeds = random.Random(config.seed)
         self._live: dict[str, list[seq.Sequence]] = {}
@@ -78,9 +86,9 @@ class LLMEngine:
         self._stops: dict[seq.Sequence, StopChecker] = {}
         self._deadlines, self._constraints = Deadlines(), PendingConstraints()
         self._grammars: GrammarCompiler | None = None
-        self._speculation: Speculation | None = None
+        self.speculation: Speculation | None = None
         if config.speculative_config is not None:
-            self._speculation = Speculation(config.speculative_config, config, model, tokenizer, size.num_blocks)
+            self.speculation = Speculation(config.speculative_config, config, model, tokenizer, size.num_blocks)
         self.idle = False
         """Whether the last step had nothing to compute, although requests are unfinished: they wait for a grammar."""
         self._prompt_tokens = self._generation_tokens = 0
@@ -94,7 +102,12 @@ class LLMEngine:
     @property
     def has_unfinished(self) -> bool:
         """Whether a step would do something."""
-        return bool(self._live)
+        return bool(self._live) and not self.sleep_level
+
+    def check_awake(self) -> None:
+        """Raise an `EngineUnavailableError` while the engine sleeps."""
+        if self.sleep_level:
+            raise EngineUnavailableError("the engine sleeps", "Wake it up, or try again later")
 
     def validate(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> None:
         """Refuse a request that cannot be served. Reads nothing that changes, so any thread may call it.
@@ -114,7 +127,9 @@ class LLMEngine:
             RequestError: see `validate`; or the id is in use.
             ModelNotFoundError: no adapter of that name is loaded.
             EngineOverloadedError: too many are waiting.
+            EngineUnavailableError: the engine sleeps.
         """
+        self.check_awake()
         given, params = request.prompt_token_ids, request.params
         self.validate(given, params)
         if request.request_id in self._live:
@@ -153,8 +168,8 @@ class LLMEngine:
         if self._constraints:
             for request_id, error in self._constraints.settle():
                 deltas += self.abort(request_id, error)
-        if self._speculation is not None:
-            self._speculation.draft(self.scheduler.running)
+        if self.speculation is not None:
+            self.speculation.draft(self.scheduler.running)
         chunks = self.scheduler.schedule()
         self.idle = not chunks and bool(self._live)
         if not chunks:
@@ -181,7 +196,7 @@ class LLMEngine:
         for chunk in chunks:
             sequence, num_drafts = chunk.sequence, len(chunk.sequence.draft_token_ids)
             begin, end = end, end + chunk.num_logits
-            self._prompt_tokens += _prompt_part(chunk)
+            self._prompt_tokens += chunk.num_request_tokens
             if not sound and not isfinite(logits[begin:end].sum().item()):
                 deltas.append(self._fail(sequence))
                 continue
@@ -214,10 +229,8 @@ class LLMEngine:
                 else:
                     delta = self._extend(sequence, *chosen)
                 deltas[sequence] = delta if place == 0 else deltas[sequence].then(delta)
-                if drafts and self._speculation is not None:
-                    right = not isinstance(chosen, RequestError) and self._speculation.verify(
-                        sequence, place, chosen[0]
-                    )
+                if drafts and self.speculation is not None:
+                    right = not isinstance(chosen, RequestError) and self.speculation.verify(sequence, place, chosen[0])
                     if right and sequence.status is Status.RUNNING:
                         self.scheduler.computed(sequence, 1)
                         going.append((sequence, row + 1))
@@ -229,41 +242,21 @@ class LLMEngine:
         live = list(self._live.get(request_id, ()))
         return [self._close(s, "abort", self._stops[s].abort(), error=error) for s in live]
 
-    def update_weights(self, state: Mapping[str, Tensor]) -> None:
+    def update_weights(self, state: Mapping[str, Tensor], path: Path | None = None) -> None:
         """Copy new weights into the model. Running requests go on with them; no cached prefix survives.
 
         Args:
             state: a full state dict of the model; a tied head may be left out.
+            path: where it can be read again, if anywhere.
 
         Raises:
             CheckpointError: names or shapes differ. Nothing was changed then.
+            EngineUnavailableError: the engine sleeps.
         """
+        self.check_awake()
         update_weights(self.model, state)
         self.runner.attach(self.cache)
-        self.scheduler.renew_weights()
-
-    def load_lora_adapter(self, name: str, path: str, *, replace: bool = True) -> None:
-        """Read an adapter folder of PEFT, so that requests may name it.
-
-        Args:
-            name: for `Request.adapter`.
-            path: LoRA of linear maps, in safetensors.
-            replace: one of that name, which requests that run with it keep to their end.
-
-        Raises:
-            RequestError: the name is taken, or `max_loras` are loaded.
-            CheckpointError: the folder cannot be read, is no plain LoRA, or does not fit the model.
-        """
-        self.adapters.check_room(name, replace=replace)
-        self.adapters.add(name, path, read_updates(path, self.model, self.config.max_lora_rank))
-
-    def unload_lora_adapter(self, name: str) -> None:
-        """Forget an adapter. Requests that run with it keep it to their end.
-
-        Raises:
-            ModelNotFoundError: there is none of that name.
-        """
-        self.adapters.remove(name)
+        self.versions.renewed(self.scheduler.renew_weights(), path)
 
     def stats(self) -> EngineStats:
         """What has been done and is held now."""
@@ -279,7 +272,13 @@ class LLMEngine:
             requests_finished_total=dict(self._finished),
             num_tokens_waiting=self.scheduler.waiting.num_tokens,
             requests_rejected_total=dict(self.scheduler.rejections),
-            **({} if self._speculation is None else self._speculation.counts()),
+            adapters=self.adapters.paths,
+            adapters_running=names_of(self.scheduler.running),
+            adapters_waiting=names_of(self.scheduler.waiting),
+            weight_version=self.versions.served.version,
+            weight_path=str(self.versions.served.path or ""),
+            sleep_level=self.sleep_level,
+            **({} if self.speculation is None else self.speculation.counts()),
         )
 
     def check_integrity(self) -> None:
@@ -329,7 +328,7 @@ class LLMEngine:
             return self._close(sequence, reason, text, (token_id,), logprobs)
         if sequence.num_tokens - 1 in self._turning_points:
             self.scheduler.recompute(sequence)
-        return self._delta(sequence, text, (token_id,), logprobs)
+        return delta_of(sequence, text, (token_id,), logprobs)
 
     def _close(
         self,
@@ -342,7 +341,7 @@ class LLMEngine:
     ) -> Delta:
         self.scheduler.finish(sequence, reason)
         self._forget(sequence)
-        return self._delta(sequence, text, token_ids, logprobs, error)
+        return delta_of(sequence, text, token_ids, logprobs, error)
 
     def _end_late(self, request_id: str) -> list[Delta]:
         """End a request whose time is over."""
@@ -359,7 +358,7 @@ class LLMEngine:
             f"the model gave logits that are not finite after {sequence.num_tokens} tokens",
             "Check the weights, or use dtype float32",
         )
-        return self._delta(sequence, text, (), None, error)
+        return delta_of(sequence, text, (), None, error)
 
     def _forget(self, sequence: seq.Sequence) -> None:
         """Drop a finished sequence and tell how it went."""
@@ -370,43 +369,10 @@ class LLMEngine:
             del self._live[sequence.request_id]
             self._deadlines.remove(sequence.request_id)
             self._constraints.remove(sequence.request_id)
-        if self._speculation is not None:
-            self._speculation.proposer.forget(sequence)
+        if self.speculation is not None:
+            self.speculation.proposer.forget(sequence)
         self._finished[sequence.finish_reason or ""] += 1
         report_finished(sequence)
-
-    def _delta(
-        self,
-        sequence: seq.Sequence,
-        text: str,
-        token_ids: tuple[int, ...],
-        logprobs: tuple[TokenLogprob, ...] | None,
-        error: EngineError | None = None,
-    ) -> Delta:
-        scores = sequence.prompt_logprobs
-        if sequence.num_output_tokens > len(token_ids) or sequence.wants_prompt_logprobs:
-            scores = None  # not the first, or not complete
-        return Delta(
-            request_id=sequence.request_id,
-            index=sequence.index,
-            text=text,
-            token_ids=token_ids,
-            logprobs=logprobs,
-            finish_reason=sequence.finish_reason,
-            num_prompt_tokens=sequence.num_request_tokens,
-            num_generated_tokens=sequence.num_output_tokens,
-            num_cached_tokens=sequence.num_cached_tokens,
-            error=error,
-            prompt_logprobs=None if scores is None else tuple(scores),
-            stop_reason=sequence.stop_reason,
-        )
-
-
-def _prompt_part(chunk: Chunk) -> int:
-    """How many of a chunk's tokens the user gave."""
-    if chunk.sequence.source_token_ids:
-        return chunk.sequence.num_request_tokens if chunk.encodes else 0
-    return max(0, min(chunk.length, chunk.sequence.num_prompt_tokens - chunk.start))
 
 
 def _score_prompt(sequence: seq.Sequence, logits: Tensor) -> None:

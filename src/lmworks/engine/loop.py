@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from time import perf_counter, sleep
-from typing import Protocol
+from typing import Any, Protocol
 
 from lmworks.core.errors import EngineError, LMWorksError, RequestError
 from lmworks.engine.exchange import Abort, Call, Command, ModelInfo, Ping, Pong, Refused, Report, Result, Stop
@@ -28,6 +29,15 @@ NOTHING_SECONDS = 50e-6
 """A step that took less had nothing to compute: what it needs, such as a grammar, is made elsewhere."""
 PAUSE_SECONDS = 0.001
 """How long the loop then leaves the processor to others."""
+
+
+@dataclass(frozen=True)
+class _Settled:
+    """An operation that went on in a thread has come to its end."""
+
+    number: int
+    name: str
+    outcome: Future[object]
 
 
 class SteppedEngine(Protocol):
@@ -77,7 +87,7 @@ class EngineLoop:
         self.engine, self.info, self.reports = engine, info, list[Report]()
         """What waits to be published; whoever emits telemetry within a step may append."""
         self._publish, self._roofline = publish, roofline
-        self._commands: SimpleQueue[Command] = SimpleQueue() if commands is None else commands
+        self._commands: SimpleQueue[Any] = SimpleQueue() if commands is None else commands
         self._unfinished: dict[str, int] = {}
         """Requests that the engine has, and how many of their completions have not ended."""
         self._steps = [0] * (len(ITERATION_TOKEN_BUCKETS) + 1)
@@ -130,7 +140,7 @@ class EngineLoop:
             self._carry_out(command)
         return True
 
-    def _carry_out(self, command: Command) -> None:
+    def _carry_out(self, command: Command | _Settled) -> None:
         match command:
             case Request():
                 try:
@@ -144,25 +154,41 @@ class EngineLoop:
                 self._note_ends(deltas)
                 self.reports += deltas
             case Call(number, name, arguments):
-                self.reports.append(self._call(number, name, arguments))
+                self._call(number, name, arguments)
+            case _Settled(number, name, outcome):
+                self._answer(number, name, outcome.result)
             case Ping():
                 self.reports.append(Pong())
                 self._flush()
 
-    def _call(self, number: int, name: str, arguments: dict[str, object]) -> Result:
-        """Carry out an operation. Its failure is its caller's; those who generate are not affected."""
-        try:
+    def _call(self, number: int, name: str, arguments: dict[str, object]) -> None:
+        """Carry out an operation; one that goes on in a thread is answered when it has come to its end."""
+
+        def work() -> object:
             if name not in self.info.operations:
                 raise RequestError(
                     f"a model of the kind {self.info.kind!r} cannot {name}",
                     f"It can: {', '.join(self.info.operations) or 'nothing of the kind'}",
                 )
-            return Result(number, carry_out(self.engine, self.info.kind, name, arguments))
+            return carry_out(self.engine, self.info.kind, name, arguments)
+
+        self._answer(number, name, work)
+
+    def _answer(self, number: int, name: str, work: Callable[[], object]) -> None:
+        """Report what an operation gives. Its failure is its caller's; those who generate are not affected."""
+        try:
+            value = work()
         except LMWorksError as error:
-            return Result(number, error=error)
+            self.reports.append(Result(number, error=error))
         except Exception as error:
             log.exception("%s failed", name)
-            return Result(number, error=EngineError(f"{name} failed: {error!r}", "See the log"))
+            self.reports.append(Result(number, error=EngineError(f"{name} failed: {error!r}", "See the log")))
+        else:
+            if isinstance(value, Future):
+                value.add_done_callback(lambda outcome: self._commands.put(_Settled(number, name, outcome)))
+                return
+            self._tell_stats(perf_counter())  # it may have changed what they tell
+            self.reports.append(Result(number, value))
 
     def _report(self, deltas: list[Delta], now: float) -> None:
         if self._note_ends(deltas) or now - self._told > STATS_SECONDS:

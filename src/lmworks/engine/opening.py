@@ -42,7 +42,7 @@ def open_engine(
         embedding = EmbeddingEngine.load(path, config)
         return embedding, embedding.info, None
     config = config.for_server()
-    engine = LLMEngine(*load(path, None, config), config)
+    engine = LLMEngine(*load(path, None, config), config, path)
     engine.model.eval()
     return engine, info_of(engine), roofline_of(engine)
 

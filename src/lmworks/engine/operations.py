@@ -18,6 +18,12 @@ OPERATIONS: Mapping[Kind, Mapping[str, str]] = {
         "load_adapter": "lmworks.engine.adapters:load_adapter",
         "unload_adapter": "lmworks.engine.adapters:unload_adapter",
         "update_weights": "lmworks.engine.weights:update_from_folder",
+        "load_weights": "lmworks.engine.versions:load",
+        "activate_weights": "lmworks.engine.versions:activate",
+        "rollback_weights": "lmworks.engine.versions:rollback",
+        "sleep": "lmworks.engine.sleep:sleep",
+        "wake_up": "lmworks.engine.sleep:wake_up",
+        "is_sleeping": "lmworks.engine.sleep:is_sleeping",
     },
     "embed": {
         "embed": "lmworks.engine.embedding_engine:embed",

@@ -65,6 +65,14 @@ class Chunk:
         """Whether the sequence's source must be encoded first."""
         return self.start == 0 and bool(self.sequence.source_token_ids)
 
+    @property
+    def num_request_tokens(self) -> int:
+        """How many of the tokens to be computed the user gave."""
+        sequence = self.sequence
+        if sequence.source_token_ids:
+            return sequence.num_request_tokens if self.encodes else 0
+        return max(0, min(self.length, sequence.num_prompt_tokens - self.start))
+
 
 class Scheduler:
     """Holds every unfinished sequence, waiting or running.
@@ -182,14 +190,19 @@ class Scheduler:
         while self.running:
             self._preempt(self.running[-1])
 
-    def renew_weights(self) -> None:
-        """Have every sequence computed anew, without anything that older weights computed."""
+    def renew_weights(self, version: int | None = None) -> int:
+        """Have every sequence computed anew, without anything that other weights computed.
+
+        Args:
+            version: see `BlockManager.renew_weights`, as what is returned.
+        """
         self.preempt_all()
-        self.block_manager.renew_weights()
+        renewed = self.block_manager.renew_weights(version)
         for sequence in self.waiting:
             sequence.block_hashes.clear()
             if sequence.prompt_logprobs is not None and sequence.wants_prompt_logprobs:
                 del sequence.prompt_logprobs[1:]
+        return renewed
 
     def check_integrity(self) -> None:
         """Assert that running sequences hold exactly the blocks in use and waiting ones hold none."""

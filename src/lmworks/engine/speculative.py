@@ -37,6 +37,14 @@ class Proposer(Protocol):
         """The sequence has ended."""
         ...
 
+    def sleep(self) -> None:
+        """Give memory back that can be had again."""
+        ...
+
+    def wake_up(self) -> None:
+        """Take it again."""
+        ...
+
 
 class NgramProposer:
     """Guesses that what followed the last tokens further up follows them again (prompt lookup).
@@ -65,6 +73,12 @@ class NgramProposer:
     def forget(self, sequence: Sequence) -> None:
         """See `Proposer`."""
         self._indices.pop(sequence, None)
+
+    def sleep(self) -> None:
+        """It holds nothing of size."""
+
+    def wake_up(self) -> None:
+        """See `sleep`."""
 
 
 class _NgramIndex:

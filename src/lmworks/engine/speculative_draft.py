@@ -84,6 +84,21 @@ class DraftModelProposer:
         if shadow is not None:
             self._blocks.free(shadow.sequence)
 
+    def sleep(self) -> None:
+        """Drop the cache; the weights stay."""
+        for sequence in list(self._shadows):
+            self.forget(sequence)
+        self._blocks.forget_prefixes()
+        self._set_cache(0)
+
+    def wake_up(self) -> None:
+        """See `speculative.Proposer`."""
+        self._set_cache(self._blocks.num_blocks)
+
+    def _set_cache(self, num_blocks: int) -> None:
+        model = self._runner.model
+        self._runner.attach(KVCache(model.config, num_blocks, self._blocks.block_size, model.dtype, model.device))
+
     def check_integrity(self) -> None:
         """Assert that the shadows hold exactly the blocks in use."""
         self._blocks.check_integrity([shadow.sequence for shadow in self._shadows.values()])

@@ -42,3 +42,15 @@ class EngineStats:
     """Steps by the tokens they computed: up to each of `ITERATION_TOKEN_BUCKETS`, then more."""
     iteration_tokens_sum: int = 0
     """Tokens computed by all steps."""
+    adapters: dict[str, str] = field(default_factory=dict)
+    """Loaded adapters: folder by name."""
+    adapters_running: tuple[str, ...] = ()
+    """Names of those that running requests have."""
+    adapters_waiting: tuple[str, ...] = ()
+    """Names of those that waiting requests have."""
+    weight_version: str = ""
+    """What the weights are called that serve."""
+    weight_path: str = ""
+    """Where they came from; empty for memory."""
+    sleep_level: int = 0
+    """0 is awake."""

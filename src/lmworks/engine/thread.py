@@ -52,7 +52,8 @@ class EngineThread:
         on_loss: Callable[[LMWorksError], None],
     ) -> None:
         if isinstance(model, Transformer) or tokenizer is not None:
-            engine = LLMEngine(*load(model, tokenizer, config), config)
+            path = None if isinstance(model, Transformer) else Path(model)
+            engine = LLMEngine(*load(model, tokenizer, config), config, path)
             engine.model.eval()
             self.loop = EngineLoop(engine, info_of(engine), on_reports)
         else:

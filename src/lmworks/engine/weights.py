@@ -24,7 +24,7 @@ def update_from_folder(engine: LLMEngine, path: str) -> None:
     Raises:
         CheckpointError: the folder cannot be read, or holds another model. Nothing was changed then.
     """
-    engine.update_weights(load_pretrained(Path(path), dtype=engine.model.dtype).state_dict())
+    engine.update_weights(load_pretrained(Path(path), dtype=engine.dtype).state_dict(), Path(path))
 
 
 @torch.inference_mode()  # packed weights are made in it, and may be written only in it

@@ -36,6 +36,13 @@ def weight_memory(size: int) -> Tensor:
     return taken
 
 
+def release_rest() -> None:
+    """Let go of what is left of the newest slab, so that it goes when its matrices go."""
+    global _slab
+    with _lock:
+        _slab = torch.empty(0, dtype=torch.uint8)
+
+
 def _mapped(size: int) -> Tensor:
     """Memory of its own on large pages where the system has them; pages that are never written take none."""
     if not hasattr(mmap, "MADV_HUGEPAGE"):
