@@ -80,7 +80,8 @@ class EngineConfig(Config):
     """Guess tokens ahead and verify many in one step; None does not."""
     quantization: Quantization = "auto"
     """Round floating-point weights of linear maps while loading them from disk, 32 of them to a scale; those on a grid
-    keep it. auto: a server on a CPU rounds to 8 bits unless `dtype` is given; all else takes the weights as they are."""
+    keep it. auto: a server on a CPU rounds to 8 bits unless `dtype` is given; all else takes weights as they are.
+    A model in memory is copied unless auto."""
     max_loras: Positive = 16
     """Adapters that may be loaded at a time."""
     max_lora_rank: Positive = 64

@@ -41,8 +41,8 @@ def load(
         served_decoder(read_config(path))  # before a tokenizer is missed that a model of images lacks
         tokenizer = tokenizer if tokenizer is not None else load_tokenizer(path)
         model = load_weights(path, config.quantization, dtype)
-    elif dtype is not None and model.dtype != dtype:
-        model = prepared(deepcopy(model).to(dtype), config.quantization)
+    elif (dtype is not None and model.dtype != dtype) or config.quantization != "auto":
+        model = prepared(deepcopy(model).to(dtype or model.dtype), config.quantization)
     if tokenizer is not None:
         check_compatible(tokenizer, model.config.vocab_size)
     return model, tokenizer
