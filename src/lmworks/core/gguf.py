@@ -164,13 +164,14 @@ class _Cursor:
     """Reads little-endian values one after another and never past the end."""
 
     def __init__(self, path: Path, data: NDArray[np.uint8]) -> None:
-        self.path, self.data, self.position = path, data, 0
+        # A vocabulary is a hundred thousand strings: slices of an array would take seconds.
+        self.path, self.data, self.position = path, memoryview(data), 0
 
     def take(self, size: int) -> bytes:
         end = self.position + size
         if end > len(self.data):
             raise CheckpointError(f"{self.path} is truncated within its header", "Download the file again")
-        taken = self.data[self.position : end].tobytes()
+        taken = bytes(self.data[self.position : end])
         self.position = end
         return taken
 
@@ -181,7 +182,7 @@ class _Cursor:
 
     def count(self) -> int:
         """A number of things that follow; each takes at least a byte, so it is bounded by what is left."""
-        number = int(self.scalar("<Q"))
+        number = int.from_bytes(self.take(8), "little")
         if number > len(self.data) - self.position:
             raise CheckpointError(
                 f"{self.path} is damaged or truncated: a count of {number} in its header", "Download the file again"

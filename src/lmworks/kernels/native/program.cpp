@@ -12,10 +12,10 @@
 namespace lm {
 namespace {
 
-constexpr int ROW_BLOCK = 64;     // rows of one piece of a product
+constexpr int ROW_BLOCK = 120;    // rows of one piece of a product; the kernels take twelve at a time
 constexpr int SMALL_ROWS = 8;     // rows of one piece of an operation by rows
 constexpr int MATRICES = 3;      // of one instruction at most
-constexpr int GATED_ROWS = 64;    // rows of one piece of a gated product, whose gates stay in a core's cache
+constexpr int GATED_ROWS = 60;    // rows of one piece of a gated product, whose gates stay in a core's cache
 
 // Memory that grows and is never shrunk, aligned to cache lines.
 class Buffer {
