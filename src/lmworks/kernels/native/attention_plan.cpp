@@ -141,6 +141,8 @@ void AttentionPlan::run_piece(int64_t index, int thread, const Cache& cache, con
     for (int h = piece.kv_head; h < piece.kv_head + piece.kv_heads; ++h) {
         Task task = this->task(piece.sequence, piece.token, piece.tokens, h, rule, out, out_stride);
         task.key = static_cast<const char*>(cache.data) + h * head_bytes;
+        task.next_key = h + 1 < piece.kv_head + piece.kv_heads ? task.key + head_bytes : nullptr;
+        task.fetched = h > piece.kv_head;
         task.to_value = cache.kv_heads * head_bytes;
         task.row_bytes = row_bytes(cache);
         task.block_size = cache.block_size;

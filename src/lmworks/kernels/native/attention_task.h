@@ -12,7 +12,9 @@ constexpr float LOG2_E = 1.44269504f;
 
 // `tokens` queries times `group` heads are the rows; they attend to tiles [first_tile, last_tile).
 struct Task {
-    const char* key;   // the key head's plane
+    const char* key;       // the key head's plane
+    const char* next_key;  // that of the head which this thread takes next, or null
+    bool fetched;          // whether the head before asked for this one's first keys
     int64_t to_value;  // bytes from a key to its value
     int64_t row_bytes;
     int block_size, head_dim, group;
@@ -47,7 +49,7 @@ inline int partial_floats(int head_dim) { return VALUES_AT + padded(head_dim, 32
 // Memory of one thread.
 struct Scratch {
     float *query, *totals, *keys, *values, *scores, *weights, *parts, *key_scale, *value_scale;
-    const char* rows[2][TILE];  // where the keys of this tile and the next are
+    const char* rows[2][TILE];  // where the keys of this tile and the next are, in turn
 
     static int64_t floats(int rows, int head_dim) {
         const int64_t width = padded(head_dim, 32);
@@ -77,13 +79,9 @@ inline void clear_partial(float* partial, int head_dim) {
 // formula, whoever computed them.
 inline void add_partial(float* total, float most, float sum, const float* values, int head_dim) {
     const float greatest = total[0] > most ? total[0] : most;
-    Vec below{};
-    below[0] = total[0] - greatest;
-    below[1] = most - greatest;
-    const Vec factors = exp2(below);
-    const Vec old = spread(factors[0]), added = spread(factors[1]);
+    const Vec old = exp2(spread(total[0] - greatest)), added = exp2(spread(most - greatest));
     total[0] = greatest;
-    total[1] = total[1] * factors[0] + sum * factors[1];
+    total[1] = total[1] * old[0] + sum * added[0];
     for (int i = 0; i < head_dim; i += LANES) {
         float* sums = total + VALUES_AT + i;
         store(sums, fma(values == nullptr ? Vec{} : load(values + i), added, load(sums) * old));

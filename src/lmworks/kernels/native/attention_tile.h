@@ -35,9 +35,9 @@ public:
             A::convert_query(from, task_.head_dim, query(row), chunks_ * LANES);
             if (task_.partials == nullptr) clear_partial(total(row), task_.head_dim);
         }
-        find_rows(task_.first_tile);
-        if (rows <= BLOCK)
-            for (int v = 0; v < VECTORS; ++v) fetch(scratch_.rows[task_.first_tile & 1], v, 0);
+        if (rows <= BLOCK) spread_queries();
+        find_rows(task_.first_tile, task_.key, scratch_.rows[0]);
+        if (rows <= BLOCK && !task_.fetched) fetch(scratch_.rows[0], 0, TILE, 0, task_.row_bytes);
         for (int tile = task_.first_tile; tile < task_.last_tile; ++tile) run_tile(tile);
         if (task_.partials != nullptr) return;
         for (int row = 0; row < rows; ++row) finish(total(row), task_, row);
@@ -45,6 +45,7 @@ public:
 
 private:
     static constexpr int VECTORS = TILE / LANES;            // of keys, in a tile
+    static constexpr int QUADS = LANES / 4;                 // of numbers, in a vector
     static constexpr int STEPS = LANES / A::KEYS_PER_STEP;  // of weighted values, for a vector of keys
 
     float* query(int row) const { return scratch_.query + row * chunks_ * LANES; }
@@ -60,12 +61,15 @@ private:
     void run_tile(int tile) {
         const int base = tile * TILE, rows = task_.rows();
         const Range all = seen(base, 0, rows);
-        rows_ = scratch_.rows[tile & 1];
-        next_rows_ = nullptr;
-        if (tile + 1 < task_.last_tile) {
-            find_rows(tile + 1);
-            next_rows_ = scratch_.rows[(tile + 1) & 1];
-        }
+        const int turn = (tile - task_.first_tile) & 1;
+        rows_ = scratch_.rows[turn];
+        next_rows_ = scratch_.rows[1 - turn];
+        if (tile + 1 < task_.last_tile)
+            find_rows(tile + 1, task_.key, scratch_.rows[1 - turn]);
+        else if (task_.next_key != nullptr)
+            find_rows(task_.first_tile, task_.next_key, scratch_.rows[1 - turn]);
+        else
+            next_rows_ = nullptr;
         if constexpr (A::SCALED) find_scales(all);
         if (rows > BLOCK) pack(all);
         for (int row = 0; row < rows; row += BLOCK) {
@@ -105,9 +109,9 @@ private:
             for (; v + COLUMNS / 2 <= range.end; v += COLUMNS / 2) packed_scores<R, COLUMNS / 2>(row, v);
             for (; v < range.end; ++v) packed_scores<R, 1>(row, v);
         } else {
-            direct_scores<R>(row, range);
+            direct_scores<R>(range);
         }
-        for (int r = 0; r < R; ++r) soften(base, row + r, r, range, parts + r * partial_);
+        for (int r = 0; r < R; ++r) softmax(base, row + r, r, range, parts + r * partial_);
         int c = 0;
         for (; c + COLUMNS <= values_; c += COLUMNS) weighted<R, COLUMNS, PACKED>(range, c, parts);
         if constexpr (COLUMNS > 2)
@@ -121,17 +125,16 @@ private:
     }
 
     // Where the keys of a tile are. What lies behind the last key is taken for the last key: it gets no weight.
-    void find_rows(int tile) {
-        const char** rows = scratch_.rows[tile & 1];
-        const int base = tile * TILE, last = task_.keys - 1, size = task_.block_size;
+    void find_rows(int tile, const char* plane, const char** rows) const {
+        const int base = tile * TILE, size = task_.block_size, end = std::min(TILE, task_.keys - base);
         int k = 0;
-        for (const int end = std::min(TILE, task_.keys - base); k < end;) {
+        while (k < end) {
             const int within = (base + k) % size;
             const int64_t block = task_.block_table[(base + k) / size];
-            const char* row = task_.key + (block * size + within) * task_.row_bytes;
+            const char* row = plane + (block * size + within) * task_.row_bytes;
             for (const int run = std::min(k + size - within, end); k < run; ++k, row += task_.row_bytes) rows[k] = row;
         }
-        for (; k < TILE; ++k) rows[k] = rows[last - base];
+        for (; k < TILE; ++k) rows[k] = rows[end - 1];
     }
 
     void find_scales(Range range) {
@@ -141,11 +144,11 @@ private:
         }
     }
 
-    // Ask for the rows of a vector of keys, `offset` bytes further, for the second-level cache: the first takes too few
-    // requests at once to hide the way to memory.
-    void fetch(const char* const* rows, int vector, int64_t offset) const {
-        for (int i = vector * LANES; i < (vector + 1) * LANES; ++i)
-            for (int64_t byte = 0; byte < task_.row_bytes; byte += 64) __builtin_prefetch(rows[i] + offset + byte, 0, 2);
+    // Ask for bytes [from, to) of rows [first, end), for the second-level cache: the first takes too few requests at once
+    // to hide the way to memory. Spread over the work, for there are too many for all at once.
+    void fetch(const char* const* rows, int first, int end, int64_t from, int64_t to) const {
+        for (int i = first; i < end; ++i)
+            for (int64_t byte = from; byte < to; byte += 64) __builtin_prefetch(rows[i] + byte, 0, 2);
     }
 
     // LANES keys, one a row; then one a lane.
@@ -176,97 +179,93 @@ private:
     static int first_step(Range range) { return range.first * STEPS; }
     static int end_step(Range range) { return range.end * STEPS; }
 
-    // A score is a sum over vectors of the head first, then over their lanes: every fourth, then the four.
+    // A score is a sum over the quads of numbers of the head that are QUADS apart, one sum each, and then over those sums.
+    // Here a vector holds a number of each quad for four keys.
     template <int R>
-    void direct_scores(int row, Range range) {
-        constexpr int QUADS = LANES / 4;
-        const int width = chunks_ * LANES;
+    void direct_scores(Range range) {
         for (int v = range.first; v < range.end; ++v) {
-            fetch(rows_, v, task_.to_value);
-            Vec quads[R][4];
+            const char* const* rows = rows_ + v * LANES;
+            Vec sums[R][QUADS] = {};
+            const float* q = scratch_.keys;
+            for (int c = 0; c < chunks_; ++c, q += 4 * R * LANES) {
+                const auto part = A::part(c, task_.head_dim);
+                const int64_t from = task_.to_value + task_.row_bytes * c / chunks_;
+                fetch(rows, 0, LANES, from, task_.to_value + task_.row_bytes * (c + 1) / chunks_);
 #pragma GCC unroll 4
-            for (int i = 0; i < 4; ++i) {
-                const char* const* rows = anchored(rows_ + v * LANES + i);
-                Vec sums[R][QUADS] = {};
-                for (int c = 0; c < chunks_; ++c) {
-                    const auto part = A::part(c, task_.head_dim);
-                    const float* q = query(row) + c * LANES;
+                for (int k = 0; k < QUADS; ++k) {
+                    Vec keys[4];
 #pragma GCC unroll 4
-                    for (int k = 0; k < QUADS; ++k) {
-                        const Vec key = A::head_numbers(rows[4 * k], part);
+                    for (int i = 0; i < 4; ++i) keys[i] = A::head_numbers(rows[4 * k + i], part);
+                    transpose_quads(keys);
+#pragma GCC unroll 4
+                    for (int i = 0; i < 4; ++i)
 #pragma GCC unroll 8
-                        for (int r = 0; r < R; ++r) sums[r][k] = A::step(key, load(q + r * width), sums[r][k]);
-                    }
+                        for (int r = 0; r < R; ++r)
+                            sums[r][k] = A::step(keys[i], load(q + (i * R + r) * LANES), sums[r][k]);
                 }
-#pragma GCC unroll 8
-                for (int r = 0; r < R; ++r) quads[r][i] = sums_of_quads(sums[r]);
             }
-            for (int r = 0; r < R; ++r)
-                store(scratch_.scores + r * TILE + v * LANES,
-                      sums_in_quads(quads[r][0], quads[r][1], quads[r][2], quads[r][3]));
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r) store(scratch_.scores + r * TILE + v * LANES, sums_of_quads(sums[r]));
         }
     }
 
-    // The same sums with keys in the lanes. This is the sum over numbers `i`, `i` + S, `i` + 2 S, ... of every vector.
-    template <int R, int N, int S>
-    LM_INLINE void add_up(const float* keys, const float* q, int i, Vec (&sums)[R][N]) const {
-        if constexpr (S < LANES) {
-            Vec more[R][N];
-            constexpr int APART = 2 * LANES / S;
-            add_up<R, N, 2 * S>(keys, q, i, sums);
-            add_up<R, N, 2 * S>(keys, q, i + APART, more);
-            add_to(sums, more);
-        } else {
-#pragma GCC unroll 8
-            for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-                for (int n = 0; n < N; ++n) sums[r][n] = Vec{};
-            const int width = chunks_ * LANES;
-            const float* key = keys + i * TILE;
-            q += i;
-            for (int c = 0; c < chunks_; ++c, key += LANES * TILE, q += LANES) {
-                Vec numbers[N];
-#pragma GCC unroll 8
-                for (int n = 0; n < N; ++n) numbers[n] = load(key + n * LANES);
-#pragma GCC unroll 8
-                for (int r = 0; r < R; ++r) {
-                    const Vec spread_q = spread(q[r * width]);
-#pragma GCC unroll 8
-                    for (int n = 0; n < N; ++n) sums[r][n] = A::step(numbers[n], spread_q, sums[r][n]);
-                }
+    // The numbers of few queries as `direct_scores` takes them: each in four lanes, for four keys.
+    void spread_queries() {
+        const int rows = task_.rows();
+        for (int c = 0; c < chunks_; ++c)
+            for (int r = 0; r < rows; ++r) {
+                const Vec numbers = load(query(r) + c * LANES);
+                float* to = scratch_.keys + (4 * c * rows + r) * LANES;
+                store(to, spread_in_quads<0>(numbers));
+                store(to + rows * LANES, spread_in_quads<1>(numbers));
+                store(to + 2 * rows * LANES, spread_in_quads<2>(numbers));
+                store(to + 3 * rows * LANES, spread_in_quads<3>(numbers));
             }
-        }
     }
 
+    // The same sums with LANES keys in a vector.
     template <int R, int N>
     void packed_scores(int row, int vector) {
-        const float* q = query(row);
-        const float* keys = scratch_.keys + vector * LANES;
-        Vec sums[R][N], more[R][N], last[R][N];
-        add_up<R, N, 4>(keys, q, 0, sums);
-        add_up<R, N, 4>(keys, q, 2, more);
-        add_to(sums, more);
-        add_up<R, N, 4>(keys, q, 1, more);
-        add_up<R, N, 4>(keys, q, 3, last);
-        add_to(more, last);
-        add_to(sums, more);
+        const int width = chunks_ * LANES;
+        Vec totals[QUADS][R][N];
+#pragma GCC unroll 4
+        for (int quad = 0; quad < QUADS; ++quad) {
+            const float* q = query(row) + quad * 4;
+            const float* keys = scratch_.keys + quad * 4 * TILE + vector * LANES;
+            Vec sums[R][N] = {};
+            for (int c = 0; c < chunks_; ++c, q += LANES, keys += LANES * TILE) {
+#pragma GCC unroll 4
+                for (int i = 0; i < 4; ++i) {
+                    Vec numbers[N];
+#pragma GCC unroll 8
+                    for (int n = 0; n < N; ++n) numbers[n] = load(keys + i * TILE + n * LANES);
+#pragma GCC unroll 8
+                    for (int r = 0; r < R; ++r) {
+                        const Vec number = spread(q[r * width + i]);
+#pragma GCC unroll 8
+                        for (int n = 0; n < N; ++n) sums[r][n] = A::step(numbers[n], number, sums[r][n]);
+                    }
+                }
+            }
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+                for (int n = 0; n < N; ++n) totals[quad][r][n] = sums[r][n];
+        }
         float* scores = scratch_.scores + vector * LANES;
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-            for (int n = 0; n < N; ++n) store(scores + r * TILE + n * LANES, sums[r][n]);
-    }
-
-    template <int R, int N>
-    static LM_INLINE void add_to(Vec (&sums)[R][N], const Vec (&more)[R][N]) {
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-            for (int n = 0; n < N; ++n) sums[r][n] = sums[r][n] + more[r][n];
+            for (int n = 0; n < N; ++n) {
+                Vec total = totals[0][r][n];
+                if constexpr (QUADS > 1) total = total + totals[1][r][n];
+                if constexpr (QUADS > 2) total = total + (totals[2][r][n] + totals[3][r][n]);
+                store(scores + r * TILE + n * LANES, total);
+            }
     }
 
     // Scores of one row become weights; their greatest and their sum go to `part`.
-    void soften(int base, int row, int r, Range range, float* part) {
+    void softmax(int base, int row, int r, Range range, float* part) {
         const int first = task_.first_seen(row) - base, end = task_.end_seen(row) - base;
         const bool capped = task_.softcap > 0.0f, sloped = task_.slopes != nullptr;
         const float scale = capped ? task_.scale / task_.softcap : task_.scale * LOG2_E;
@@ -302,13 +301,17 @@ private:
         typename A::Part part[N];
         for (int n = 0; n < N; ++n) part[n] = A::value_part(c + n, task_.head_dim);
         const char* const* rows = rows_;
-        const char* const* next_rows = PACKED || c > 0 ? nullptr : next_rows_;
+        const char* const* next_rows = PACKED ? nullptr : next_rows_;
+        const int64_t from = task_.row_bytes * c / values_, to = task_.row_bytes * (c + N) / values_;
         const int64_t to_value = task_.to_value;
         const float* weights = scratch_.weights;
         const float* values = scratch_.values + c * LANES;
         const int64_t width = values_ * LANES;
         for (int s = first_step(range), end = end_step(range); s < end; ++s) {
-            if (next_rows != nullptr && s % STEPS == 0) fetch(next_rows, s / STEPS, 0);
+            if (next_rows != nullptr && s % STEPS == 0) {
+                const int key = (s / STEPS - range.first) * LANES;
+                fetch(next_rows, key, s + STEPS == end ? TILE : key + LANES, from, to);
+            }
             Vec numbers[N];
 #pragma GCC unroll 8
             for (int n = 0; n < N; ++n)

@@ -32,13 +32,6 @@ using IntVec = int32_t __attribute__((vector_size(4 * LANES)));
 
 #define LM_INLINE inline __attribute__((always_inline))
 
-// Addresses from here on are computed where they are used, from one register, not all beforehand and kept in memory.
-template <class T>
-LM_INLINE T* anchored(T* p) {
-    asm("" : "+r"(p));
-    return p;
-}
-
 LM_INLINE Vec load(const float* p) {
     Vec v;
     std::memcpy(&v, p, sizeof v);
@@ -150,7 +143,18 @@ LM_INLINE Vec alternate_quads(Vec a, Vec b, std::integer_sequence<int, I...>) {
     return LM_SHUFFLE(a, b, (I / 4 * 8 + (ODD ? 4 : 0) + I % 4)...);
 }
 
-// Sums over every fourth lane of LANES / 4 vectors: quad i of the result is of vector i.
+// Lane N of each quad in all of the quad.
+template <int N, int... I>
+LM_INLINE Vec spread_in_quads(Vec v, std::integer_sequence<int, I...>) {
+    return LM_SHUFFLE(v, v, (I / 4 * 4 + N)...);
+}
+
+template <int N>
+LM_INLINE Vec spread_in_quads(Vec v) {
+    return spread_in_quads<N>(v, std::make_integer_sequence<int, LANES>{});
+}
+
+// Sums over the quads of LANES / 4 vectors: quad i of the result is of vector i.
 LM_INLINE Vec sums_of_quads(const Vec* v) {
     constexpr auto ALL = std::make_integer_sequence<int, LANES>{};
     if constexpr (LANES == 4) {
@@ -164,32 +168,23 @@ LM_INLINE Vec sums_of_quads(const Vec* v) {
     }
 }
 
-// Sums inside the quads of four vectors: lane i of a quad is of vector i.
-LM_INLINE Vec sums_in_quads(Vec a, Vec b, Vec c, Vec d) {
+// Transpose the squares that are the same quad of four rows: lane i of a quad of row j becomes lane j of that of row i.
+LM_INLINE void transpose_quads(Vec* rows) {
     constexpr auto ALL = std::make_integer_sequence<int, LANES>{};
-    const Vec ab = interleaved<1, false>(a, b, ALL) + interleaved<1, true>(a, b, ALL);
-    const Vec cd = interleaved<1, false>(c, d, ALL) + interleaved<1, true>(c, d, ALL);
-    return interleaved<2, false>(ab, cd, ALL) + interleaved<2, true>(ab, cd, ALL);
+    const Vec ab_low = interleaved<1, false>(rows[0], rows[1], ALL), ab_high = interleaved<1, true>(rows[0], rows[1], ALL);
+    const Vec cd_low = interleaved<1, false>(rows[2], rows[3], ALL), cd_high = interleaved<1, true>(rows[2], rows[3], ALL);
+    rows[0] = interleaved<2, false>(ab_low, cd_low, ALL);
+    rows[1] = interleaved<2, true>(ab_low, cd_low, ALL);
+    rows[2] = interleaved<2, false>(ab_high, cd_high, ALL);
+    rows[3] = interleaved<2, true>(ab_high, cd_high, ALL);
 }
 
 // A square of numbers of 32 bits: lane i of row j becomes lane j of row i.
 LM_INLINE void transpose(Vec (&rows)[LANES]) {
     constexpr auto ALL = std::make_integer_sequence<int, LANES>{};
-    Vec pairs[LANES];
-    // Inside quads of lanes: squares of four rows.
-#pragma GCC unroll 16
-    for (int i = 0; i < LANES; i += 2) {
-        pairs[i] = interleaved<1, false>(rows[i], rows[i + 1], ALL);
-        pairs[i + 1] = interleaved<1, true>(rows[i], rows[i + 1], ALL);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < LANES; i += 4) {
-        rows[i] = interleaved<2, false>(pairs[i], pairs[i + 2], ALL);
-        rows[i + 1] = interleaved<2, true>(pairs[i], pairs[i + 2], ALL);
-        rows[i + 2] = interleaved<2, false>(pairs[i + 1], pairs[i + 3], ALL);
-        rows[i + 3] = interleaved<2, true>(pairs[i + 1], pairs[i + 3], ALL);
-    }
-    // Row 4 * g + j now has, in quad q, number 4 * q + j of rows 4 * g ... 4 * g + 3. Then quads change places.
+#pragma GCC unroll 4
+    for (int i = 0; i < LANES; i += 4) transpose_quads(rows + i);
+    // Quad q of row 4 * g + j now has number 4 * q + j of rows 4 * g ... 4 * g + 3; quads are left to change places.
     if constexpr (LANES == 8) {
 #pragma GCC unroll 16
         for (int j = 0; j < 4; ++j) {
@@ -198,6 +193,7 @@ LM_INLINE void transpose(Vec (&rows)[LANES]) {
             rows[4 + j] = alternate_quads<true>(a, b, ALL);
         }
     } else if constexpr (LANES == 16) {
+        Vec pairs[LANES];
 #pragma GCC unroll 16
         for (int j = 0; j < 4; ++j) {
             pairs[j] = alternate_quads<false>(rows[j], rows[4 + j], ALL);
