@@ -25,6 +25,8 @@ class ScriptedEngine:
         self.error_after = 0
         self.asked: list[tuple[list[int], object]] = []
         self.options: list[dict[str, object]] = []
+        self.ids: list[str] = []
+        self.adapters: dict[str, str] = {}
         self.running: set[str] = set()
         self.aborted: list[str] = []
         self.generated = 0
@@ -34,6 +36,7 @@ class ScriptedEngine:
     async def generate(self, prompt_token_ids, params, request_id, **options):
         self.asked.append((list(prompt_token_ids), params))
         self.options.append(options)
+        self.ids.append(request_id)
         ids = self.tokenizer.encode(self.reply)
         limit = params.max_tokens or self.max_model_len - len(prompt_token_ids)
         reason = "stop" if len(ids) <= limit else "length"
@@ -82,7 +85,7 @@ class ScriptedEngine:
     def stats(self):
         return EngineStats(
             num_requests_running=len(self.running), kv_cache_usage=0.25, generation_tokens_total=self.generated,
-            requests_finished_total={"stop": 3},
+            requests_finished_total={"stop": 3}, adapters=self.adapters,
         )  # fmt: skip
 
     def shutdown(self):

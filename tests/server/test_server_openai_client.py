@@ -153,3 +153,19 @@ def test_the_key_is_written_nowhere():
     config = AppConfig(api_key="secret")
     assert "secret" not in repr(config)
     assert "secret" not in str(config.to_dict())
+
+
+def test_an_adapter_is_a_model_of_its_own(client, engine, url):
+    engine.adapters = {"poet": "/adapters/poet"}
+    answer = client.chat.completions.create(model="poet", messages=ASK)
+    assert answer.model == "poet"
+    assert engine.options[-1]["adapter"] == "poet"
+    client.completions.create(model="talker", prompt="hi", max_tokens=1)
+    assert engine.options[-1]["adapter"] is None
+    card = client.models.retrieve("poet")
+    assert (card.parent, card.root) == ("talker", "poet")
+    assert [m.id for m in client.models.list()] == ["talker", "poet", "base"]
+    assert {request_id.partition("/")[0] for request_id in engine.ids} == {"talker"}
+    engine.adapters = {}
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(model="poet", messages=ASK)

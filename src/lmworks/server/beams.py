@@ -33,7 +33,7 @@ async def search_beams(
             one = f"{request_id}-{step}-{number}"
             told: NextTokens = ()
             async for delta in model.llm.generate(
-                [*prompt, *prefix], search.sampling_params, one, cache_salt=cache_salt
+                [*prompt, *prefix], search.sampling_params, one, cache_salt=cache_salt, adapter=model.adapter
             ):
                 if delta.finish_reason == "abort":
                     raise delta.error or EngineError("the engine stopped before the answer was complete")

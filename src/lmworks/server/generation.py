@@ -167,7 +167,8 @@ async def run(job: Job, recording: Recording) -> AsyncGenerator[tuple[int, Delta
         EngineError: the engine refused the request, or dropped it half-way.
     """
     # The model's name is part of the engine's request id, so that its telemetry can be told apart.
-    ids = [f"{job.model.name}/{job.id}-{number}" for number in range(len(job.prompts))]
+    name = job.model.parent or job.model.name
+    ids = [f"{name}/{job.id}-{number}" for number in range(len(job.prompts))]
     remaining = [job.params.n] * len(ids)
     refused = False
     deltas = _searched if job.beams is not None else _one if len(ids) == 1 else _merged
@@ -217,7 +218,12 @@ async def _searched(job: Job, ids: Sequence[str]) -> AsyncGenerator[tuple[int, D
 async def _one(job: Job, ids: Sequence[str], number: int = 0) -> AsyncGenerator[tuple[int, Delta], None]:
     """The deltas of one prompt, with its number."""
     deltas = job.model.llm.generate(
-        job.prompts[number], job.params, ids[number], priority=job.priority, cache_salt=job.cache_salt
+        job.prompts[number],
+        job.params,
+        ids[number],
+        priority=job.priority,
+        cache_salt=job.cache_salt,
+        adapter=job.model.adapter,
     )
     async for delta in deltas:
         yield number, delta

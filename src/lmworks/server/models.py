@@ -33,7 +33,7 @@ async def get_model(request: Request, name: str) -> Response:
 
 
 def cards_of(model: ServedModel) -> Iterator[ModelCard]:
-    """A model under each of its names."""
+    """A model under each of its names, and its adapters."""
     if model.llm.info.kind == "embed":
         capabilities: list[Capability] = ["embedding"]
     else:
@@ -43,6 +43,10 @@ def cards_of(model: ServedModel) -> Iterator[ModelCard]:
             id=name,
             created=model.created,
             root=model.name,
+            parent=model.parent,
             max_model_len=model.llm.max_model_len,
             capabilities=capabilities,
         )
+    if model.adapter is None:
+        for adapter in model.adapters:
+            yield from cards_of(adapter)

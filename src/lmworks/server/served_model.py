@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -96,6 +96,18 @@ class ServedModel:
     """Unix time, seconds."""
     aliases: tuple[str, ...] = ()
     """Other names that requests may use."""
+    adapter: str | None = None
+    """This entry is an adapter of the engine's model."""
+    parent: str | None = None
+    """The entry of the model that an adapter belongs to."""
+
+    @property
+    def adapters(self) -> list[ServedModel]:
+        """The adapters that are loaded, as entries of their own."""
+        return [
+            replace(self, name=name, path=Path(path), content_hash="", aliases=(), adapter=name, parent=self.name)
+            for name, path in self.llm.stats().adapters.items()
+        ]
 
     @property
     def can_chat(self) -> bool:

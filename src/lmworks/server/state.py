@@ -73,7 +73,7 @@ class ServerState:
         self.files.close()
 
     def model(self, name: str) -> ServedModel:
-        """The served model of that name or alias.
+        """The served model of that name or alias, or the loaded adapter.
 
         Raises:
             ModelNotFoundError: there is none.
@@ -81,6 +81,10 @@ class ServerState:
         for model in self.models.values():
             if name == model.name or name in model.aliases:
                 return model
+        adapters = [adapter for model in self.models.values() for adapter in model.adapters]
+        for adapter in adapters:
+            if name == adapter.name:
+                return adapter
         raise ModelNotFoundError(f"The model {name!r} does not exist", f"Use one of: {', '.join(self.models)}")
 
     def recording(self, job: Job, arrived: float) -> Recording:
