@@ -295,3 +295,17 @@ def test_extreme_values_are_answered_and_leave_the_engine_whole(url, extreme):
     body = {"model": "talker", "prompt": "Paris", "max_tokens": 2, "ignore_eos": True}
     plain = httpx.post(f"{url}/completions", json=body)
     assert plain.json()["usage"]["completion_tokens"] == 2
+
+
+def test_with_tools_and_a_form_it_calls_or_keeps_to_the_form(client, tokenizer):
+    schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    for begin, reason in (("{", "stop"), ("[", "tool_calls")):
+        answer = client.chat.completions.create(
+            model="talker", messages=[{"role": "user", "content": "hi"}], tools=[tool], response_format=form, seed=1,
+            parallel_tool_calls=False, logit_bias={str(tokenizer.encode(begin)[0]): 100},
+        ).choices[0]  # fmt: skip
+        assert answer.finish_reason == reason
+        said = answer.message.tool_calls[0].function.arguments if answer.message.tool_calls else answer.message.content
+        assert json.loads(said) in ({"a": 1}, {"a": 2})

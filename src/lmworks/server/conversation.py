@@ -68,9 +68,9 @@ class Conversation:
         """
         if self.shows_special_tokens:
             params = params.model_copy(update={"skip_special_tokens": False})
-        calls = None
-        if self.tool_format is not None and (mode == "required" or GRAMMARS):
-            calls = tool_grammar(
+        form = None
+        if self.tool_format is not None and (mode == "required" or structured is not None or GRAMMARS):
+            form = tool_grammar(
                 self.tools,
                 mode,
                 self.tool_format,
@@ -80,11 +80,9 @@ class Conversation:
                 starts_in_reasoning=self.starts_in_reasoning,
                 answer=structured,
             )
-        if structured is not None and calls is None:
-            structured = after_reasoning(
-                structured, self.reasoning_format, self.starts_in_reasoning, self.special_tokens
-            )
-        return params.model_copy(update={"structured_outputs": calls or structured})
+        if form is None and structured is not None:
+            form = after_reasoning(structured, self.reasoning_format, self.starts_in_reasoning, self.special_tokens)
+        return params.model_copy(update={"structured_outputs": form})
 
     def parser(self) -> OutputParser:
         """For one completion."""
