@@ -11,6 +11,8 @@ from lmworks.core.config import Config
 Positive = Annotated[int, Field(gt=0)]
 Quantization = Literal["auto", "none", "int8", "int4"]
 """Of weights while they are loaded."""
+WeightsOnDisk = Literal["never", "cached", "mapped"]
+"""Whether packed weights are kept, and how they are used."""
 
 
 class SpeculativeConfig(Config):
@@ -86,6 +88,10 @@ class EngineConfig(Config):
     """Adapters that may be loaded at a time."""
     max_lora_rank: Positive = 64
     """Of an adapter at most."""
+    weights_on_disk: WeightsOnDisk = "never"
+    """Keep packed weights in the cache folder for the next start: `cached` reads them into memory in a fraction of a
+    second; `mapped` uses them where they lie, so that processes share them and a system short of memory may drop pages
+    and read them again, at about four fifths of the speed."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from lmworks.engine.config import EngineConfig, Quantization
+from lmworks.engine.offload import kept_weights
 from lmworks.engine.packed_linear import GRIDS, pack_linears, quantize_linears
 from lmworks.engine.servable import served_decoder
 from lmworks.kernels.native.library import library
@@ -40,7 +41,7 @@ def load(
         path = Path(model)
         served_decoder(read_config(path))  # before a tokenizer is missed that a model of images lacks
         tokenizer = tokenizer if tokenizer is not None else load_tokenizer(path)
-        model = load_weights(path, config.quantization, dtype)
+        model = load_weights(path, config, dtype)
     elif (dtype is not None and model.dtype != dtype) or config.quantization != "auto":
         model = prepared(deepcopy(model).to(dtype or model.dtype), config.quantization)
     if tokenizer is not None:
@@ -48,21 +49,28 @@ def load(
     return model, tokenizer
 
 
-def load_weights(path: Path, quantization: Quantization, dtype: torch.dtype | None = None) -> Transformer:
+def load_weights(path: Path, config: EngineConfig, dtype: torch.dtype | None) -> Transformer:
     """Load a model without its tokenizer, in the form in which it decodes fastest.
 
     Args:
         path: a model folder or a GGUF file.
-        quantization: of floating-point weights.
+        config: how to round weights, and whether to keep them.
         dtype: of what is floating point; None takes the fastest.
 
     Raises:
         CheckpointError: the weights cannot be read.
     """
-    model = load_pretrained(path, dtype=dtype, keep_quantized=True if library() is not None else None)
-    if dtype is None:
-        model = model.to(fastest_dtype(model, quantization))
-    return prepared(model, quantization)
+    quantization, native = config.quantization, library() is not None
+
+    def make() -> Transformer:
+        model = load_pretrained(path, dtype=dtype, keep_quantized=True if native else None)
+        if dtype is None:
+            model = model.to(fastest_dtype(model, quantization))
+        return prepared(model, quantization)
+
+    if config.weights_on_disk == "never" or not native:
+        return make()
+    return kept_weights(path, quantization, dtype, config.weights_on_disk, make)
 
 
 def prepared(model: Transformer, quantization: Quantization) -> Transformer:

@@ -6,6 +6,7 @@ Packed once, a weight is read front to back by every step. For serving only: the
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,16 @@ class PackedLinear(nn.Module):
         else:
             self.shape = linear.weight.shape
             self.weight = self._packed(linear.weight, bias)
+
+    @classmethod
+    def of(cls, weight: PackedWeight, quantization: Quantization, dtype: torch.dtype, *, keeps_grid: bool) -> Self:
+        """One that was packed before; `dtype` is what its weights were before that."""
+        self = cls.__new__(cls)
+        nn.Module.__init__(self)
+        self.quantization, self.dtype, self.keeps_grid = quantization, dtype, keeps_grid
+        self.shape = torch.Size((weight.out_features, weight.in_features))
+        self.weight = weight
+        return self
 
     def repack(self, weight: Tensor) -> None:
         """Take on other floating-point weights, [out, in], in the same memory."""

@@ -74,7 +74,7 @@ def wake_up(engine: LLMEngine) -> None:
         path = engine.versions.served.path
         assert path is not None, "it was looked for before going to sleep"
         config = engine.config
-        model = load_weights(path, config.quantization, engine.dtype).to(engine.device)
+        model = load_weights(path, config, engine.dtype).to(engine.device)
         cache = KVCache(model.config, 0, config.block_size, engine.dtype, engine.device)
         _set_runner(engine, ModelRunner(model, cache, config.attention, config.decode_threads, engine.max_model_len))
     else:

@@ -138,7 +138,7 @@ def _loaded(engine: LLMEngine, path: Path, version: str) -> WeightSet:
             f"{available / 2**30:.2f} GiB are free",
             "Free memory, or update the weights in place",
         )
-    model = load_weights(path, engine.config.quantization, served.dtype).to(served.device)
+    model = load_weights(path, engine.config, served.dtype).to(served.device)
     old = engine.runner
     runner = ModelRunner(model, engine.cache, old.method, old.decode_threads, engine.max_model_len)
     return WeightSet(version, runner, path)

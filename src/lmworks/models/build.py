@@ -39,7 +39,7 @@ def build_model(config: ModelConfig, *, seed: int | None = None) -> Transformer:
         width = config.embed.embedding_size or config.hidden_size
         model = Transformer(
             config,
-            nn.Embedding(config.vocab_size, width) if config.vocab_size else None,
+            _table(config.vocab_size, width),
             stacks.get("encoder"),
             stacks.get("decoder"),
             build_head(config),
@@ -49,6 +49,11 @@ def build_model(config: ModelConfig, *, seed: int | None = None) -> Transformer:
     if device.type != "meta":
         initialize(model.to_empty(device=device), seed)
     return model
+
+
+def _table(rows: int, width: int) -> nn.Embedding | None:
+    """Vectors that nobody has drawn yet: to draw them on the meta device, torch imports its compiler for a second."""
+    return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False) if rows else None
 
 
 def _patches(vision: VisionConfig | None) -> PatchEmbedding | None:
@@ -83,7 +88,7 @@ def _stack(config: ModelConfig, stack: StackConfig, *, positions: bool) -> Stack
         norm_of(stack.norm, size) if stack.final_norm else None,
         position_codes=built,
         embed_positions=build_position_embedding(config) if positions else None,
-        embed_types=nn.Embedding(embed.type_vocab_size, width) if embed.type_vocab_size else None,
+        embed_types=_table(embed.type_vocab_size, width),
         embed_norm=norm_of(embed.norm, width) if embed.norm is not None else None,
         embed_projection=nn.Linear(width, size) if embed.embedding_size else None,
         target_embedding=nn.Parameter(torch.empty(1, size)) if stack.attention.kind == "xl" else None,
