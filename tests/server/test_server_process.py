@@ -111,7 +111,7 @@ def test_leaving_frees_every_block(real):
                 assert next(response.iter_lines()).startswith("data: ")
                 response.close()
             else:
-                request.extensions["timeout"] = {"read": 0.15}
+                request.extensions["timeout"] = {"read": 0.02}
                 with pytest.raises(httpx.ReadTimeout):
                     http.send(request)
         until(lambda: metric(real.url, running) == 0 and metric(real.url, usage) == 0)

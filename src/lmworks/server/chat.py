@@ -92,14 +92,9 @@ class ChatWriter:
         self._opened: set[int] = set()
         continued = asked.messages[-1].content if asked.echo and asked.messages[-1].role == "assistant" else None
         self._echo = continued or ""
-        plain = (
-            conversation.is_plain
-            and job.params.logprobs is None
-            and not asked.return_token_ids
-            and not asked.continuous_usage
-        )
+        plain = job.params.logprobs is None and not asked.return_token_ids and not asked.continuous_usage
         self._frames: dict[int, tuple[str, str]] | None = {} if plain else None
-        """What stands around the text of each choice in an event that holds nothing else, where that may be so."""
+        """What stands around the words of each choice in an event that holds nothing else, where that may be so."""
 
     def opening(self, _: Recording) -> str:
         """Nothing."""
@@ -111,14 +106,17 @@ class ChatWriter:
         if index not in self._opened:
             self._opened.add(index)
             text += self._first(index, delta, recording)
-        if delta.finish_reason is None and self._frames is not None:
-            return text + self._plain(index, delta.text, recording) if delta.text else text
+        if self._conversation.is_plain and self._frames is not None and delta.finish_reason is None:
+            return text + self._words(index, delta.text, recording) if delta.text else text
         deltas = self._deltas(index, delta)
         logprobs = self._logprobs(delta.logprobs or ())
         ids = list(delta.token_ids) if self._asked.return_token_ids else None
         if not deltas and (ids or (logprobs and logprobs.content)):
             deltas = [ChatDelta(content="")]
         for number, part in enumerate(deltas):  # what is told of tokens stands in the first chunk
+            if part.content and self._frames is not None:
+                text += self._words(index, part.content, recording)
+                continue
             first = number == 0
             choice = ChatChunkChoice(
                 index=index, delta=part, logprobs=logprobs if first else None, token_ids=ids if first else None
@@ -211,9 +209,9 @@ class ChatWriter:
         chunk.prompt_logprobs = self._prompt_logprobs(delta)
         return event(chunk.model_dump_json())
 
-    def _plain(self, index: int, text: str, recording: Recording) -> str:
-        """A chunk of text alone. There is one for every token, so all but the text is written once."""
-        assert self._frames is not None, "the request wants nothing but text"
+    def _words(self, index: int, text: str, recording: Recording) -> str:
+        """A chunk of words alone. There is one for every token, so all but the words is written once."""
+        assert self._frames is not None, "the request wants nothing but words"
         if index not in self._frames:
             choice = ChatChunkChoice(index=index, delta=ChatDelta(content="\x00"))
             before, after = self._chunk([choice], recording).split('"\\u0000"')
