@@ -52,6 +52,29 @@ def bert(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def judge(tmp_path_factory, bert):
+    """A tiny cross-encoder's folder, and the library's scores of pairs."""
+    folder, tokenizer, _ = bert
+    judge = tmp_path_factory.mktemp("judge")
+    tokenizer.save_pretrained(judge)
+    torch.manual_seed(1)
+    config = transformers.BertConfig.from_pretrained(folder, num_labels=1)
+    model = transformers.BertForSequenceClassification(config).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    model.save_pretrained(judge)
+
+    @torch.no_grad()
+    def score(first, second):
+        return [
+            model(**tokenizer(*pair, return_tensors="pt")).logits.sigmoid().item()
+            for pair in zip(first, second, strict=True)
+        ]
+
+    return judge, score
+
+
+@pytest.fixture(scope="module")
 def llama(tmp_path_factory, tokenizer):
     """A tiny decoder's folder and the library's model of it."""
     folder = tmp_path_factory.mktemp("llama")
@@ -63,14 +86,20 @@ def llama(tmp_path_factory, tokenizer):
 
 
 @pytest.fixture(scope="module")
-def url(bert, llama):
+def url(bert, judge, llama):
     config = EngineConfig(dtype="float32", num_kv_blocks=128)
     talker, embedder = AsyncLLM(llama[0], config=config), AsyncLLM(bert[0], config=config, kind="embed")
-    models = {"talker": ServedModel("talker", talker), "embedder": ServedModel("embedder", embedder)}
+    judging = AsyncLLM(judge[0], config=config)
+    models = {
+        "talker": ServedModel("talker", talker),
+        "embedder": ServedModel("embedder", embedder),
+        "judge": ServedModel("judge", judging),
+    }
     with listen("127.0.0.1", 0) as listener, run_in_background(models, AppConfig(), listener) as server:
         yield f"{server.url}/v1"
     talker.shutdown()
     embedder.shutdown()
+    judging.shutdown()
 
 
 @pytest.fixture
@@ -120,6 +149,17 @@ def test_rerank_and_score(url, bert):
     np.testing.assert_allclose([d["score"] for d in answer["data"]], expected, atol=1e-5)
     pairs = httpx.post(f"{url}/score", json={"model": "embedder", "text_1": documents, "text_2": documents}).json()
     np.testing.assert_allclose([d["score"] for d in pairs["data"]], 1, atol=1e-5)
+
+
+def test_a_cross_encoder_judges_pairs(url, judge):
+    query, *documents = TEXTS[:6]
+    expected = judge[1]([query] * len(documents), documents)
+    answer = httpx.post(f"{url}/rerank", json={"model": "judge", "query": query, "documents": documents}).json()
+    scores = {r["index"]: r["relevance_score"] for r in answer["results"]}
+    np.testing.assert_allclose([scores[i] for i in range(len(documents))], expected, atol=1e-5)
+    assert [r["index"] for r in answer["results"]] == np.argsort(-np.array(expected)).tolist()
+    answer = httpx.post(f"{url}/score", json={"model": "judge", "text_1": documents, "text_2": TEXTS[1:6]}).json()
+    np.testing.assert_allclose([d["score"] for d in answer["data"]], judge[1](documents, TEXTS[1:6]), atol=1e-5)
 
 
 @pytest.mark.parametrize(

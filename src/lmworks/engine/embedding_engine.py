@@ -9,6 +9,7 @@ from typing import Any
 
 from lmworks.core.errors import CheckpointError, RequestError
 from lmworks.engine.config import EngineConfig
+from lmworks.engine.cross_encoder import Pair, is_cross_encoder, judge
 from lmworks.engine.embedder import Embedder
 from lmworks.engine.exchange import ModelInfo
 from lmworks.engine.operations import names
@@ -30,6 +31,7 @@ class EmbeddingEngine:
             max_model_len=embedder.max_seq_length,
             vocab_size=embedder.model.config.vocab_size,
             operations=names("embed"),
+            is_cross_encoder=is_cross_encoder(embedder.model.config),
         )
 
     @classmethod
@@ -85,6 +87,23 @@ class EmbeddingEngine:
         counts = [len(ids) for ids in surrounded]
         self._prompt_tokens += sum(counts)
         return {"vectors": [array("f", row).tobytes() for row in vectors.tolist()], "num_tokens": counts}
+
+    def score(self, pairs: Sequence[Pair]) -> list[float]:
+        """How well the texts of each pair go together, by a model that reads both at once.
+
+        Raises:
+            RequestError: the model is no cross-encoder.
+            ConfigError: it has several labels.
+        """
+        if not self.info.is_cross_encoder:
+            raise RequestError("this model is no cross-encoder", "Compare vectors")
+        self._prompt_tokens += sum(len(ids) for ids, _ in pairs)
+        return judge(self.embedder.model, pairs)
+
+
+def score(engine: EmbeddingEngine, pairs: Sequence[Pair]) -> list[float]:
+    """The operation; see `EmbeddingEngine.score`."""
+    return engine.score(pairs)
 
 
 def embed(engine: EmbeddingEngine, documents: Sequence[Sequence[int]]) -> dict[str, Any]:

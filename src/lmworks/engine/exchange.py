@@ -27,6 +27,11 @@ class Load:
     """Of `EngineConfig`."""
     kind: Kind | None = None
     """None takes what the model is."""
+    weights: tuple[str, str] = ("", "")
+    """Folder and version of the weights to serve, where they are not those of `path`: what the process before this one
+    served when it died."""
+    adapters: dict[str, str] = field(default_factory=dict)
+    """Likewise: folder by name."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,10 @@ class ModelInfo:
     num_kv_blocks: int = 0
     operations: tuple[str, ...] = ()
     """What `AsyncLLM.call` may ask for."""
+    is_cross_encoder: bool = False
+    """Whether it reads both texts of a pair at once."""
+    max_loras: int = 0
+    """Adapters that may be loaded at a time."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ OPERATIONS: Mapping[Kind, Mapping[str, str]] = {
     },
     "embed": {
         "embed": "lmworks.engine.embedding_engine:embed",
+        "score": "lmworks.engine.embedding_engine:score",
     },
 }
 """Kind of model to the name and the function of what it can do."""

@@ -6,22 +6,19 @@ a cross-encoder. Any other scores a pair by the cosine of the texts' vectors.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 
-import tokenizers
 import torch
 
-from lmworks.core.errors import ConfigError, RequestError
+from lmworks.core.errors import RequestError
+from lmworks.engine.cross_encoder import is_cross_encoder, judge
 from lmworks.engine.embedder import Embedder, EmbedderSettings
-from lmworks.engine.prompts import surroundings
+from lmworks.engine.prompts import pair_encoder, surroundings
 from lmworks.models.config import ModelConfig
-from lmworks.models.head_slots import EmbeddingHead, RewardHead, SequenceClassificationHead
+from lmworks.models.head_slots import EmbeddingHead
 from lmworks.models.transformer import Transformer
-from lmworks.nn.attention_context import PackedContext
 from lmworks.tokenization import Tokenizer, load_tokenizer
 
 
@@ -52,7 +49,7 @@ class PoolingLLM:
     @property
     def is_cross_encoder(self) -> bool:
         """Whether the model reads both texts of a pair at once."""
-        return isinstance(self.model.config.head, SequenceClassificationHead | RewardHead)
+        return is_cross_encoder(self.model.config)
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """One unit-length vector per text, in order.
@@ -82,31 +79,10 @@ class PoolingLLM:
         if not self.is_cross_encoder:
             vectors = torch.tensor(self.embed([*first, *second])) if second else torch.empty(0, 1)
             return (vectors[: len(first)] * vectors[len(first) :]).sum(-1).clamp(-1, 1).tolist()
-        head = self.model.config.head
-        if isinstance(head, SequenceClassificationHead) and head.num_labels != 1:
-            raise ConfigError(f"a classifier with {head.num_labels} labels gives no score", "Use one with one label")
+        encode = pair_encoder(self.tokenizer, self._embedder.max_seq_length)
+        pairs = zip(first * (len(second) // len(first)), second, strict=True)
         with evaluation_mode(self.model):
-            return [self._judge(a, b) for a, b in zip(first * (len(second) // len(first)), second, strict=True)]
-
-    @torch.inference_mode()
-    def _judge(self, text_1: str, text_2: str) -> float:
-        """Sigmoid of the one logit of a pair, laid out as the tokenizer's post-processor does."""
-        encoding = self._pairs.encode(text_1, text_2)
-        ids, types = (torch.tensor(x, device=self.model.device) for x in (encoding.ids, encoding.type_ids))
-        bounds = torch.tensor([0, len(ids)], dtype=torch.int32, device=ids.device)
-        segments = types if self.model.config.embed.type_vocab_size > 1 else None
-        positions = torch.arange(len(ids), device=ids.device)
-        hidden = self.model(ids, positions, PackedContext(bounds), token_type_ids=segments)
-        return self.model.document_logits(hidden, bounds).float().sigmoid().item()
-
-    @cached_property
-    def _pairs(self) -> tokenizers.Tokenizer:
-        """Encodes two texts with what goes around and between them, the longer cut first."""
-        spec = {**self.tokenizer.definition.spec, "padding": None, "truncation": None}
-        backend = tokenizers.Tokenizer.from_str(json.dumps(spec))
-        backend.encode_special_tokens = True
-        backend.enable_truncation(self._embedder.max_seq_length, strategy="longest_first")
-        return backend
+            return [judge(self.model, [encode(*pair)])[0] for pair in pairs]
 
 
 @contextmanager

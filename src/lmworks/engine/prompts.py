@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -104,6 +104,23 @@ def surroundings(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]
     added = len(whole) - len(bare)
     before = next(i for i in range(added + 1) if whole[i : i + len(bare)] == bare)
     return tuple(whole[:before]), tuple(whole[before + len(bare) :])
+
+
+def pair_encoder(tokenizer: Tokenizer, max_length: int) -> Callable[[str, str], tuple[list[int], list[int]]]:
+    """A function from two texts to what a cross-encoder reads: ids, and to which text each belongs.
+
+    They are laid out as the tokenizer's post-processor does, and the longer one is cut first.
+    """
+    spec = {**tokenizer.definition.spec, "truncation": None, "padding": None}
+    backend = tokenizers.Tokenizer.from_str(json.dumps(spec))
+    backend.encode_special_tokens = True
+    backend.enable_truncation(max_length, strategy="longest_first")
+
+    def encode(first: str, second: str) -> tuple[list[int], list[int]]:
+        encoding = backend.encode(first, second)
+        return encoding.ids, encoding.type_ids
+
+    return encode
 
 
 def last_user_message(messages: Sequence[Message]) -> str:

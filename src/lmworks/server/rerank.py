@@ -1,7 +1,8 @@
-"""The rerank and score routes: how well texts go with a query, by the cosine of their vectors. Knows no pooling."""
+"""The rerank and score routes: how well texts go with a query, or with each other. Knows no pooling and no head."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 
@@ -22,8 +23,9 @@ from lmworks.protocol.wire import parse_request
 from lmworks.server.answering import answer_with
 from lmworks.server.caller import Caller
 from lmworks.server.openapi import described
+from lmworks.server.served_model import ServedModel
 from lmworks.server.state import ServerState
-from lmworks.server.vectors import embed
+from lmworks.server.vectors import score_pairs
 
 router = APIRouter()
 
@@ -44,25 +46,26 @@ async def score(request: Request) -> Response:
 
 
 async def create_rerank(state: ServerState, body: bytes, _: Caller) -> RerankResponse:
-    """Read a body and answer it; errors as in `vectors.embed`."""
+    """Read a body and answer it; errors as in `vectors.score_pairs`."""
     asked = parse_request(RerankRequest, body)
     model = state.model(asked.model)
-    cuts = [-1, *[asked.max_tokens_per_doc or -1] * len(asked.documents)]
-    vectors = await embed(model, [asked.query, *asked.documents], param="documents", limits=cuts)
-    scores = (vectors.rows[1:] @ vectors.rows[0]).tolist()
+    texts = list(asked.documents)
+    if asked.max_tokens_per_doc is not None:
+        texts = await asyncio.to_thread(_cut, model, texts, asked.max_tokens_per_doc)
+    scores = await score_pairs(model, [asked.query], texts, param="documents")
     results = [
         RerankResult(
             index=index,
             relevance_score=score,
             document=None if asked.return_documents is False else RerankedText(text=text),
         )
-        for index, (score, text) in enumerate(zip(scores, asked.documents, strict=True))
+        for index, (score, text) in enumerate(zip(scores.values, asked.documents, strict=True))
     ]
     results.sort(key=lambda result: -result.relevance_score)
     return RerankResponse(
         id=f"rerank-{uuid.uuid4().hex}",
         model=model.name,
-        usage=EmbeddingUsage(prompt_tokens=vectors.num_tokens, total_tokens=vectors.num_tokens),
+        usage=EmbeddingUsage(prompt_tokens=scores.num_tokens, total_tokens=scores.num_tokens),
         results=results[: asked.top_n],
     )
 
@@ -71,7 +74,7 @@ async def create_score(state: ServerState, body: bytes, _: Caller) -> ScoreRespo
     """Read a body and answer it.
 
     Raises:
-        InvalidRequestError: the numbers of texts do not fit; and as in `vectors.embed`.
+        InvalidRequestError: the numbers of texts do not fit; and as in `vectors.score_pairs`.
     """
     asked = parse_request(ScoreRequest, body)
     model = state.model(asked.model)
@@ -82,13 +85,18 @@ async def create_score(state: ServerState, body: bytes, _: Caller) -> ScoreRespo
             "Send one for all, or one for each",
             param="text_1",
         )
-    vectors = await embed(model, [*first, *second], param="text_1")
-    left, right = vectors.rows[: len(first)], vectors.rows[len(first) :]
-    scores = (left * right).sum(1).tolist()
+    scores = await score_pairs(model, first, second, param="text_2")
     return ScoreResponse(
         id=f"score-{uuid.uuid4().hex}",
         created=int(time.time()),
         model=model.name,
-        data=[ScoreItem(index=index, score=value) for index, value in enumerate(scores)],
-        usage=EmbeddingUsage(prompt_tokens=vectors.num_tokens, total_tokens=vectors.num_tokens),
+        data=[ScoreItem(index=index, score=value) for index, value in enumerate(scores.values)],
+        usage=EmbeddingUsage(prompt_tokens=scores.num_tokens, total_tokens=scores.num_tokens),
     )
+
+
+def _cut(model: ServedModel, texts: list[str], limit: int) -> list[str]:
+    """Texts without what comes after their first tokens."""
+    tokenizer = model.llm.tokenizer
+    encoded = zip(texts, tokenizer.encode_batch(texts), strict=True)
+    return [text if len(ids) <= limit else tokenizer.decode(ids[:limit]) for text, ids in encoded]
