@@ -129,10 +129,13 @@ def test_what_lies_behind_the_last_key_is_never_looked_at(dtype):
     assert torch.equal(native_attention(query, cache, steps, native_rule(Scores(0.2))), before)
 
 
-def test_numbers_that_are_none_stay_visible():
-    cache, query = filled_cache(torch.bfloat16, 2, 1, 16, 64), torch.randn(1, 1, 64)
-    cache[0, 0, 1, 2, 5] = torch.nan
-    step = PagedStep([PagedSequence([0, 1], 20, 1)])
+@pytest.mark.parametrize("fault", [torch.nan, torch.inf])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_numbers_that_are_none_stay_visible(dtype, fault):
+    cache, query = filled_cache(dtype, 2, 1, 16, 64), torch.randn(1, 1, 64)
+    step, key = PagedStep([PagedSequence([0, 1], 20, 1)]), torch.randn(1, 1, 64)
+    key[0, 0, 5] = fault
+    native_write(cache, key, torch.randn(1, 1, 64) * fault, step)
     assert native_attention(query, cache, step, native_rule(Scores(0.2))).isnan().all()
 
 

@@ -1,9 +1,8 @@
 // Stores new keys and values in the cache, in its type. Knows no attention.
-#include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "attention.h"
+#include "attention_vector.h"
 
 namespace lm {
 namespace {
@@ -20,13 +19,23 @@ void store_row(const float* from, int count, uint16_t* to) {
     }
 }
 
-// On a grid of 127 steps each way; the step, a float, goes behind the numbers.
+// On a grid of 127 steps each way; the step, a float, goes behind the numbers. What is not finite makes it NaN.
 void store_row(const float* from, int count, int8_t* to) {
-    float most = 0.0f;
-    for (int i = 0; i < count; ++i) most = std::max(most, std::fabs(from[i]));
-    const float scale = most / 127.0f, inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
+    using attention::LANES, attention::Vec;
+    Vec most{}, faults{};
+    const auto look_at = [&](Vec x) {
+        most = attention::max(x < 0.0f ? -x : x, most);
+        faults = faults + (x - x);
+    };
+    int i = 0;
+    for (; i + LANES <= count; i += LANES) look_at(attention::load(from + i));
+    float rest[LANES] = {};
+    std::memcpy(rest, from + i, (count - i) * sizeof(float));
+    look_at(attention::load(rest));
+    const float greatest = attention::max_of_lanes(most), scale = greatest / 127.0f + attention::sum_of_lanes(faults);
+    const float inverse = greatest > 0.0f ? 127.0f / greatest : 0.0f;
     constexpr float SHIFT = 12582912.0f;  // adding and taking 1.5 * 2^23 rounds to the nearest, ties to even
-    for (int i = 0; i < count; ++i) to[i] = static_cast<int8_t>(from[i] * inverse + SHIFT - SHIFT);
+    for (i = 0; i < count; ++i) to[i] = static_cast<int8_t>(from[i] * inverse + SHIFT - SHIFT);
     std::memcpy(to + count, &scale, sizeof scale);
 }
 
