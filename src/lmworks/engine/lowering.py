@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lmworks.engine.packed_linear import PackedLinear
+from lmworks.kernels.gated_activation import ACTIVATIONS as MLP_ACTIVATIONS
 from lmworks.kernels.masks import And, Causal, Mask, Window
 from lmworks.kernels.program import (
     ACTIVATIONS,
@@ -30,7 +31,6 @@ from lmworks.models.block import Block
 from lmworks.models.head_slots import CausalLMHead
 from lmworks.models.transformer import Transformer
 from lmworks.nn.attention import Attention
-from lmworks.nn.mlp import ACTIVATIONS as MLP_ACTIVATIONS
 from lmworks.nn.mlp import MLP
 from lmworks.nn.norms import RMSNorm, UnitOffsetLayerNorm
 from lmworks.nn.positions import (

@@ -1,7 +1,8 @@
 """The native attention over a paged cache as torch operations, and which rules of scores it has.
 
-`lmworks::paged_attention` and `lmworks::write_cache` call C++ (`native/attention.h`); where no compiler was found, they
-are there but cannot run. Knows no scheduler and no model.
+`lmworks::paged_attention` and `lmworks::write_cache` call C++ (`native/attention.h`) on a CPU and Triton kernels
+(`triton/paged_attention.py`) on a GPU; where no compiler was found, they are there but cannot run. Knows no scheduler
+and no model.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from lmworks.kernels.native.library import library
 from lmworks.kernels.paged_step import SCALE_BYTES, PagedStep
 from lmworks.kernels.program import CACHE_TYPES, CacheStruct, RuleStruct
 from lmworks.kernels.scores import DistanceBias, Scores
+from lmworks.kernels.triton import launching
 
 
 @dataclass(frozen=True)
@@ -58,21 +60,25 @@ def _window(mask: Mask) -> int | None:
 
 def holds_natively(cache: Tensor) -> bool:
     """Whether native code reads a cache of this shape, type and place."""
-    return cache.device.type == "cpu" and cache.shape[0] == 2 and cache.dtype in CACHE_TYPES and library() is not None
+    if cache.shape[0] != 2:
+        return False
+    if cache.is_cuda:
+        return cache.dtype in launching.TYPES and cache.shape[-1] <= launching.MOST_WIDTH and launching.available()
+    return cache.device.type == "cpu" and cache.dtype in CACHE_TYPES and library() is not None
 
 
 def native_attention(query: Tensor, cache: Tensor, step: PagedStep, rule: NativeRule) -> Tensor:
     """Attention of one step's tokens [N, H, D]; a query's result is the same bits in any step. Returns [N, H, D]."""
-    shares = step.causal_shares if rule.causal else step.full_shares
+    tables, shares = step.on(cache.device, causal=rule.causal)
     result: Tensor = torch.ops.lmworks.paged_attention(
-        query, cache, step.block_tables, shares, rule.scale, rule.softcap, rule.window, rule.sinks, rule.slopes
+        query, cache, tables, shares, rule.scale, rule.softcap, rule.window, rule.sinks, rule.slopes
     )
     return result
 
 
 def native_write(cache: Tensor, key: Tensor, value: Tensor, step: PagedStep) -> None:
     """Store keys and values [N, K, D] of one step's tokens, in the cache's type."""
-    torch.ops.lmworks.write_cache(cache, key, value, step.block_tables, step.causal_shares)
+    torch.ops.lmworks.write_cache(cache, key, value, *step.on(cache.device, causal=True))
 
 
 @cache
@@ -130,6 +136,16 @@ def _paged_attention(
     return out.to(query.dtype)
 
 
+@torch.library.impl(_OPERATIONS, "paged_attention", "CUDA")
+def _paged_attention_on_gpu(
+    query: Tensor, cache: Tensor, block_tables: Tensor, shares: Tensor, scale: float, softcap: float, window: int,
+    sinks: Tensor | None, slopes: Tensor | None,
+) -> Tensor:  # fmt: skip
+    from lmworks.kernels.triton.paged_attention import paged_attention
+
+    return paged_attention(query, cache, block_tables, shares, scale, softcap, window, sinks, slopes)
+
+
 @torch.library.register_fake("lmworks::paged_attention")  # type: ignore[untyped-decorator]
 def _fake_paged_attention(
     query: Tensor, cache: Tensor, block_tables: Tensor, shares: Tensor, scale: float, softcap: float, window: int,
@@ -148,6 +164,13 @@ def _write_cache(cache: Tensor, key: Tensor, value: Tensor, block_tables: Tensor
         block_tables.data_ptr(), block_tables.shape[1], shares.data_ptr(), shares.shape[0],
         keys.data_ptr(), values.data_ptr(), keys.stride(0),
     )  # fmt: skip
+
+
+@torch.library.impl(_OPERATIONS, "write_cache", "CUDA")
+def _write_cache_on_gpu(cache: Tensor, key: Tensor, value: Tensor, block_tables: Tensor, shares: Tensor) -> None:
+    from lmworks.kernels.triton.paged_attention import write_cache
+
+    write_cache(cache, key, value, block_tables, shares)
 
 
 @torch.library.register_fake("lmworks::write_cache")  # type: ignore[untyped-decorator]

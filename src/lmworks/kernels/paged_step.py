@@ -54,6 +54,19 @@ class PagedStep(tuple[PagedSequence, ...]):
         """As `causal_shares`, with the number of keys, which all tokens of the sequence see."""
         return self._shares([s.num_keys for s in self])
 
+    def on(self, device: torch.device, *, causal: bool) -> tuple[Tensor, Tensor]:
+        """Block tables, and causal or full shares, where the cache is; copied once."""
+        shares = self.causal_shares if causal else self.full_shares
+        if device.type == "cpu":
+            return self.block_tables, shares
+        if causal not in self._copies:
+            self._copies[causal] = self.block_tables.to(device), shares.to(device)
+        return self._copies[causal]
+
+    @cached_property
+    def _copies(self) -> dict[bool, tuple[Tensor, Tensor]]:
+        return {}
+
     @cached_property
     def reads_sources(self) -> bool:
         """Whether the keys are those of sources."""

@@ -1,8 +1,9 @@
-"""Matrix product with weights of 8 or 4 bits on a grid: the formula, and two ways for int8 rows that agree with it.
+"""Matrix product with weights of 8 or 4 bits on a grid: the formula, and three faster ways that agree with it.
 
 Knows no module and no file format. Which path runs is decided per call from dtype, device and number of
 rows, logged once for each outcome, and can be forced with the environment variable
-`LMWORKS_QUANTIZED_MATMUL` (`reference`, `dequantize` or `int8pack`).
+`LMWORKS_QUANTIZED_MATMUL` (`reference`, `dequantize`, `int8pack` or `triton`). On a GPU few rows go through a Triton
+kernel, the operation `lmworks::quantized_matmul`.
 
 On an AVX-512 core with 576 to 2048 features, `int8pack` in bfloat16 takes about a third of the dense
 bfloat16 product's time for one row, the same for eight, and less than dequantizing up to 16; in float32 it is
@@ -23,14 +24,19 @@ from torch.nn import functional as F
 
 from lmworks.core.config import nearest
 from lmworks.core.errors import ConfigError
+from lmworks.kernels.triton import launching
 
-Path = Literal["reference", "dequantize", "int8pack"]
-PATHS: tuple[Path, ...] = ("reference", "dequantize", "int8pack")
+Path = Literal["reference", "dequantize", "int8pack", "triton"]
+PATHS: tuple[Path, ...] = ("reference", "dequantize", "int8pack", "triton")
 FORCE_VARIABLE = "LMWORKS_QUANTIZED_MATMUL"
 INT8PACK_MAX_ROWS = 16
 """Beyond this many rows dequantizing once and calling the dense product is faster."""
 INT8PACK_COLUMNS = 16
 """torch's kernel reads the input dimension in runs of this many and past the end of any other (torch 2.13)."""
+TRITON_MAX_ROWS = 64
+"""Beyond this many rows dequantizing once and calling the dense product should be faster."""
+TRITON_LEAST_GROUP = 32
+"""Groups shorter than this are no operand of a product."""
 
 MIDDLE: dict[int, int] = {4: 8, 8: 0}
 """The value that means 0.0 where a grid has no zero points, by bits: 4 bits are 0 to 15, 8 bits are signed."""
@@ -65,7 +71,10 @@ def quantized_matmul(
             columns or the grid is not int8 by row.
     """
     plain = weight.dtype == torch.int8 and zero is None and not group_size
-    path = choose_path(x, plain=plain)
+    path = choose_path(x, plain=plain, group_size=group_size)
+    if path == "triton":
+        product: Tensor = torch.ops.lmworks.quantized_matmul(x, weight, scale, zero, group_size)
+        return product
     if path == "reference" or not plain:
         return quantized_matmul_reference(x, weight, scale, zero, group_size)
     scale = scale.to(x.dtype).flatten()
@@ -118,7 +127,7 @@ def unpack_nibbles(packed: Tensor, columns: int) -> Tensor:
     return torch.stack([packed & 15, packed >> 4], -1).flatten(1)[:, :columns]
 
 
-def choose_path(x: Tensor, *, plain: bool = True) -> Path:
+def choose_path(x: Tensor, *, plain: bool = True, group_size: int = 0) -> Path:
     """The path for these activations, unless the environment forces one; `plain` is int8 with a scale per row."""
     forced = os.environ.get(FORCE_VARIABLE)
     if forced is not None:
@@ -129,9 +138,13 @@ def choose_path(x: Tensor, *, plain: bool = True) -> Path:
                 "Unset it or force another path",
             )
         return _forced(forced)
+    differentiable = x.requires_grad and torch.is_grad_enabled()
+    if x.is_cuda and not differentiable and x.dtype in launching.TYPES and launching.available():
+        whole = not group_size or (group_size >= TRITON_LEAST_GROUP and group_size.bit_count() == 1)
+        if whole and x.numel() <= TRITON_MAX_ROWS * x.shape[-1]:
+            return _log("triton", x.dtype, x.device.type)
     if not plain:
         return _log("dequantize", x.dtype, x.device.type)
-    differentiable = x.requires_grad and torch.is_grad_enabled()
     few = 0 < x.numel() <= INT8PACK_MAX_ROWS * x.shape[-1] and x.shape[-1] % INT8PACK_COLUMNS == 0
     fast = few and x.dtype == torch.bfloat16 and x.device.type == "cpu" and _MEASURED and not differentiable
     return _log("int8pack" if fast else "dequantize", x.dtype, x.device.type)
@@ -144,7 +157,7 @@ _MEASURED = platform.machine() in ("x86_64", "AMD64")
 @cache
 def _log(path: Path, dtype: torch.dtype, device: str) -> Path:
     """Say each decision once."""
-    logger.info("quantized matmul: %s for %s on %s (up to %d rows: int8pack)", path, dtype, device, INT8PACK_MAX_ROWS)
+    logger.info("quantized matmul: %s for %s on %s", path, dtype, device)
     return path
 
 
@@ -155,3 +168,24 @@ def _forced(name: str) -> Path:
             logger.info("quantized matmul: %s, forced by %s", path, FORCE_VARIABLE)
             return path
     raise ConfigError(f"{FORCE_VARIABLE} = {name!r} is no path{nearest(name, list(PATHS))}", "Unset it or name a path")
+
+
+_OPERATIONS = torch.library.Library("lmworks", "FRAGMENT")  # type: ignore[no-untyped-call]  # torch leaves it untyped
+_OPERATIONS.define(  # type: ignore[no-untyped-call]
+    "quantized_matmul(Tensor x, Tensor weight, Tensor scale, Tensor? zero, int group_size) -> Tensor"
+)
+
+
+@torch.library.impl(_OPERATIONS, "quantized_matmul", "CUDA")
+def _on_gpu(x: Tensor, weight: Tensor, scale: Tensor, zero: Tensor | None, group_size: int) -> Tensor:
+    from lmworks.kernels.triton.quantized_matmul import quantized_matmul as fused
+
+    return fused(x, weight, scale, zero, group_size)
+
+
+torch.library.impl(_OPERATIONS, "quantized_matmul", "CPU")(quantized_matmul_reference)
+
+
+@torch.library.register_fake("lmworks::quantized_matmul")  # type: ignore[untyped-decorator]
+def _fake(x: Tensor, weight: Tensor, scale: Tensor, zero: Tensor | None, group_size: int) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])

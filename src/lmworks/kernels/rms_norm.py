@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from lmworks.kernels.triton import launching
+
 
 def rms_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """The formula, x / rms(x) · weight, as it is written (arXiv:1910.07467); the oracle. Shapes as in `rms_norm`."""
@@ -31,6 +33,10 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     Returns:
         [..., E] in the type that `x` and `weight` promote to.
     """
+    if launching.fuses(x):
+        from lmworks.kernels.triton.rms_norm import rms_norm as fused
+
+        return fused(x, weight, eps)
     if not torch.is_grad_enabled():  # serving: nothing to keep for a backward pass, and fewer operations
         return weight * F.rms_norm(x.float(), x.shape[-1:], None, eps).to(x.dtype)
     result: Tensor = _RMSNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lmworks.kernels.gated_activation import ACTIVATIONS
 from lmworks.models.config import ModelConfig
 from lmworks.models.head_slots import (
     CausalLMHead,
@@ -16,7 +17,6 @@ from lmworks.models.head_slots import (
     RewardHead,
 )
 from lmworks.models.mixers import norm_of
-from lmworks.nn.mlp import ACTIVATIONS
 from lmworks.nn.norms import build_norm
 
 HEAD_ACTIVATIONS = ACTIVATIONS | {"tanh": torch.tanh}

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lmworks.kernels.gated_activation import ACTIVATIONS
 from lmworks.kernels.grouped_matmul import grouped_matmul
-from lmworks.nn.mlp import ACTIVATIONS
 from lmworks.nn.routing import Router
 
 
@@ -72,7 +72,7 @@ class MixtureOfExperts(nn.Module):
         router: chooses; its `num_experts` is X.
         hidden_size: E.
         moe_intermediate_size: I.
-        hidden_act: a name of `nn.mlp.ACTIVATIONS`.
+        hidden_act: a name of `kernels.gated_activation.ACTIVATIONS`.
         gated: experts are down(act(gate(x)) · up(x)), else down(act(up(x))).
         bias: of the experts' projections.
         shared_experts: applied to every token (DeepSeekMoE, arXiv:2401.06066): several are one wide MLP.

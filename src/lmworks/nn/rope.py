@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lmworks.kernels.triton import launching
+
 SpeedsOfLength = Callable[[Tensor], Tensor]
 """From document lengths [N] to angular speeds [N, R/2]."""
 
@@ -28,6 +30,10 @@ class Rotation:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Turn the first R coordinates of [N, H, D] vectors."""
+        if launching.fuses(x):
+            from lmworks.kernels.triton.rotary import turn
+
+            return turn(x, self.cos, self.sin, self.interleaved)
         rotary_dim = self.cos.shape[-1]
         turned, rest = x[..., :rotary_dim], x[..., rotary_dim:]
         if self.interleaved:
