@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
+from lmworks.core.errors import LMWorksError
+from lmworks.engine import versions
 from lmworks.engine.config import EngineConfig
 from lmworks.engine.embedding_engine import EmbeddingEngine
-from lmworks.engine.exchange import Kind, ModelInfo
+from lmworks.engine.exchange import Kind, Load, ModelInfo
 from lmworks.engine.llm_engine import LLMEngine
 from lmworks.engine.loading import load
 from lmworks.engine.loop import SteppedEngine
@@ -21,6 +24,8 @@ from lmworks.models.transformer import Transformer
 
 PROBE_BYTES = 128 * 2**20
 """Read to learn how fast memory is: more than caches hold, and done in a moment."""
+log = logging.getLogger(__name__)
+
 MODULES_FILE = "modules.json"
 """What makes a folder one of sentence-transformers."""
 
@@ -47,6 +52,28 @@ def open_engine(
     return engine, info_of(engine), roofline_of(engine)
 
 
+def restore(engine: SteppedEngine, load: Load) -> None:
+    """Bring a newly opened engine to the weights and adapters that the one before it had.
+
+    What cannot be read any more is left out: the log says so, and the engine tells which weights it serves.
+    """
+    if not isinstance(engine, LLMEngine):
+        return
+    path, version = load.weights
+    try:
+        if version not in ("", engine.versions.served.version):
+            versions.load(engine, path, version).result()
+            versions.activate(engine)
+            engine.versions.other = None
+    except LMWorksError as error:
+        log.error("the weights %s of %s are not served again: %s", version, path, error)
+    for name, folder in load.adapters.items():
+        try:
+            engine.adapters.load(engine.model, name, folder)
+        except LMWorksError as error:
+            log.error("the adapter %s is not loaded again: %s", name, error)
+
+
 def kind_of(path: Path) -> Kind:
     """What the model of a folder or file is for: vectors, unless it can generate and is not saved as an embedder."""
     if (path / MODULES_FILE).is_file():
@@ -69,6 +96,7 @@ def info_of(engine: LLMEngine) -> ModelInfo:
         block_size=engine.config.block_size,
         num_kv_blocks=engine.blocks.num_blocks,
         operations=names("generate"),
+        max_loras=engine.config.max_loras,
     )
 
 

@@ -14,12 +14,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
 
 from lmworks.core.errors import EngineError, EngineUnavailableError, LMWorksError, require
 from lmworks.engine.exchange import Command, Failed, Load, ModelInfo, Ping, Pong, Stop
+from lmworks.engine.stats import EngineStats
 
 if TYPE_CHECKING:
     from lmworks.engine.wire import Channel
@@ -186,6 +187,8 @@ class EngineProcess:
                     self._set("ready", EngineUnavailableError("the engine has just ended", "Try again later"))
                 elif isinstance(report, Failed):
                     failed = report
+                elif isinstance(report, EngineStats):
+                    self._keep(report)
             self._on_reports([r for r in frame if not isinstance(r, ModelInfo | Failed | Pong)])
             if self._ready_since is not None:
                 if now - heard > self._restarts.hang_seconds:
@@ -198,6 +201,12 @@ class EngineProcess:
         channel.close()
         status = process.wait()
         return failed or EngineError(*_obituary(status, hung=hung, ready=self._ready_since is not None))
+
+    def _keep(self, told: EngineStats) -> None:
+        """Remember what the engine was given since it was opened, for the next process."""
+        weights = (told.weight_path, told.weight_version) if told.weight_path else self._load.weights
+        if weights != self._load.weights or told.adapters != self._load.adapters:
+            self._load = replace(self._load, weights=weights, adapters=told.adapters)
 
     def _kill(self) -> None:
         if self._process is not None:

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 ITERATION_TOKEN_BUCKETS = tuple(2**power for power in range(15))
 
 
+FIRST_VERSION = "0"
+"""What the weights are called that an engine begins with."""
+
+
 @dataclass(frozen=True)
 class EngineStats:
     """A snapshot; `_total` figures only grow."""

@@ -18,6 +18,7 @@ from lmworks.core.errors import CheckpointError, RequestError
 from lmworks.engine.loading import load_weights
 from lmworks.engine.model_runner import ModelRunner
 from lmworks.engine.packed_linear import PackedLinear
+from lmworks.engine.stats import FIRST_VERSION
 from lmworks.models.accounting import parameters
 from lmworks.models.hub import read_config
 from lmworks.models.hub.tensor_source import available_memory
@@ -25,9 +26,6 @@ from lmworks.models.transformer import Transformer
 
 if TYPE_CHECKING:
     from lmworks.engine.llm_engine import LLMEngine
-
-FIRST = "0"
-"""What the weights are called that an engine begins with."""
 
 
 @dataclass(eq=False)
@@ -51,7 +49,7 @@ class WeightVersions:
     """
 
     def __init__(self, runner: ModelRunner, path: Path | None) -> None:
-        self.served = WeightSet(FIRST, runner, path, 0)
+        self.served = WeightSet(FIRST_VERSION, runner, path, 0)
         self.other: WeightSet | None = None
         """Loaded and never served, or served before."""
         self.loading = False

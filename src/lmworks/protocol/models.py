@@ -24,6 +24,8 @@ class ModelCard(WireResponse):
     """Prompt and answer together, in tokens."""
     capabilities: list[Capability]
     """`chat` is missing where the model has no chat template."""
+    weight_version: str | None = None
+    """Of the weights that serve, where they can be exchanged."""
 
 
 class ModelList(WireResponse):

@@ -89,12 +89,28 @@ def _endpoint(route: AdminRoute, keys: Keys) -> Callable[[Request], Awaitable[Re
         else:
             asked = parse_request(route.body, await read_body(request)).model_dump()
         model = _chosen(state, asked.get("model"))
+        if route.body is LoadLoraRequest:
+            _check_name(state, model, asked["lora_name"])
         arguments = {name: asked[field] for name, field in route.arguments.items() if asked.get(field) is not None}
         result = await model.llm.call(route.operation, **arguments)
         return json_reply(AdminResponse(model=model.name, result=result))
 
     endpoint.__name__ = route.operation
     return endpoint
+
+
+def _check_name(state: ServerState, model: ServedModel, name: str) -> None:
+    """Refuse a name for an adapter that requests already give to something else.
+
+    Raises:
+        InvalidRequestError: a model, or another model's adapter, has it.
+    """
+    for other in state.models.values():
+        taken = (other.name, *other.aliases, *(a.name for a in other.adapters if other.llm is not model.llm))
+        if name in taken:
+            raise InvalidRequestError(
+                f"The name {name!r} belongs to the model {other.name!r}", "Choose another", param="lora_name"
+            )
 
 
 def _chosen(state: ServerState, name: str | None) -> ServedModel:

@@ -8,6 +8,7 @@ application. Knows no HTTP.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from time import time
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -22,6 +23,8 @@ from lmworks.server.served_model import ServedModel
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 LABELS = ("model_name", "engine")
+SLEEP_STATES = ("awake", "weights_offloaded", "discard_all")
+"""By level, in vLLM's words."""
 ENGINE = "0"
 """The number of a model's engine; it has one."""
 
@@ -187,12 +190,17 @@ class _EngineCollector(Collector):
         yield from (accepted, steps, *self._about())
 
     def _about(self) -> Iterator[Metric]:
-        """What does not change while an engine runs."""
+        """What an engine is, and in which state."""
         cache = GaugeMetricFamily(
             "vllm:cache_config_info", "The cache's size.", labels=[*LABELS, "block_size", "num_gpu_blocks"]
         )
         asleep = GaugeMetricFamily(
             "vllm:engine_sleep_state", "1 in the state that holds.", labels=[*LABELS, "sleep_state"]
+        )
+        adapters = GaugeMetricFamily(
+            "vllm:lora_requests_info",
+            "When this was so: adapters that requests wait and run with.",
+            labels=[*LABELS, "max_lora", "waiting_lora_adapters", "running_lora_adapters"],
         )
         for model in self._models.values():
             try:
@@ -200,8 +208,13 @@ class _EngineCollector(Collector):
             except LMWorksError:  # it is still being loaded
                 continue
             cache.add_metric([model.name, ENGINE, str(info.block_size), str(info.num_kv_blocks)], 1)
-            asleep.add_metric([model.name, ENGINE, "awake"], 1)
-        yield from (cache, asleep)
+            told = model.llm.stats()
+            for level, state in enumerate(SLEEP_STATES):
+                asleep.add_metric([model.name, ENGINE, state], level == told.sleep_level)
+            names = (",".join(told.adapters_waiting), ",".join(told.adapters_running))
+            if told.adapters or any(names):
+                adapters.add_metric([model.name, ENGINE, str(info.max_loras), *names], time())
+        yield from (cache, asleep, adapters)
 
 
 def _cumulative(counts: tuple[int, ...], total: int) -> tuple[list[tuple[str, float]], float]:

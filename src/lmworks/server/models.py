@@ -46,6 +46,7 @@ def cards_of(model: ServedModel) -> Iterator[ModelCard]:
             parent=model.parent,
             max_model_len=model.llm.max_model_len,
             capabilities=capabilities,
+            weight_version=model.llm.stats().weight_version or None,
         )
     if model.adapter is None:
         for adapter in model.adapters:

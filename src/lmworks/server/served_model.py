@@ -17,7 +17,7 @@ from lmworks.core.sampling import SamplingParams
 from lmworks.engine.exchange import ModelInfo
 from lmworks.engine.outputs import Delta
 from lmworks.engine.process import State
-from lmworks.engine.stats import EngineStats
+from lmworks.engine.stats import FIRST_VERSION, EngineStats
 
 if TYPE_CHECKING:
     from lmworks.engine.prompts import Prompts
@@ -117,4 +117,6 @@ class ServedModel:
     @property
     def fingerprint(self) -> str:
         """`system_fingerprint` on the wire: what, beside the request, decides the answer."""
-        return f"lmworks-{__version__}-{self.content_hash[:8]}" if self.content_hash else f"lmworks-{__version__}"
+        made = f"lmworks-{__version__}-{self.content_hash[:8]}" if self.content_hash else f"lmworks-{__version__}"
+        version = self.llm.stats().weight_version
+        return made if version in ("", FIRST_VERSION) else f"{made}-{version}"
