@@ -33,7 +33,7 @@ from lmworks.models.hub import save_pretrained
 GREEDY = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
 ENDLESS = SamplingParams(temperature=0, ignore_eos=True)
 QUICK = Restarts(backoff_seconds=0.05, early_seconds=0.0, hang_seconds=3.0, poll_seconds=0.1)
-CONFIG = EngineConfig(block_size=4, max_num_seqs=4, max_num_batched_tokens=16, max_num_queued_reqs=8)
+CONFIG = EngineConfig(dtype="float32", block_size=4, max_num_seqs=4, max_num_batched_tokens=16, max_num_queued_reqs=8)
 
 
 @pytest.fixture(scope="module")

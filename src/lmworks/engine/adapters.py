@@ -187,6 +187,7 @@ def _add(
 
 def load_adapter(engine: LLMEngine, name: str, path: str, replace: bool = False) -> None:
     """The operation `load_adapter`; see `Adapters.load`."""
+    engine.check_awake()
     engine.adapters.load(engine.model, name, path, replace=replace)
 
 

@@ -93,7 +93,7 @@ class LLM:
     @property
     def pooling(self) -> PoolingLLM:
         """What embeds and scores; errors as in `PoolingLLM`, and as for `tokenizer`."""
-        if self._pooling is None:
+        if self._pooling is None or (self._engine is not None and self._pooling.model is not self._engine.model):
             self._pooling = PoolingLLM(self.engine.model, self.tokenizer)
         return self._pooling
 
@@ -124,6 +124,8 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] = SamplingParams(),  # noqa: B008 - a frozen value
         use_tqdm: bool = False,
+        *,
+        adapter: str | None = None,
     ) -> list[RequestOutput]:
         """Complete prompts, batched as the engine sees fit.
 
@@ -131,11 +133,13 @@ class LLM:
             prompts: one text or several prompts, for the encoder where the model has one; the decoder then answers.
             sampling_params: for all prompts, or one for each.
             use_tqdm: show a progress bar.
+            adapter: name of a loaded one; None is the base model.
 
         Returns:
             One output per prompt, in order.
 
         Raises:
+            ModelNotFoundError: no adapter of that name is loaded.
             RequestError: a prompt is empty, too long or impossible; nothing was generated then. Or nothing may come
                 next after what was generated, the parameters forbidding it all.
             EngineError: the model failed on a prompt.
@@ -151,7 +155,7 @@ class LLM:
         asked = [generated_params(params) for params in sampling_params]
         outputs = [
             RequestOutput(parts[0].request_id, text, p, collect(parts, params.n), parts[0].prompt_logprobs)
-            for parts, text, p, params in zip(self._run(ids, asked, use_tqdm), texts, ids, asked, strict=True)
+            for parts, text, p, params in zip(self._run(ids, asked, use_tqdm, adapter), texts, ids, asked, strict=True)
         ]
         return [best_of(output, params) for output, params in zip(outputs, sampling_params, strict=True)]
 
@@ -165,6 +169,7 @@ class LLM:
         continue_final_message: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        adapter: str | None = None,
     ) -> list[RequestOutput]:
         """The assistant's next turn of each conversation, in order; errors as in `generate` and `Prompts.chat`.
 
@@ -176,6 +181,7 @@ class LLM:
             continue_final_message: instead, continue the last message.
             tools: functions that the template may describe.
             chat_template_kwargs: further values for the template.
+            adapter: see `generate`.
         """
         conversations = [m for m in messages if not isinstance(m, Message)] or [list(messages)]  # type: ignore[arg-type]
         inputs = {**(chat_template_kwargs or {}), **({} if tools is None else {"tools": list(tools)})}
@@ -188,7 +194,7 @@ class LLM:
             )
             for conversation in conversations
         ]
-        return self.generate(prompts, sampling_params, use_tqdm)
+        return self.generate(prompts, sampling_params, use_tqdm, adapter=adapter)
 
     def beam_search(
         self, prompts: Prompt | Sequence[Prompt], params: BeamSearchParams, use_tqdm: bool = False
@@ -239,6 +245,7 @@ class LLM:
     def loglikelihood_tokens(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[LogLikelihood]:
         """`loglikelihood` for token ids; both sides need at least one."""
         engine = self.engine
+        engine.check_awake()
         limits = engine.max_model_len, engine.config.max_num_batched_tokens, engine.max_source_len
         with evaluation_mode(engine.model):
             return loglikelihood(engine.model, pairs, *limits)
@@ -246,6 +253,19 @@ class LLM:
     def update_weights(self, state: Mapping[str, Tensor]) -> None:
         """Copy new weights into the served model; see `LLMEngine.update_weights`."""
         self.engine.update_weights(state)
+
+    def load_lora_adapter(self, name: str, path: Path | str) -> None:
+        """Read an adapter folder of PEFT under a name, in place of any that has it; see `Adapters.load`."""
+        self.engine.check_awake()
+        self.engine.adapters.load(self.engine.model, name, str(path))
+
+    def unload_lora_adapter(self, name: str) -> None:
+        """Forget an adapter.
+
+        Raises:
+            ModelNotFoundError: there is none of that name.
+        """
+        self.engine.adapters.unload(name)
 
     def stats(self) -> EngineStats:
         """What has been done and is held now."""
@@ -268,9 +288,15 @@ class LLM:
         return texts, ids
 
     def _run(
-        self, prompts: Sequence[tuple[int, ...]], params: Sequence[SamplingParams], use_tqdm: bool = False
+        self,
+        prompts: Sequence[tuple[int, ...]],
+        params: Sequence[SamplingParams],
+        use_tqdm: bool = False,
+        adapter: str | None = None,
     ) -> list[list[Delta]]:
-        requests = [Request(f"request-{next(self._ids)}", *pair) for pair in zip(prompts, params, strict=True)]
+        requests = [
+            Request(f"request-{next(self._ids)}", *pair, adapter=adapter) for pair in zip(prompts, params, strict=True)
+        ]
         shown = bar("Prompts", len(requests)) if use_tqdm else nullcontext()
         with evaluation_mode(self.engine.model), shown as progress:
             finished = None if progress is None else progress.advance
