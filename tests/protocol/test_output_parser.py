@@ -365,6 +365,7 @@ def test_formats_are_found_in_templates():
     assert detect_reasoning_format("[THINK]{{ x }}[/THINK]") is REASONING_FORMATS["mistral"]
     assert detect_reasoning_format("<|channel|>analysis<|message|>") is REASONING_FORMATS["gpt_oss"]
     assert detect_reasoning_format("{{ messages }}") is None
+    assert detect_reasoning_format("<|user|>{{ x }}<|end|><|assistant|>") is None  # Phi's
 
 
 def test_a_prompt_tells_whether_thoughts_were_opened():

@@ -43,7 +43,8 @@ def detect_reasoning_format(chat_template: str | None) -> ReasoningFormat | None
         return None
     if "<|channel|>analysis" in chat_template or ("<|channel|>" in chat_template and "analysis" in chat_template):
         return REASONING_FORMATS["gpt_oss"]
-    return next((f for f in _FORMATS if f.end in chat_template), None)
+    # Phi's templates, too, end every turn with gpt-oss' marker.
+    return next((f for f in _FORMATS if f.name != "gpt_oss" and f.end in chat_template), None)
 
 
 def starts_in_reasoning(prompt: str, reasoning_format: ReasoningFormat | None) -> bool:
