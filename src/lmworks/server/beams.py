@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import aclosing
 
 from lmworks.core.errors import EngineError
 from lmworks.core.sampling import BeamSearchParams
@@ -32,13 +33,15 @@ async def search_beams(
         async def follow(number: int, prefix: tuple[int, ...], step: int = step) -> NextTokens:
             one = f"{request_id}-{step}-{number}"
             told: NextTokens = ()
-            async for delta in model.llm.generate(
+            deltas = model.llm.generate(
                 [*prompt, *prefix], search.sampling_params, one, cache_salt=cache_salt, adapter=model.adapter
-            ):
-                if delta.finish_reason == "abort":
-                    raise delta.error or EngineError("the engine stopped before the answer was complete")
-                if delta.logprobs:
-                    told = delta.logprobs[0].top
+            )
+            async with aclosing(deltas):
+                async for delta in deltas:
+                    if delta.finish_reason == "abort":
+                        raise delta.error or EngineError("the engine stopped before the answer was complete")
+                    if delta.logprobs:
+                        told = delta.logprobs[0].top
             return told
 
         steps = [asyncio.create_task(follow(number, prefix)) for number, prefix in enumerate(prefixes)]

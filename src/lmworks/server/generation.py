@@ -9,6 +9,7 @@ import asyncio
 import math
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from lmworks.core.errors import EngineError, EngineOverloadedError
@@ -225,8 +226,9 @@ async def _one(job: Job, ids: Sequence[str], number: int = 0) -> AsyncGenerator[
         cache_salt=job.cache_salt,
         adapter=job.model.adapter,
     )
-    async for delta in deltas:
-        yield number, delta
+    async with aclosing(deltas):
+        async for delta in deltas:
+            yield number, delta
 
 
 async def _merged(job: Job, ids: Sequence[str]) -> AsyncGenerator[tuple[int, Delta], None]:
@@ -235,8 +237,9 @@ async def _merged(job: Job, ids: Sequence[str]) -> AsyncGenerator[tuple[int, Del
 
     async def pump(number: int) -> None:
         try:
-            async for item in _one(job, ids, number):
-                queue.put_nowait(item)
+            async with aclosing(_one(job, ids, number)) as items:
+                async for item in items:
+                    queue.put_nowait(item)
         except Exception as error:  # noqa: BLE001 - handed to the consumer, which raises it
             queue.put_nowait(error)
         else:

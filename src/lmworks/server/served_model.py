@@ -7,7 +7,7 @@ Knows no HTTP.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -61,8 +61,8 @@ class Engine(Protocol):
         priority: int = 0,
         cache_salt: str = "",
         adapter: str | None = None,
-    ) -> AsyncIterator[Delta]:
-        """Deltas of all `n` completions until each has finished."""
+    ) -> AsyncGenerator[Delta, None]:
+        """Deltas of all `n` completions until each has finished; closing it early aborts the request."""
         ...
 
     def abort(self, request_id: str) -> None:
