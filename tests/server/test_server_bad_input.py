@@ -15,6 +15,10 @@ from lmworks.server.served_model import ServedModel
 
 ASK = {"model": "talker", "messages": [{"role": "user", "content": "hi"}]}
 JSON = {"Content-Type": "application/json"}
+JSON_ROUTES = (
+    "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/rerank", "/v1/score",
+    "/tokenize", "/detokenize", "/v1/batches",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -57,7 +61,7 @@ def changed(**fields):
      b'{"model":"\\ud800"}', b"[]", b"null", b'"text"', "{}".encode("utf-16")],
 )  # fmt: skip
 def test_a_body_that_is_no_json_object(patient, body):
-    for path in ("/v1/chat/completions", "/v1/completions"):
+    for path in JSON_ROUTES:
         assert error_of(patient.post(path, content=body, headers=JSON), 400)["type"] == "invalid_request_error"
 
 
@@ -154,6 +158,15 @@ def test_chat_fields(patient, fields, param):
 )
 def test_completion_fields(patient, fields, param):
     assert error_of(patient.post("/v1/completions", json={"model": "talker", **fields}), 400)["param"] == param
+
+
+def test_a_schema_nested_without_end_is_refused_or_bounded(patient):
+    deep = {}
+    for _ in range(150):
+        deep = {"type": "array", "items": deep}
+    tool = {"type": "function", "function": {"name": "f", "parameters": deep, "strict": True}}
+    response = patient.post("/v1/chat/completions", json=changed(tools=[tool], tool_choice="required"))
+    assert "nested" in error_of(response, 400)["message"]
 
 
 def test_what_changes_nothing_is_accepted(http):
