@@ -73,7 +73,7 @@ class ScriptedEngine:
     def info(self):
         return ModelInfo("generate", self.max_model_len, self.tokenizer.vocab_size, block_size=16, num_kv_blocks=64)
 
-    async def call(self, name, **arguments):
+    async def call(self, name, /, **arguments):
         self.called.append((name, arguments))
         if self.error is not None:
             raise self.error

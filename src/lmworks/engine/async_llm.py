@@ -221,7 +221,7 @@ class AsyncLLM:
         with suppress(LMWorksError):  # an engine that is gone has nothing to end
             self._home.send(Abort(request_id))
 
-    async def call(self, name: str, **arguments: Any) -> Any:
+    async def call(self, name: str, /, **arguments: Any) -> Any:
         """Have the engine carry out one of its operations between two steps; see `operations.OPERATIONS`.
 
         Raises:

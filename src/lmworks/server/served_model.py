@@ -69,7 +69,7 @@ class Engine(Protocol):
         """Drop a request and free what it holds; unknown ids are ignored."""
         ...
 
-    async def call(self, name: str, **arguments: Any) -> Any:
+    async def call(self, name: str, /, **arguments: Any) -> Any:
         """Carry out one of `engine.operations`."""
         ...
 
