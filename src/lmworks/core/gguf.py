@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -160,12 +161,30 @@ class GGUFFile:
         return tensors
 
 
+def open_gguf(path: Path | str) -> GGUFFile:
+    """The file, its header read once for all who ask in a row: configuration, tokenizer and weights.
+
+    Raises:
+        CheckpointError: see `GGUFFile`.
+    """
+    try:
+        state = Path(path).stat()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error}", "Give the path of a GGUF file") from None
+    return _opened(Path(path), state.st_mtime_ns, state.st_size, state.st_ino)
+
+
+@lru_cache(maxsize=1)
+def _opened(path: Path, *state: int) -> GGUFFile:
+    return GGUFFile(path)
+
+
 class _Cursor:
     """Reads little-endian values one after another and never past the end."""
 
     def __init__(self, path: Path, data: NDArray[np.uint8]) -> None:
         # A vocabulary is a hundred thousand strings: slices of an array would take seconds.
-        self.path, self.data, self.position = path, memoryview(data), 0
+        self.path, self.data, self.position = path, data.data, 0
 
     def take(self, size: int) -> bytes:
         end = self.position + size

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lmworks.core.errors import TokenizerError
-from lmworks.core.gguf import GGUFFile
+from lmworks.core.gguf import open_gguf
 from lmworks.tokenization.definition import TokenizerDefinition, added_token
 from lmworks.tokenization.gguf_pieces import PIECE_MODELS, piece_spec
 from lmworks.tokenization.pretokenizers import BYTE_LEVEL, pre_tokenizer
@@ -31,7 +31,7 @@ def read_gguf(file: Path) -> TokenizerDefinition:
         TokenizerError: the metadata is missing, inconsistent, or of a kind that is not supported.
         CheckpointError: the file is not a readable GGUF file.
     """
-    return from_metadata(GGUFFile(file).metadata, str(file))
+    return from_metadata(open_gguf(file).metadata, str(file))
 
 
 def from_metadata(metadata: Mapping[str, Any], name: str) -> TokenizerDefinition:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lmworks.core.errors import ConfigError
-from lmworks.core.gguf import GGUFFile
+from lmworks.core.gguf import GGUFFile, open_gguf
 from lmworks.models.config import ModelConfig
 from lmworks.models.families import family_named
 from lmworks.models.hub.quantization_source import GridKind
@@ -168,7 +168,7 @@ class GGUFSource:
 
 def read_gguf(path: Path | str) -> GGUFFile:
     """Open a GGUF file: its `metadata` and, decoded when asked for, its tensors."""
-    return GGUFFile(path)
+    return open_gguf(path)
 
 
 def config_from_gguf(file: GGUFFile) -> ModelConfig:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from lmworks.core.errors import CheckpointError, ConfigError, disk_errors
-from lmworks.core.gguf import GGUFFile
+from lmworks.core.gguf import GGUFFile, open_gguf
 from lmworks.core.lineage import MANIFEST, load_manifest, sha256
 from lmworks.models.build import build_model
 from lmworks.models.config import ModelConfig
@@ -54,7 +54,7 @@ def load_pretrained(
     """
     path = _model_path(path)
     if path.is_file():
-        return _load_gguf(GGUFFile(path), dtype or torch.float32, device, keep_quantized=bool(keep_quantized))
+        return _load_gguf(open_gguf(path), dtype or torch.float32, device, keep_quantized=bool(keep_quantized))
     hf = read_json(path / CONFIG)
     verify_weights(path)
     row, config = family_of(hf), read_config(path)
@@ -130,7 +130,7 @@ def read_config(path: Path | str) -> ModelConfig:
     """
     path = _model_path(path)
     if path.is_file():
-        return config_from_gguf(GGUFFile(path))
+        return config_from_gguf(open_gguf(path))
     hf = read_json(path / CONFIG)
     generation = read_json(path / GENERATION_CONFIG) if (path / GENERATION_CONFIG).is_file() else {}
     decisive = ("eos_token_id", "decoder_start_token_id", "forced_bos_token_id")

@@ -242,7 +242,10 @@ def _transposed(rule: Rule) -> bool:
 def _module(model: Transformer, weight: str) -> nn.Linear | nn.Embedding | None:
     """The module of a weight, where it is one that can be quantized."""
     owner = weight.removesuffix(WEIGHT)
-    module = dict(model.named_modules()).get(owner)
+    try:
+        module = model.get_submodule(owner)
+    except AttributeError:
+        return None
     if isinstance(module, nn.Embedding) and owner != EMBEDDING:  # of positions or segments: added, not looked up here
         return None
     return module if isinstance(module, nn.Linear | nn.Embedding) else None
