@@ -11,7 +11,7 @@ SUITES ?= core families checkpoints engine
 TINY := $(filter-out 0 no false,$(SMOKE))
 export PYTHON
 
-.PHONY: run test test-slow prove check schema install clean help
+.PHONY: run test test-slow prove check schema install peers clean help
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -45,5 +45,8 @@ schema:  ## write recipes/recipe.schema.json anew after a configuration changed
 install:  ## make .venv with everything that tests need
 	@scripts/install test
 
+peers:  ## make .peers with what the engine's benchmarks compare with (builds llama.cpp: many minutes)
+	@scripts/install-peers
+
 clean:  ## remove the environment and tool caches; runs/ and downloads stay
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .peers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

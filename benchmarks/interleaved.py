@@ -13,15 +13,37 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any, Protocol
 
 HERE = Path(__file__).parent
 PEERS = Path(os.environ.get("LMWORKS_PEERS", HERE.parent / ".peers")) / "bin" / "python"
 """The interpreter of the environment that `make peers` makes."""
+MOST_COMPLAINT = 2000
+"""Characters shown of what a process that ended wrote to its standard error."""
+
+
+class Runs(Protocol):
+    """Whatever answers cases under a name."""
+
+    name: str
+
+    def start(self) -> None:
+        """Load the model."""
+        ...
+
+    def run(self, case: Mapping[str, Any]) -> dict[str, float]:
+        """Answer one case."""
+        ...
+
+    def stop(self) -> None:
+        """Give everything back."""
+        ...
 
 
 @dataclass
@@ -32,6 +54,7 @@ class Contestant:
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     _process: subprocess.Popen[str] | None = None
+    _complaints: IO[str] | None = None
 
     def start(self) -> None:
         """Load the model.
@@ -39,8 +62,9 @@ class Contestant:
         Raises:
             RuntimeError: the process ended instead.
         """
+        self._complaints = TemporaryFile("w+")  # noqa: SIM115 - `stop` closes it
         self._process = subprocess.Popen(
-            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaints, text=True,
             env=os.environ | dict(self.environment),
         )  # fmt: skip
         self._answer()
@@ -61,8 +85,12 @@ class Contestant:
         """End the process."""
         if self._process is not None:
             assert self._process.stdin is not None, "opened as a pipe"
+            assert self._process.stdout is not None, "opened as a pipe"
+            assert self._complaints is not None, "opened with the process"
             self._process.stdin.close()
             self._process.wait()
+            self._process.stdout.close()
+            self._complaints.close()
 
     def _answer(self) -> dict[str, float]:
         assert self._process is not None, "started first"
@@ -70,7 +98,10 @@ class Contestant:
         for line in self._process.stdout:
             if line.startswith("{"):
                 return json.loads(line)
-        raise RuntimeError(f"{self.name} ended with status {self._process.wait()}")
+        assert self._complaints is not None, "opened with the process"
+        status = self._process.wait()
+        self._complaints.seek(0)
+        raise RuntimeError(f"{self.name} ended with status {status}: {self._complaints.read()[-MOST_COMPLAINT:]}")
 
 
 def answer_lines(answer: Callable[[dict[str, Any]], dict[str, float]]) -> None:
@@ -88,13 +119,24 @@ def spread(samples: Sequence[float]) -> float:
     return (high - low) / statistics.median(samples)
 
 
+@contextmanager
+def running(contestants: Sequence[Runs]) -> Iterator[None]:
+    """Start all, and stop those that were started, whatever happens."""
+    with ExitStack() as stack:
+        for contestant in contestants:
+            stack.callback(contestant.stop)
+            contestant.start()
+        yield
+
+
 def in_turn(
-    contestants: Sequence[Contestant], cases: Sequence[Mapping[str, Any]], rounds: int
+    contestants: Sequence[Runs], cases: Sequence[Mapping[str, Any]], rounds: int
 ) -> dict[tuple[str, str], list[dict[str, float]]]:
     """Run every case by every contestant, `rounds` times over.
 
     Returns:
-        Answers by contestant and the case's name. A case's `contestants`, where given, names who runs it.
+        Answers by contestant and the case's name. A case's `contestants`, where given, names who runs it; it is told
+        the number of its `turn`.
     """
     answers: dict[tuple[str, str], list[dict[str, float]]] = {}
     for turn in range(rounds + 1):  # the first warms up
@@ -102,16 +144,17 @@ def in_turn(
             for contestant in contestants:
                 if contestant.name not in case.get("contestants", [contestant.name]):
                     continue
-                answer = contestant.run(case)
+                answer = contestant.run({**case, "turn": turn})
                 if turn:
                     answers.setdefault((contestant.name, case["case"]), []).append(answer)
     return answers
 
 
 def row(
-    case: str, ours: Sequence[float], unit: str, theirs: Mapping[str, Sequence[float]], limit_share: float | None
-) -> dict[str, Any]:
-    """One row against the best of the peers, larger being better.
+    case: str, ours: Sequence[float], unit: str, theirs: Mapping[str, Sequence[float]], limit_share: float | None,
+    *, less_is_better: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """One row against the best of the peers.
 
     Args:
         case: what was run.
@@ -119,16 +162,17 @@ def row(
         unit: of the values.
         theirs: the same of each peer.
         limit_share: our share of the physical limit.
+        less_is_better: the best of the peers has the least, and `ratio` is below 1 where ours is better.
     """
     value = statistics.median(ours)
     medians = {name: statistics.median(samples) for name, samples in theirs.items()}
-    best = max(medians, key=medians.__getitem__, default=None)
+    best = (min if less_is_better else max)(medians, key=medians.__getitem__, default=None)
     return {
-        "case": case, "ours": round(value, 1), "unit": unit, "peer": best,
-        "theirs": None if best is None else round(medians[best], 1),
+        "case": case, "ours": round(value, 2), "unit": unit, "peer": best,
+        "theirs": None if best is None else round(medians[best], 2),
         "ratio": None if best is None else round(value / medians[best], 2),
         "spread": round(spread(ours), 3), "limit_share": None if limit_share is None else round(limit_share, 3),
-        "peers": {name: round(median, 1) for name, median in medians.items()},
+        "peers": {name: round(median, 2) for name, median in medians.items()},
     }  # fmt: skip
 
 
@@ -165,7 +209,7 @@ def hardware() -> str:
 def arguments(description: str) -> argparse.ArgumentParser:
     """What every benchmark of the engine takes."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--model", type=Path, help="SmolLM2-135M-Instruct as .gguf; else found in the package index")
+    parser.add_argument("--model", type=Path, help="a .gguf file; else SmolLM2-135M-Instruct from the package index")
     parser.add_argument("--quick", action="store_true", help="few rounds, under a minute")
     parser.add_argument("--save", action="store_true", help="keep the result in results/")
     parser.add_argument("--rounds", type=int, help="how often every case is run")

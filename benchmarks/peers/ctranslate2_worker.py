@@ -1,11 +1,12 @@
 """A contestant: CTranslate2 with int8 weights.
 
-    python ctranslate2_worker.py FOLDER THREADS     # a converted model
+python ctranslate2_worker.py FOLDER THREADS     # a converted model
 """
 
 import json
 import sys
 import time
+from pathlib import Path
 
 import ctranslate2
 
@@ -15,7 +16,7 @@ class Model:
 
     def __init__(self, folder: str, threads: int) -> None:
         self.model = ctranslate2.Generator(folder, compute_type="int8", inter_threads=1, intra_threads=threads)
-        self.words = json.load(open(f"{folder}/vocabulary.json", encoding="utf-8"))
+        self.words = json.loads(Path(folder, "vocabulary.json").read_text(encoding="utf-8"))
 
     def answer(self, case: dict) -> dict:
         """Prefill `batch` prompts of `prompt` tokens, then `tokens` more of each, greedily chosen."""

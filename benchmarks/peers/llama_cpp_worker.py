@@ -1,6 +1,6 @@
 """A contestant: llama.cpp through its own C interface, as llama-cpp-python exposes it.
 
-    python llama_cpp_worker.py MODEL.gguf THREADS
+python llama_cpp_worker.py MODEL.gguf THREADS
 """
 
 import json

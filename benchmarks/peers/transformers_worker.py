@@ -1,6 +1,6 @@
 """A contestant: transformers in bfloat16 with its dynamic cache.
 
-    python transformers_worker.py FOLDER THREADS
+python transformers_worker.py FOLDER THREADS
 """
 
 import json
