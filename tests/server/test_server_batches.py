@@ -1,5 +1,6 @@
 """Files and batches by the official client: uploaded, run, polled, resumed, each client's own."""
 
+import contextlib
 import json
 import time
 
@@ -7,8 +8,11 @@ import httpx
 import openai
 import pytest
 
+from lmworks.core.errors import DataError
 from lmworks.protocol.files import ENDPOINTS
-from lmworks.server import endpoints
+from lmworks.server import endpoints, run_batch
+from lmworks.server.config import ServeConfig
+from lmworks.server.served_model import ServedModel
 
 BODY = {"model": "talker", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
 
@@ -179,3 +183,24 @@ def test_a_file_over_the_limit(url, monkeypatch):
     monkeypatch.setattr(files, "MAX_FILE_BYTES", 1000)
     response = httpx.post(f"{url}/v1/files", files={"file": b"x" * 2000}, data={"purpose": "batch"})
     assert response.status_code == 413
+
+
+def test_a_file_is_answered_without_a_server_in_its_order(engine, tmp_path, monkeypatch):
+    @contextlib.contextmanager
+    def spawned(_):
+        yield {"talker": ServedModel("talker", engine)}
+
+    monkeypatch.setattr(run_batch, "spawned", spawned)
+    monkeypatch.setattr(run_batch, "wait_until_ready", lambda _: None)
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    lines = [line(f"r{i}") for i in range(30)] + [line("bad", {**BODY, "top_p": 7})]
+    lines.append(line("text", {"model": "talker", "prompt": "hi"}, "/v1/completions"))
+    source.write_text("\n".join(lines))
+    assert run_batch.run_batch(ServeConfig(models={"talker": tmp_path}), source, target) == 1
+    told = [json.loads(row) for row in target.read_text().splitlines()]
+    assert [row["custom_id"] for row in told] == [*(f"r{i}" for i in range(30)), "bad", "text"]
+    assert told[-2]["response"]["status_code"] == 400
+    assert told[-1]["response"]["body"]["object"] == "text_completion"
+    source.write_text(line("a") + "\n{")
+    with pytest.raises(DataError, match="line 2"):
+        run_batch.run_batch(ServeConfig(models={"talker": tmp_path}), source, target)
