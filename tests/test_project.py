@@ -33,7 +33,7 @@ PACKAGES = sorted(p.parent.name for p in (ROOT / "src/lmworks").glob("*/__init__
 MAKE_VARIABLES = {"SMOKE", "ARGS", "PYTHON"}
 ELSEWHERE = {
     r"source \.venv/bin/activate": "a shell's own command",
-    r"curl http://127\.0\.0\.1:8000/\S+( .*)?": "tests/server asks the same routes",
+    r"curl http://127\.0\.0\.1:8000/\S+( .*)?": "tests/test_guides.py asks the same of a server",
     r"pip install '?lmworks(\[[a-z,]+\])?'?": "scripts/install, which every CI run uses",
 }
 """Shown commands that are neither `lmworks` nor `make`, and what runs them instead."""
