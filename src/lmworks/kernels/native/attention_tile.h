@@ -46,6 +46,7 @@ public:
 private:
     static constexpr int VECTORS = TILE / LANES;            // of keys, in a tile
     static constexpr int QUADS = LANES / 4;                 // of numbers, in a vector
+    static constexpr int FETCHED = std::min(8, LANES);      // keys asked for at once
     static constexpr int STEPS = LANES / A::KEYS_PER_STEP;  // of weighted values, for a vector of keys
 
     float* query(int row) const { return scratch_.query + row * chunks_ * LANES; }
@@ -308,9 +309,10 @@ private:
         const float* values = scratch_.values + c * LANES;
         const int64_t width = values_ * LANES;
         for (int s = first_step(range), end = end_step(range); s < end; ++s) {
-            if (next_rows != nullptr && s % STEPS == 0) {
-                const int key = (s / STEPS - range.first) * LANES;
-                fetch(next_rows, key, s + STEPS == end ? TILE : key + LANES, from, to);
+            const int key = s * A::KEYS_PER_STEP;
+            if (next_rows != nullptr && key % FETCHED == 0) {
+                const int place = key - range.first * LANES;
+                fetch(next_rows, place, key + FETCHED == range.end * LANES ? TILE : place + FETCHED, from, to);
             }
             Vec numbers[N];
 #pragma GCC unroll 8
