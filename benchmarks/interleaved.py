@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -121,7 +122,8 @@ def spread(samples: Sequence[float]) -> float:
 
 @contextmanager
 def running(contestants: Sequence[Runs]) -> Iterator[None]:
-    """Start all, and stop those that were started, whatever happens."""
+    """Start all, and stop those that were started, whatever happens; told to end, end them first."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     with ExitStack() as stack:
         for contestant in contestants:
             stack.callback(contestant.stop)

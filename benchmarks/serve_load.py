@@ -16,7 +16,8 @@ from checkpoints import Checkpoints
 from interleaved import arguments, finish, in_turn, row, running
 from servers import STREAMS, Server, llama_server, our_server, vllm_server
 
-PROMPT, SHARED = 256, 224
+PROMPT, QUICK_PROMPT, TAIL = 256, 48, 32
+"""Tokens of a prompt, and of those its own where prefixes are shared."""
 MEASURES = (
     ("tokens_per_second", "tokens/s", False),
     ("ttft_p50", "ms to first token, p50", True),
@@ -27,10 +28,10 @@ MEASURES = (
 
 def cases(*, quick: bool) -> list[dict[str, Any]]:
     """Closed loops of 1, 16 and 64 streams, and requests that arrive by themselves; prefixes shared and not."""
-    tokens = 8 if quick else 64
+    prompt, tokens = (QUICK_PROMPT, 8) if quick else (PROMPT, 64)
     made: list[dict[str, Any]] = []
-    for prefix, shared in (("distinct", 0), ("shared", SHARED)):
-        same = {"prompt": PROMPT, "shared": shared, "tokens": tokens}
+    for prefix, shared in (("distinct", 0), ("shared", prompt - TAIL)):
+        same = {"prompt": prompt, "shared": shared, "tokens": tokens}
         for streams in (1, 16, STREAMS):
             requests = streams if quick else max(2 * streams, 4)
             name = f"{streams} streams, {prefix} prefixes"
