@@ -28,7 +28,7 @@ from lmworks.engine.packed_file import map_packed, write_packed
 from lmworks.engine.packed_linear import PackedLinear
 from lmworks.kernels import packed_matmul
 from lmworks.kernels.native.library import cache_folder, library
-from lmworks.kernels.native.memory import weight_memory
+from lmworks.kernels.native.memory import release_rest, weight_memory
 from lmworks.kernels.packed_matmul import PackedWeight, WeightKind
 from lmworks.models.build import build_model
 from lmworks.models.config import ModelConfig
@@ -79,14 +79,15 @@ def _read(file: Path, on_disk: WeightsOnDisk) -> Transformer | None:
     """The model of a file; None where it must be made."""
     try:
         about, tensors = map_packed(file)
+        os.utime(file)
     except FileNotFoundError:
         return None
     except (OSError, CheckpointError) as error:
         log.warning("packed weights are made anew: %s", error)
         return None
-    os.utime(file)
     if on_disk == "cached":
         tensors = {name: _copied(tensor) for name, tensor in tensors.items()}
+        release_rest()
     with torch.device("meta"):
         model = build_model(ModelConfig.parse(about["config"]))
     for name, values in about["linears"].items():

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lmworks.engine.config import Quantization
+from lmworks.kernels.native.memory import release_rest
 from lmworks.kernels.packed_matmul import PackedWeight, pack_grid, pack_weight, packable, packed_matmul
 from lmworks.nn.quantized import QuantizedLinear, quantize_groups
 
@@ -87,6 +88,7 @@ def pack_linears(model: nn.Module, quantization: Quantization) -> None:
             # The head decides between near ties: at four bits it would cost more than all else together.
             spared = quantization == "int4" and name == HEAD
             setattr(parent, name, PackedLinear(child, "int8" if spared else quantization))
+    release_rest()  # models share no memory, so that each gives all of its own back
 
 
 def quantize_linears(model: nn.Module, quantization: Quantization) -> None:

@@ -19,7 +19,6 @@ from lmworks.core.errors import RequestError
 from lmworks.engine.kv_cache import KVCache
 from lmworks.engine.loading import load_weights
 from lmworks.engine.model_runner import ModelRunner
-from lmworks.kernels.native.memory import release_rest
 from lmworks.models.build import build_model
 
 if TYPE_CHECKING:
@@ -93,7 +92,6 @@ def is_sleeping(engine: LLMEngine) -> dict[str, Any]:
 def give_back() -> None:
     """Have the C library and the accelerator return memory that nobody uses."""
     gc.collect()
-    release_rest()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if sys.platform == "linux":
