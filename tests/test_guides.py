@@ -70,7 +70,11 @@ def urls(folder: Path) -> Iterator[dict[str, str]]:
     settings = AppConfig(admin_api_key="change-me", files_folder=folder / "batches")
     with ExitStack() as stack:
         models = {}
-        for name, path in {"smol": "SmolLM2-135M-Instruct", "minilm": "all-MiniLM-L6-v2"}.items():
+        for name, path in {
+            "smol": "SmolLM2-135M-Instruct",
+            "minilm": "all-MiniLM-L6-v2",
+            "judge": "ms-marco-MiniLM-L6-v2",
+        }.items():
             llm = AsyncLLM(folder / path, config=EngineConfig(num_kv_blocks=256))
             stack.callback(llm.shutdown)
             models[name] = ServedModel(name, llm)
