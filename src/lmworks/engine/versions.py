@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,8 +57,9 @@ class WeightVersions:
         self._count = 0
 
     def fresh_name(self) -> str:
-        """A version that no other had."""
-        self._count += 1
+        """A version that nobody else has."""
+        taken = {w.version for w in (self.served, self.other) if w is not None}
+        self._count = next(n for n in count(self._count + 1) if str(n) not in taken)
         return str(self._count)
 
     def load(self, engine: LLMEngine, path: Path, version: str | None = None) -> Future[str]:
