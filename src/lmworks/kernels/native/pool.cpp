@@ -105,17 +105,19 @@ private:
     // Take part in a run until its last operation is over, or until the run turns out to be over already. `operations` is
     // read only with a piece in hand, which keeps the run from ending.
     void work_on(const Operation* operations, int count, uint64_t run, int thread) {
-        for (int i = 0; i < count; ++i) {
-            Claims& claims = claims_[i];
+        for (int n = 0; n < count; ++n) {
+            Claims& claims = claims_[n];
             uint64_t next = claims.next.load(std::memory_order_acquire);
             const int64_t items = claims.items.load(std::memory_order_relaxed);
             for (;;) {
                 if (next >> 32 != run) return;
                 const int64_t item = static_cast<int64_t>(next & 0xffffffffu);
                 if (item >= items) break;
-                if (!claims.next.compare_exchange_weak(next, next + 1, std::memory_order_acq_rel)) continue;
-                operations[i].work(operations[i].context, item, thread);
-                claims.done.fetch_add(1, std::memory_order_acq_rel);
+                // A share of what is left: claims cost as much as small pieces, and the last ones even out.
+                const int64_t taken = std::max<int64_t>(1, (items - item) / (2 * threads_));
+                if (!claims.next.compare_exchange_weak(next, next + taken, std::memory_order_acq_rel)) continue;
+                for (int64_t i = item; i < item + taken; ++i) operations[n].work(operations[n].context, i, thread);
+                claims.done.fetch_add(taken, std::memory_order_acq_rel);
                 next = claims.next.load(std::memory_order_acquire);
             }
             for (int spins = 0; claims.done.load(std::memory_order_acquire) < items; ++spins) {
