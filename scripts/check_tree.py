@@ -61,10 +61,8 @@ def problems(files: list[Path]) -> list[str]:
             found.append(f"{file}: no opening docstring (what it is for, what it does not know)")
         if file.parent == FAMILIES and re.search(r"^\s*(from|import) torch", text, re.MULTILINE):
             found.append(f"{file}: imports torch; a family is data and has no modules of its own")
-    model = [
-        f for f in files
-        if f.suffix == ".py" and f.parts[:3] in {("src", "lmworks", p) for p in MODEL} and not f.stem.startswith(FORMATS)
-    ]  # fmt: skip
+    folders = {("src", "lmworks", part) for part in MODEL}
+    model = [f for f in files if f.suffix == ".py" and f.parts[:3] in folders and not f.stem.startswith(FORMATS)]
     if (lines := sum(code_lines((ROOT / f).read_text(encoding="utf-8")) for f in model)) > MOST_MODEL_LINES:
         found.append(f"{' and '.join(MODEL)}: {lines} lines of code, at most {MOST_MODEL_LINES}: families are data")
     tests: dict[str, Path] = {}

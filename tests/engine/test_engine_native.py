@@ -70,7 +70,8 @@ def test_every_decoder_agrees_with_its_modules(case, tmp_path):
         try:
             lowered = LoweredDecoder(model, made, case.longest)
         except NotLowered as part:
-            assert any(name in str(part) for name in BY_MODULES), part
+            if not any(name in str(part) for name in BY_MODULES):
+                raise
             return
         got = run(lowered, [case.longest], case.longest, tokens.tolist())
         assert (got - expected).abs().max() < 1e-4 * expected.std().clamp_min(1.0)

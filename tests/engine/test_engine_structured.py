@@ -41,7 +41,8 @@ def params(seed: int, **outputs: object) -> SamplingParams:
 def test_every_form_in_one_batch_beside_free_text():
     forms = [{"json_schema": SCHEMA}, {"regex": "[a-c]{3}-[0-9]+"}, {"choice": ("yes", "no")}]
     asked = [*(params(i, **form) for i, form in enumerate(forms)), SamplingParams(seed=3, max_tokens=20)]
-    data, pattern, choice, free = llm(max_num_seqs=8, max_num_batched_tokens=16).generate(random_prompts([5, 9, 3, 7]), asked)
+    served = llm(max_num_seqs=8, max_num_batched_tokens=16)
+    data, pattern, choice, free = served.generate(random_prompts([5, 9, 3, 7]), asked)
     for completion in data.outputs:
         assert completion.finish_reason == "stop"
         jsonschema.validate(json.loads(completion.text), SCHEMA, format_checker=jsonschema.FormatChecker(("date",)))
