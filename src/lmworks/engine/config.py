@@ -54,8 +54,9 @@ class EngineConfig(Config):
     """Tokens per cache block; only full blocks are shared between requests."""
     num_kv_blocks: Positive | None = None
     """Blocks in the cache; None derives them from `kv_cache_memory_bytes`."""
-    kv_cache_memory_bytes: Positive = 512 * 2**20
-    """Memory of the cache at most; what `max_num_seqs` full sequences cannot use is not taken."""
+    kv_cache_memory_bytes: Positive | None = None
+    """Memory of the cache at most; what `max_num_seqs` full sequences cannot use is not taken. None is 512 MiB on a
+    CPU, and on a GPU what `gpu_memory_utilization` leaves."""
     enable_prefix_caching: bool = True
     """Reuse the cache of a prompt's beginning that was computed before. Never behind an encoder, nor where positions
     depend on the document's length."""
@@ -63,9 +64,10 @@ class EngineConfig(Config):
     """Of weights and cache; auto keeps the type of a model in memory and takes the fastest for one from disk."""
     max_num_queued_reqs: Positive = 256
     """Requests that may wait; one more is refused."""
-    attention: Literal["auto", "native", "batched", "reference"] = "auto"
-    """`auto` is native where there is native code for the model's attention, else batched products of PyTorch;
-    `reference` computes the formula, sequence by sequence."""
+    attention: Literal["auto", "native", "batched", "reference", "flash"] = "auto"
+    """`auto` is native where there is native code for the model's attention (C++ on a CPU, Triton on a GPU), else
+    batched products of PyTorch; `reference` computes the formula, sequence by sequence. `flash` is FlashAttention 3,
+    which `auto` takes for prompts on a GPU where it is installed and fits."""
     decode_threads: Positive | None = None
     """CPU threads of steps that compute few tokens; None takes half the cores."""
     seed: int = 0
@@ -92,6 +94,16 @@ class EngineConfig(Config):
     """Keep packed weights in the cache folder for the next start: `cached` reads them into memory in a fraction of a
     second; `mapped` uses them where they lie, so that processes share them and a system short of memory may drop pages
     and read them again, at about four fifths of the speed."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Of a model from disk; auto is a GPU where PyTorch sees one. A model in memory stays where it is unless another
+    is named."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
+    """Share of a GPU's memory for weights, activations and cache together."""
+    enforce_eager: bool = False
+    """On a GPU: launch every kernel of every step, and record no CUDA graphs."""
+    compile: bool = False
+    """On a GPU: have `torch.compile` fuse what is between products and attention, beside the first requests."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

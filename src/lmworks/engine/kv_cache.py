@@ -16,9 +16,14 @@ from lmworks.models.cache_layout import cache_entries
 from lmworks.models.config import ModelConfig
 from lmworks.models.position_slots import LearnedPositions
 
+DEFAULT_MEMORY = 512 * 2**20
+"""Bytes of a cache on a CPU."""
+
 
 class KVCache:
     """Blocks of every layer. A source's keys and values, which cross-attention reads, take blocks like a sequence's.
+
+    On a GPU there is a block more, which belongs to nobody: rows that fill a recorded step up write there.
 
     Args:
         model: whose layers and heads.
@@ -31,9 +36,11 @@ class KVCache:
     def __init__(
         self, model: ModelConfig, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
     ) -> None:
+        self.spare_block = num_blocks
+        held = num_blocks + 1 if device.type == "cuda" else num_blocks
         # Zeros, not empty: hidden places are multiplied by a weight of zero, and 0 · NaN is NaN.
         self.layers: tuple[Tensor, ...] = tuple(
-            torch.zeros((entry.planes, entry.kv_heads, num_blocks, block_size, entry.width), dtype=dtype, device=device)
+            torch.zeros((entry.planes, entry.kv_heads, held, block_size, entry.width), dtype=dtype, device=device)
             for entry in cache_entries(served_decoder(model))
         )
         """Each [P, K, blocks, block_size, D]: keys, then values; latent attention has one plane."""
@@ -61,8 +68,16 @@ class CacheSize:
     """Longest source to accept; 0 without an encoder."""
 
 
-def cache_size(model: ModelConfig, config: EngineConfig, dtype: torch.dtype) -> CacheSize:
+def cache_size(
+    model: ModelConfig, config: EngineConfig, dtype: torch.dtype, memory_bytes: int = DEFAULT_MEMORY
+) -> CacheSize:
     """How many blocks there will be, and what to accept; one sequence of the greatest lengths always fits.
+
+    Args:
+        model: to be served.
+        config: limits.
+        dtype: of the cache.
+        memory_bytes: for the cache where the configuration says nothing.
 
     Raises:
         ConfigError: the model cannot be served, or the context asked for is longer than the model's or the cache.
@@ -76,7 +91,7 @@ def cache_size(model: ModelConfig, config: EngineConfig, dtype: torch.dtype) -> 
     source_blocks = 0 if model.encoder is None else -(-context // size)
     sequence_blocks = -(-wanted // size) + source_blocks
     usable = config.max_num_seqs * sequence_blocks
-    num_blocks = config.num_kv_blocks or min(config.kv_cache_memory_bytes // block_bytes, usable)
+    num_blocks = config.num_kv_blocks or min((config.kv_cache_memory_bytes or memory_bytes) // block_bytes, usable)
     capacity = (num_blocks - min(source_blocks, num_blocks // 2)) * size
     if capacity == 0 or (source_blocks and num_blocks < 2) or (config.max_model_len and capacity < wanted):
         raise ConfigError(

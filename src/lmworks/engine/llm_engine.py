@@ -22,8 +22,10 @@ from lmworks.engine import sequence as seq
 from lmworks.engine.adapters import Adapters, names_of
 from lmworks.engine.block_manager import BlockManager
 from lmworks.engine.config import EngineConfig
+from lmworks.engine.cuda_graphs import graph_settings
 from lmworks.engine.deadlines import Deadlines
 from lmworks.engine.deltas import delta_of
+from lmworks.engine.device_memory import cache_memory
 from lmworks.engine.finish_report import report_finished
 from lmworks.engine.grammar import ConstraintFactory, GrammarCompiler
 from lmworks.engine.kv_cache import KVCache, cache_size
@@ -66,13 +68,15 @@ class LLMEngine:
     ) -> None:
         self.model, self.tokenizer, self.config = model, tokenizer, config
         self.dtype, self.device = model.dtype, model.device
-        size = self._size = cache_size(model.config, config, model.dtype)
+        size = self._size = cache_size(model.config, config, model.dtype, cache_memory(model, config))
         self.max_model_len, self.max_source_len = size.max_model_len, size.max_source_len
         self.cache = KVCache(model.config, size.num_blocks, config.block_size, model.dtype, model.device)
         caching = config.enable_prefix_caching and shares_prefixes(model)
         self.blocks = BlockManager(size.num_blocks, config.block_size, caching)
         self.scheduler = Scheduler(config, self.blocks)
-        self.runner = ModelRunner(model, self.cache, config.attention, config.decode_threads, size.max_model_len)
+        self.runner = ModelRunner(
+            model, self.cache, config.attention, config.decode_threads, size.max_model_len, graph_settings(config)
+        )
         ends = model.config.eos_token_ids + (tokenizer.eos_token_ids if tokenizer is not None else ())
         self.eos_token_ids = frozenset(ends)
         """End-of-sequence tokens of model and tokenizer."""

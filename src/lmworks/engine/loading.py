@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from lmworks.core.errors import ConfigError
 from lmworks.engine.config import EngineConfig, Quantization
 from lmworks.engine.offload import kept_weights
 from lmworks.engine.packed_linear import GRIDS, pack_linears, quantize_linears
@@ -28,11 +29,11 @@ def load(
 ) -> tuple[Transformer, Tokenizer | None]:
     """Load what is a path, and check that weights and tokenizer belong together.
 
-    A model in memory is served as it is; only where the configuration asks for another dtype or names a quantization
-    (`none` included) is it copied, and the copy packed.
+    A model in memory is served as it is; only where the configuration asks for another dtype, names a device it is not
+    on, or names a quantization (`none` included) is it copied, and the copy packed.
 
     Raises:
-        ConfigError: the model generates nothing.
+        ConfigError: the model generates nothing, or there is no GPU.
         CheckpointError: the weights cannot be read.
         TokenizerError: the tokenizer cannot be read or does not fit the weights.
     """
@@ -42,28 +43,50 @@ def load(
         served_decoder(read_config(path))  # before a tokenizer is missed that a model of images lacks
         tokenizer = tokenizer if tokenizer is not None else load_tokenizer(path)
         model = load_weights(path, config, dtype)
-    elif (dtype is not None and model.dtype != dtype) or config.quantization != "auto":
-        model = prepared(deepcopy(model).to(dtype or model.dtype), config.quantization)
+    else:
+        device = model.device if config.device == "auto" else serving_device(config)
+        if dtype not in (None, model.dtype) or device.type != model.device.type or config.quantization != "auto":
+            model = prepared(deepcopy(model).to(device, dtype or model.dtype), config.quantization)
     if tokenizer is not None:
         check_compatible(tokenizer, model.config.vocab_size)
     return model, tokenizer
 
 
-def load_weights(path: Path, config: EngineConfig, dtype: torch.dtype | None) -> Transformer:
+def serving_device(config: EngineConfig) -> torch.device:
+    """Where models from disk are served.
+
+    Raises:
+        ConfigError: a GPU is asked for, and PyTorch sees none.
+    """
+    found = torch.cuda.is_available()
+    if config.device == "cuda" and not found:
+        raise ConfigError("device 'cuda' was asked for, but PyTorch sees no GPU", "Set device to auto or cpu")
+    return (
+        torch.device("cuda", torch.cuda.current_device()) if found and config.device != "cpu" else torch.device("cpu")
+    )
+
+
+def load_weights(
+    path: Path, config: EngineConfig, dtype: torch.dtype | None, device: torch.device | None = None
+) -> Transformer:
     """Load a model without its tokenizer, in the form in which it decodes fastest.
 
     Args:
         path: a model folder or a GGUF file.
         config: how to round weights, and whether to keep them.
         dtype: of what is floating point; None takes the fastest.
+        device: None is `serving_device`.
 
     Raises:
         CheckpointError: the weights cannot be read.
+        ConfigError: there is no GPU.
     """
-    quantization, native = config.quantization, library() is not None
+    place = device or serving_device(config)
+    quantization, native = config.quantization, place.type == "cpu" and library() is not None
+    kept = True if native or place.type == "cuda" else None
 
     def make() -> Transformer:
-        model = load_pretrained(path, dtype=dtype, keep_quantized=True if native else None)
+        model = load_pretrained(path, dtype=dtype, device=place, keep_quantized=kept)
         if dtype is None:
             model = model.to(fastest_dtype(model, quantization))
         return prepared(model, quantization)
@@ -76,7 +99,7 @@ def load_weights(path: Path, config: EngineConfig, dtype: torch.dtype | None) ->
 def prepared(model: Transformer, quantization: Quantization) -> Transformer:
     """The model in evaluation mode with its linear maps packed, in place."""
     model.eval()
-    if library() is not None:
+    if model.device.type == "cpu" and library() is not None:
         pack_linears(model, quantization)
     elif quantization in GRIDS:
         quantize_linears(model, quantization)
@@ -84,7 +107,9 @@ def prepared(model: Transformer, quantization: Quantization) -> Transformer:
 
 
 def fastest_dtype(model: Transformer, quantization: Quantization = "none") -> torch.dtype:
-    """What decodes fastest on this machine's CPU."""
+    """What decodes fastest where the model is: bfloat16 on a GPU; on a CPU, it depends."""
+    if model.device.type == "cuda":
+        return torch.bfloat16
     large = sum(p.numel() for p in model.parameters()) >= MANY_PARAMETERS
     quantized = quantization in GRIDS or any(isinstance(m, QuantizedLinear) for m in model.modules())
     fast = library() is not None or torch.cpu._is_avx512_bf16_supported()

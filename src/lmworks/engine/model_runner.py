@@ -15,13 +15,17 @@ from torch import Tensor
 from lmworks.core.sampling import SamplingParams
 from lmworks.engine import sequence as sequences
 from lmworks.engine.adapters import RowAdapters, added
+from lmworks.engine.compiled_decode import CompiledDecode
+from lmworks.engine.cuda_graphs import CudaRecorder, DecodeStep, GraphRunner, GraphSettings
 from lmworks.engine.kv_cache import KVCache
 from lmworks.engine.lowering import LoweredDecoder, NotLowered
 from lmworks.engine.packed_linear import PackedLinear
 from lmworks.engine.paged_context import PagedContext
 from lmworks.engine.request import Request
 from lmworks.engine.scheduler import Chunk
+from lmworks.engine.servable import shares_prefixes
 from lmworks.kernels.native.library import library
+from lmworks.kernels.native_attention import holds_natively
 from lmworks.kernels.paged_attention import PagedAttentionMethod
 from lmworks.models.transformer import Transformer
 from lmworks.nn.attention_context import PackedContext
@@ -48,6 +52,7 @@ class ModelRunner:
             cores. Such a step is hundreds of operations of microseconds: more threads wait for each other longer than
             they work.
         max_model_len: positions that occur.
+        graphs: how steps are recorded on a GPU; None launches every kernel.
     """
 
     def __init__(
@@ -57,8 +62,12 @@ class ModelRunner:
         method: PagedAttentionMethod = "batched",
         decode_threads: int | None = None,
         max_model_len: int | None = None,
+        graphs: GraphSettings | None = None,
     ) -> None:
         self.model, self.cache, self.method = model, cache, method
+        self._settings = graphs
+        self._graphs: GraphRunner | None = None
+        self._recorded: tuple[object, ...] = ()
         self.decode_threads = decode_threads or max(1, (os.cpu_count() or 2) // 2)
         self._max_model_len = max_model_len or model.config.max_position_embeddings
         self.native = self._agrees()
@@ -69,6 +78,10 @@ class ModelRunner:
         """Run over this cache from now on, and read the modules again: a program has copies of their small tensors."""
         self.cache = cache
         self._lowered = LoweredDecoder(self.model, cache.layers, self._max_model_len) if self.native else None
+        # Recordings hold addresses: new numbers in the same places leave them as they are.
+        placed = *(t.data_ptr() for t in (*self.model.parameters(), *self.model.buffers())), cache
+        if placed != self._recorded:
+            self._recorded, self._graphs = placed, self._graph_runner()
 
     @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> Tensor:
@@ -79,7 +92,32 @@ class ModelRunner:
         """
         if self._lowered is not None:
             return self._run_program(self._lowered, chunks)
-        return self._run_modules(chunks, self.cache)
+        logits = None if self._graphs is None else self._graphs.run(chunks)
+        return self._run_modules(chunks, self.cache) if logits is None else logits
+
+    def _graph_runner(self) -> GraphRunner | None:
+        """None where steps cannot be recorded, or are not to be."""
+        model, settings = self.model, self._settings
+        if settings is None:
+            return None
+        if model.device.type != "cuda":
+            if settings.compile:
+                log.warning("compile has no effect on %s", model.device)
+            return None
+        if self.method in ("batched", "reference"):
+            return None
+        if not shares_prefixes(model):  # a step then depends on more than tokens and places
+            return None
+        if not all(map(holds_natively, self.cache.layers)):
+            log.info("steps run without CUDA graphs: no kernel reads the model's cache")
+            return None
+        spare, decode = self.cache.spare_block, DecodeStep(model, self.cache.layers)
+        return GraphRunner(
+            decode, max_num_seqs=settings.max_num_seqs, max_model_len=self._max_model_len,
+            block_size=self.cache.layers[0].shape[3], spare_block=spare, vocabulary=model.config.vocab_size,
+            device=model.device, record=CudaRecorder(),
+            faster=CompiledDecode(decode, spare, model.device) if settings.compile else None,
+        )  # fmt: skip
 
     def _run_program(self, lowered: LoweredDecoder, chunks: Sequence[Chunk]) -> Tensor:
         tokens, positions, wanted = array("i"), array("i"), array("i")

@@ -95,7 +95,7 @@ def quantize_linears(model: nn.Module, quantization: Quantization) -> None:
     """The same in PyTorch, where there are no native products."""
     for parent, name, child in _linears(model):
         if isinstance(child, nn.Linear):
-            bits, group_size = GRIDS[quantization]
+            bits, group_size = GRIDS["int8" if name == HEAD else quantization]
             setattr(parent, name, QuantizedLinear.from_linear(child, bits=bits, group_size=group_size))
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lmworks.core.errors import RequestError
+from lmworks.engine.cuda_graphs import graph_settings
 from lmworks.engine.kv_cache import KVCache
 from lmworks.engine.loading import load_weights
 from lmworks.engine.model_runner import ModelRunner
@@ -73,9 +74,10 @@ def wake_up(engine: LLMEngine) -> None:
         path = engine.versions.served.path
         assert path is not None, "it was looked for before going to sleep"
         config = engine.config
-        model = load_weights(path, config, engine.dtype).to(engine.device)
+        model = load_weights(path, config, engine.dtype, engine.device)
         cache = KVCache(model.config, 0, config.block_size, engine.dtype, engine.device)
-        _set_runner(engine, ModelRunner(model, cache, config.attention, config.decode_threads, engine.max_model_len))
+        limits = config.attention, config.decode_threads, engine.max_model_len
+        _set_runner(engine, ModelRunner(model, cache, *limits, graph_settings(config)))
     else:
         engine.model.to(engine.device)
     _set_cache(engine, engine.blocks.num_blocks)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from lmworks.core.errors import ConfigError, RequestError
 from lmworks.engine.block_manager import BlockManager
 from lmworks.engine.config import EngineConfig
+from lmworks.engine.cuda_graphs import graph_settings
 from lmworks.engine.kv_cache import KVCache
 from lmworks.engine.loading import load
 from lmworks.engine.model_runner import ModelRunner
@@ -48,7 +49,9 @@ class DraftModelProposer:
             num_blocks, config.block_size, config.enable_prefix_caching and shares_prefixes(model)
         )
         self._max_model_len, self._max_tokens = context_length(model.config), config.max_num_batched_tokens
-        self._runner = ModelRunner(model, cache, config.attention, config.decode_threads, self._max_model_len)
+        self._runner = ModelRunner(
+            model, cache, config.attention, config.decode_threads, self._max_model_len, graph_settings(config)
+        )
         self._shadows: dict[Sequence, _Shadow] = {}
 
     def propose(self, wanted: Rows[tuple[Sequence, int]]) -> list[list[int]]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmworks.core.errors import CheckpointError, RequestError
+from lmworks.engine.cuda_graphs import graph_settings
 from lmworks.engine.loading import load_weights
 from lmworks.engine.model_runner import ModelRunner
 from lmworks.engine.packed_linear import PackedLinear
@@ -138,9 +139,10 @@ def _loaded(engine: LLMEngine, path: Path, version: str) -> WeightSet:
             f"{available / 2**30:.2f} GiB are free",
             "Free memory, or update the weights in place",
         )
-    model = load_weights(path, engine.config, served.dtype).to(served.device)
+    model = load_weights(path, engine.config, served.dtype, served.device)
     old = engine.runner
-    runner = ModelRunner(model, engine.cache, old.method, old.decode_threads, engine.max_model_len)
+    graphs = graph_settings(engine.config)
+    runner = ModelRunner(model, engine.cache, old.method, old.decode_threads, engine.max_model_len, graphs)
     return WeightSet(version, runner, path)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lmworks.core.errors import ConfigError
 from lmworks.kernels.batched_paged_attention import BatchedAttention
+from lmworks.kernels.flash_paged_attention import flash_attention, flash_refusal
 from lmworks.kernels.masks import Places
 from lmworks.kernels.native_attention import (
     NativeRule,
@@ -28,8 +29,9 @@ from lmworks.kernels.native_attention import (
 from lmworks.kernels.paged_step import PagedSequence, PagedStep, decoded, encoded
 from lmworks.kernels.scores import Scores, attention_formula
 
-PagedAttentionMethod = Literal["auto", "native", "batched", "reference"]
-"""`auto` is native where there is native code for cache and scores, else batched."""
+PagedAttentionMethod = Literal["auto", "native", "batched", "reference", "flash"]
+"""`auto` is FlashAttention where it is installed and fits, else native where there is native code for cache and scores,
+else batched."""
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ class PagedWrite:
         self, sequences: Sequence[PagedSequence], device: torch.device, method: PagedAttentionMethod = "auto"
     ) -> None:
         self._step, self._device = _step(sequences), device
-        self._native = method in ("auto", "native")
+        self._native = method in ("auto", "native", "flash")
         self._rows: dict[torch.Size, Tensor] = {}
 
     def __call__(self, cache: Tensor, key: Tensor, value: Tensor) -> None:
@@ -100,7 +102,7 @@ class PagedAttention:
 
     Args:
         sequences: in the order of the packed tokens.
-        method: `reference` forces the formula, `native` and `batched` the one or the other fast path.
+        method: `reference` forces the formula, `native`, `batched` and `flash` one of the fast paths.
     """
 
     def __init__(self, sequences: Sequence[PagedSequence], method: PagedAttentionMethod = "auto") -> None:
@@ -120,12 +122,18 @@ class PagedAttention:
             [N, H, Dv].
 
         Raises:
-            ConfigError: native code was asked for, and there is none for this cache or these scores.
+            ConfigError: native code or FlashAttention was asked for, and has not this cache or these scores.
         """
         if self.method == "reference":
             return paged_attention_reference(query, cache, self.step, scores, value_width)
         if self.method != "batched":
             rule = self._native_rule(cache, scores)
+            if cache.is_cuda or self.method == "flash":
+                refusal = rule if isinstance(rule, str) else flash_refusal(cache, rule)
+                if refusal is None and isinstance(rule, NativeRule):
+                    return flash_attention(query, cache, self.step, rule)
+                if self.method == "flash":
+                    raise ConfigError(f"attention cannot be FlashAttention's: {refusal}", "Set attention to auto")
             if isinstance(rule, NativeRule):
                 return native_attention(query, cache, self.step, rule)
             if self.method == "native":

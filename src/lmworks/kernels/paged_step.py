@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -59,12 +60,21 @@ class PagedStep(tuple[PagedSequence, ...]):
         shares = self.causal_shares if causal else self.full_shares
         if device.type == "cpu":
             return self.block_tables, shares
-        if causal not in self._copies:
-            self._copies[causal] = self.block_tables.to(device), shares.to(device)
-        return self._copies[causal]
+        kind = "causal" if causal else "full"
+        if kind not in self._copies:
+            self._copies[kind] = self.block_tables.to(device), shares.to(device)
+        return self._copies[kind]
+
+    def bounds_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """[S+1] int32 bounds of the packed tokens and [S] int32 numbers of keys, where the cache is; copied once."""
+        if "bounds" not in self._copies:
+            bounds = torch.tensor([0, *accumulate(s.length for s in self)], dtype=torch.int32)
+            num_keys = torch.tensor([s.num_keys for s in self], dtype=torch.int32)
+            self._copies["bounds"] = bounds.to(device), num_keys.to(device)
+        return self._copies["bounds"]
 
     @cached_property
-    def _copies(self) -> dict[bool, tuple[Tensor, Tensor]]:
+    def _copies(self) -> dict[str, tuple[Tensor, Tensor]]:
         return {}
 
     @cached_property

@@ -110,7 +110,9 @@ class MixtureOfExperts(nn.Module):
         """
         chosen, weights = self.router(x, cu_seqlens)
         expert, order = chosen.flatten().sort(stable=True)
-        group_sizes = torch.bincount(expert, minlength=self.router.num_experts)
+        # Not by bincount, which makes the CPU wait for a GPU.
+        numbers = torch.arange(self.router.num_experts + 1, device=x.device)
+        group_sizes = torch.searchsorted(expert, numbers).diff()
         y = self.experts(x.index_select(0, order // chosen.shape[1]), group_sizes)
         # Back in token order, then summed: the same bits on every run, which index_add_ does not promise on CUDA.
         y = y.index_select(0, order.argsort()).view(*chosen.shape, x.shape[1])

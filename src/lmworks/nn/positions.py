@@ -136,7 +136,8 @@ class AlibiBias(nn.Module):
 
     def forward(self, positions: Tensor, lengths: Callable[[], Tensor], dtype: torch.dtype) -> PositionSignal:
         """The signal of any packed positions."""
-        return PositionSignal(bias=DistanceBias(self.slopes.to(positions.device)))
+        self.slopes = self.slopes.to(positions.device)
+        return PositionSignal(bias=DistanceBias(self.slopes))
 
 
 class RelativePositionBias(nn.Module):
