@@ -15,18 +15,18 @@ from checkpoints import FTYPES, Checkpoints
 from contestants import llama_cpp, ours, transformers
 from interleaved import arguments, finish, in_turn, row, running
 
-BATCHES = (1, 8, 32)
+BATCHES, QUICK_BATCHES = (1, 8, 32), (1, 8)
 PROMPT = 64
 THREADS = (2, 1)
 
 
-def measure(checkpoints: Checkpoints, tokens: int, rounds: int) -> Iterator[dict[str, Any]]:
+def measure(checkpoints: Checkpoints, batches: tuple[int, ...], tokens: int, rounds: int) -> Iterator[dict[str, Any]]:
     """A row for every format and batch."""
-    cases = [{"case": f"batch {batch}", "batch": batch, "prompt": PROMPT, "tokens": tokens} for batch in BATCHES]
+    cases = [{"case": f"batch {batch}", "batch": batch, "prompt": PROMPT, "tokens": tokens} for batch in batches]
     for ftype in FTYPES:
         file = checkpoints.gguf(ftype)
-        own = [ours(f"ours, {threads} threads", file, threads) for threads in THREADS]
-        peers = [llama_cpp(f"llama.cpp {ftype}, {threads} threads", file, threads) for threads in THREADS]
+        own = [ours(f"ours, threads: {threads}", file, threads) for threads in THREADS]
+        peers = [llama_cpp(f"llama.cpp {ftype}, threads: {threads}", file, threads) for threads in THREADS]
         peers.append(transformers(checkpoints.folder(), max(THREADS)))
         with running([*own, *peers]):
             answers = in_turn([*own, *peers], cases, rounds)
@@ -48,8 +48,8 @@ def measure(checkpoints: Checkpoints, tokens: int, rounds: int) -> Iterator[dict
 def main() -> None:
     """Measure, show, and print the report as one line of JSON."""
     options = arguments(__doc__.split("\n")[0]).parse_args()
-    tokens, rounds = (16, 1) if options.quick else (64, 9)
-    rows = list(measure(Checkpoints(options.model), tokens, options.rounds or rounds))
+    batches, tokens, rounds = (QUICK_BATCHES, 16, 1) if options.quick else (BATCHES, 64, 9)
+    rows = list(measure(Checkpoints(options.model), batches, tokens, options.rounds or rounds))
     finish("engine_decode", rows, save=options.save)
 
 

@@ -119,7 +119,7 @@ def llama_server(gguf: str, threads: int) -> Server:
     number = str(threads)
     words = ["--threads", number, "--threads-batch", number, "--parallel", str(STREAMS), "--kv-unified"]
     words += ["--ctx-size", str(LLAMA_CONTEXT), "--alias", MODEL, "--host", "127.0.0.1", "--port", "{port}"]
-    return Server(f"llama.cpp server, {threads} threads", [str(binary), "--model", gguf, *words])
+    return Server(f"llama.cpp server, threads: {threads}", [str(binary), "--model", gguf, *words])
 
 
 def vllm_server(folder: str) -> Server | None:

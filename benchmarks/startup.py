@@ -20,7 +20,7 @@ from typing import Any
 
 from checkpoints import Checkpoints
 from contestants import QUIET
-from interleaved import PEERS, Runs, arguments, finish, in_turn, row
+from interleaved import MOST_COMPLAINT, PEERS, Runs, arguments, finish, in_turn, row
 from load_client import post
 from servers import MODEL, PATIENCE, Server, llama_server, our_server
 
@@ -28,7 +28,7 @@ CACHED = "--engine.weights-on-disk=cached"
 WARM, COLD = "ours", "ours, caches empty"
 OUR_SCRIPT = """
 import sys
-from lmworks import LLM
+from lmworks.engine import LLM
 from lmworks.core.sampling import SamplingParams
 LLM(sys.argv[1], weights_on_disk="cached").generate([[1, 2, 3]], SamplingParams(max_tokens=1))
 """
@@ -59,8 +59,11 @@ class Script:
             environment = os.environ | QUIET | ({"LMWORKS_CACHE": empty} if self.fresh_caches else {})
             begin = time.perf_counter()
             command = [self.python, "-c", self.source, self.model]
-            subprocess.run(command, env=environment, check=True, capture_output=True)
-            return {"seconds": time.perf_counter() - begin}
+            done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+            seconds = time.perf_counter() - begin
+        if done.returncode:
+            raise RuntimeError(f"{self.name} ended with status {done.returncode}: {done.stderr[-MOST_COMPLAINT:]}")
+        return {"seconds": seconds}
 
     def stop(self) -> None:
         """Nothing is left."""
