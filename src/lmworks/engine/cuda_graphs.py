@@ -215,7 +215,7 @@ class GraphSettings:
 
 def graph_settings(config: EngineConfig) -> GraphSettings | None:
     """None where steps are not to be recorded."""
-    return None if config.enforce_eager else GraphSettings(config.max_num_seqs, config.compile)
+    return None if config.enforce_eager or config.cpu_offload_gb else GraphSettings(config.max_num_seqs, config.compile)
 
 
 class CudaRecorder:

@@ -108,6 +108,11 @@ class LLMEngine:
         """Whether a step would do something."""
         return bool(self._live) and not self.sleep_level
 
+    @property
+    def offloads(self) -> bool:
+        """Whether layers lie in the CPU's memory and compute elsewhere."""
+        return self.config.cpu_offload_gb > 0 and self.device.type != "cpu"
+
     def check_awake(self) -> None:
         """Raise an `EngineUnavailableError` while the engine sleeps."""
         if self.sleep_level:
@@ -255,9 +260,12 @@ class LLMEngine:
 
         Raises:
             CheckpointError: names or shapes differ. Nothing was changed then.
+            RequestError: layers are offloaded.
             EngineUnavailableError: the engine sleeps.
         """
         self.check_awake()
+        if self.offloads:
+            raise RequestError("weights that lie on two devices take on no others in place", "Load them as a version")
         update_weights(self.model, state)
         self.runner.attach(self.cache)
         self.versions.renewed(self.scheduler.renew_weights(), path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from copy import deepcopy
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 
 from lmworks.core.errors import ConfigError
 from lmworks.engine.config import EngineConfig, Quantization
+from lmworks.engine.layer_offload import LayerOffload
 from lmworks.engine.offload import kept_weights
 from lmworks.engine.packed_linear import GRIDS, pack_linears, quantize_linears
 from lmworks.engine.servable import served_decoder
@@ -17,6 +19,8 @@ from lmworks.models.hub import load_pretrained, read_config
 from lmworks.models.transformer import Transformer
 from lmworks.nn.quantized import QuantizedLinear
 from lmworks.tokenization import Tokenizer, check_compatible, load_tokenizer
+
+log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -85,6 +89,11 @@ def load_weights(
     quantization, native = config.quantization, place.type == "cpu" and library() is not None
     kept = True if native or place.type == "cuda" else None
 
+    if config.cpu_offload_gb:
+        if place.type == "cuda":
+            return _partly_aside(path, config, dtype, place)
+        log.warning("cpu_offload_gb has no effect on a CPU")
+
     def make() -> Transformer:
         model = load_pretrained(path, dtype=dtype, device=place, keep_quantized=kept)
         if dtype is None:
@@ -94,6 +103,17 @@ def load_weights(
     if config.weights_on_disk == "never" or not native:
         return make()
     return kept_weights(path, quantization, dtype, config.weights_on_disk, make)
+
+
+def _partly_aside(path: Path, config: EngineConfig, dtype: torch.dtype | None, device: torch.device) -> Transformer:
+    """A model on an accelerator with layers in the CPU's memory."""
+    model = load_pretrained(path, dtype=dtype or torch.bfloat16, keep_quantized=True).eval()
+    if config.quantization in GRIDS:
+        quantize_linears(model, config.quantization)
+    assert model.decoder is not None, "only models with a decoder are served"
+    offload = LayerOffload(list(model.decoder.layers), device, int(config.cpu_offload_gb * 2**30))
+    log.info("%d layers, %.2f GiB, stay in the CPU's memory", offload.num_layers, offload.num_bytes / 2**30)
+    return model.to(device)
 
 
 def prepared(model: Transformer, quantization: Quantization) -> Transformer:

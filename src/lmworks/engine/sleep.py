@@ -1,9 +1,10 @@
 """Memory given back while nothing is asked: level 1 drops the cache of keys and values, level 2 the weights too.
 
 Who runs is put back and goes on after waking, as after a preemption: an answer is late, never lost. Until then new
-requests are refused with an `EngineUnavailableError`, which a server answers with 503. At level 1 weights on an
-accelerator move to the CPU's memory. At level 2 they are read again from where they came from, which therefore must be
-a folder; weights that lay beside them are dropped. Knows no HTTP.
+requests are refused with an `EngineUnavailableError`, which a server answers with 503. Deadlines are looked at after
+waking. At level 1 weights on an accelerator move to the CPU's memory, unless layers are there already. At level 2 they
+are read again from where they came from, which therefore must be a folder; weights that lay beside them are dropped,
+those of a draft model stay. Knows no HTTP.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def sleep(engine: LLMEngine, level: int = 1) -> None:
             shape = build_model(engine.model.config)
         old = engine.runner
         _set_runner(engine, ModelRunner(shape, engine.cache, "reference", old.decode_threads, engine.max_model_len))
-    elif engine.device.type != "cpu":
+    elif engine.device.type != "cpu" and not engine.offloads:
         engine.model.to("cpu")
     give_back()
 
@@ -78,7 +79,7 @@ def wake_up(engine: LLMEngine) -> None:
         cache = KVCache(model.config, 0, config.block_size, engine.dtype, engine.device)
         limits = config.attention, config.decode_threads, engine.max_model_len
         _set_runner(engine, ModelRunner(model, cache, *limits, graph_settings(config)))
-    else:
+    elif not engine.offloads:
         engine.model.to(engine.device)
     _set_cache(engine, engine.blocks.num_blocks)
     if engine.speculation is not None:
