@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lmworks.tokenization import Tokenizer
 
@@ -44,7 +44,8 @@ class GrammarVocabulary:
         from llguidance import LLTokenizer
 
         ends = sorted(i for i in self._eos_token_ids if i < self._vocab_size)
-        return LLTokenizer(_Bytes(self._tokenizer, self._vocab_size, ends), self._vocab_size, eos_token=ends)
+        vocabulary: Any = _Bytes(self._tokenizer, self._vocab_size, ends)  # has what a `TokenizerWrapper` is asked for
+        return LLTokenizer(vocabulary, self._vocab_size, eos_token=ends)
 
 
 class _Bytes:

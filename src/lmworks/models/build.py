@@ -53,7 +53,12 @@ def build_model(config: ModelConfig, *, seed: int | None = None) -> Transformer:
 
 def _table(rows: int, width: int) -> nn.Embedding | None:
     """Vectors that nobody has drawn yet: to draw them on the meta device, torch imports its compiler for a second."""
-    return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False) if rows else None
+    if not rows:
+        return None
+    table: nn.Embedding = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        torch.empty(rows, width), freeze=False
+    )
+    return table
 
 
 def _patches(vision: VisionConfig | None) -> PatchEmbedding | None:
