@@ -13,10 +13,10 @@ from lmworks.models.accounting import cache_bytes, flops_per_token, kv_bytes_per
 from lmworks.models.build import build_model
 from lmworks.models.config import ModelConfig
 from lmworks.models.families import FAMILIES, family_named
-from lmworks.models.hub.quantization import replace_linears
 from lmworks.models.memory import activation_bytes, training_bytes
 from lmworks.models.mixers import MIXERS
 from lmworks.nn.attention_context import PackedContext
+from lmworks.nn.quantized import QuantizedLinear
 
 GQA = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
 MLA = {"kind": "mla", "num_attention_heads": 3, "q_lora_rank": 12, "kv_lora_rank": 10, "qk_nope_head_dim": 6,
@@ -278,7 +278,8 @@ def test_bytes_of_weights():
     for case in (config, CASES["gqa"], CASES["classifier"]):
         built = build_model(case)
         linear = [n for n, m in built.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"]
-        replace_linears(built, linear)
+        for name in linear:
+            built.set_submodule(name, QuantizedLinear.from_linear(built.get_submodule(name)))
         held = {t.data_ptr(): t.nbytes for t in built.state_dict().values()}
         assert weight_bytes(case, torch.float32, int8=True) == sum(held.values())
 

@@ -195,7 +195,7 @@ TEXTS = st.one_of(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     text=TEXTS,
     cuts=st.lists(st.integers(0, 300), max_size=8),
@@ -210,7 +210,7 @@ def test_any_cutting_gives_the_same(text, cuts, tool, reasoning, begun):
     assert read(text, tool, reasoning, begun) == whole
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(text=st.lists(st.sampled_from(FRAGMENTS), max_size=14).map("".join), tool=st.sampled_from([*TOOL_FORMATS]))
 def test_a_text_without_a_call_is_all_content(text, tool):
     result = read([text], tool)
@@ -219,7 +219,7 @@ def test_a_text_without_a_call_is_all_content(text, tool):
         assert sections or result.content == text
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     arguments=st.dictionaries(
         st.text(max_size=5),
@@ -239,7 +239,7 @@ def test_nested_arguments_stay_as_they_were_written(arguments, indent, plain):
     assert read(text, "hermes").calls == [["f", written]]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     value=st.text(max_size=20), number=st.integers(), items=st.lists(st.one_of(st.none(), st.booleans()), max_size=3)
 )
@@ -248,7 +248,7 @@ def test_python_arguments_become_json(value, number, items):
     assert [json.loads(text) for _, text in result.calls] == [{"s": value, "a": number, "l": items}]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(value=st.text(max_size=20).filter(lambda value: "</" not in value and "\r" not in value))
 def test_text_between_tags_is_that_text(value):
     text = f"<tool_call>\n<function=f>\n<parameter=s>\n{value}\n</parameter>\n</function>\n</tool_call>"

@@ -27,7 +27,7 @@ def _run(model: Path, system: str | None, **given: Any) -> None:
     params = sampling_params(DEFAULTS, given)
     from lmworks.engine import AsyncLLM
 
-    llm = AsyncLLM(model)
+    llm = AsyncLLM(model, kind="generate")
     try:
         if system and llm.tokenizer.chat_template is None:
             raise RequestError(f"{model} has no chat template, so no place for a system message", "Leave --system out")

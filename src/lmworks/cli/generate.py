@@ -19,7 +19,7 @@ def _run(model: Path, prompt: str, **given: Any) -> None:
     from lmworks.engine import AsyncLLM
 
     text = sys.stdin.read() if prompt == "-" else prompt
-    llm = AsyncLLM(model)
+    llm = AsyncLLM(model, kind="generate")
     try:
         if not llm.prompts.has_encoder:
             click.echo(text, nl=False)

@@ -67,10 +67,16 @@ def main(descriptor: int, parent: int) -> None:
 
 def _opened(load: Load, channel: Channel, commands: SimpleQueue[Command]) -> Any:
     """Open the engine and tell the parent what it is; returns what runs it until it is told to stop."""
-    from lmworks.engine.loop import EngineLoop  # the first import of torch, when commands are listened to already
+    from lmworks.engine.loading import (
+        serving_device,
+    )  # the first import of torch, when commands are listened to already
+    from lmworks.engine.loop import EngineLoop
     from lmworks.engine.opening import open_engine, restore
 
-    engine, info, roofline = open_engine(Path(load.path), EngineConfig.parse(load.config), load.kind)
+    config = EngineConfig.parse(load.config)
+    if serving_device(config).type == "cpu":
+        config = config.for_server()
+    engine, info, roofline = open_engine(Path(load.path), config, load.kind)
     restore(engine, load)
     gc.collect()
     gc.freeze()  # what was loaded lives as long as the process; collections need not look at it

@@ -11,7 +11,7 @@ from lmworks.engine.config import EngineConfig
 from lmworks.engine.embedding_engine import EmbeddingEngine
 from lmworks.engine.exchange import Kind, Load, ModelInfo
 from lmworks.engine.llm_engine import LLMEngine
-from lmworks.engine.loading import load, serving_device
+from lmworks.engine.loading import load
 from lmworks.engine.loop import SteppedEngine
 from lmworks.engine.operations import names
 from lmworks.engine.packed_linear import PackedLinear
@@ -46,8 +46,6 @@ def open_engine(
     if (kind or kind_of(path)) == "embed":
         embedding = EmbeddingEngine.load(path, config)
         return embedding, embedding.info, None
-    if serving_device(config).type == "cpu":
-        config = config.for_server()
     engine = LLMEngine(*load(path, None, config), config, path)
     engine.model.eval()
     return engine, info_of(engine), roofline_of(engine)
