@@ -16,7 +16,7 @@ from lmworks.adapters import read_adapter
 from lmworks.adapters.peft_folder import PREFIX, some
 from lmworks.core.errors import CheckpointError
 from lmworks.engine.packed_linear import READ_BY_OTHERS, PackedLinear
-from lmworks.kernels.low_rank import TYPES, LowRank
+from lmworks.kernels.low_rank import LowRank
 from lmworks.models.build import build_model
 from lmworks.models.families import family_named
 from lmworks.models.hub.quantization import by_rows
@@ -72,14 +72,16 @@ def read_updates(folder: Path | str, model: Transformer, max_rank: int) -> dict[
             if name not in modules or name.rpartition(".")[2] in READ_BY_OTHERS:
                 faults.append(f"{theirs} is read otherwise than as a linear map, and cannot be adapted while serving")
                 continue
-            updates[name] = _update(down, part, config.scaling)
+            updates[name] = _update(down, part, config.scaling, model.dtype)
     if faults:
         raise CheckpointError(f"the adapter {folder} does not fit: {some(faults)}", "Use the model it was trained on")
     return updates
 
 
-def _update(down: Tensor, up: Tensor, scale: float) -> LowRank:
-    dtype = down.dtype if down.dtype == up.dtype and down.dtype in TYPES else torch.float32
+def _update(down: Tensor, up: Tensor, scale: float, served: torch.dtype) -> LowRank:
+    """In the type of the model, or the adapter's own where that is narrower: they are read by every step."""
+    narrow = served == torch.bfloat16 or down.dtype == up.dtype == torch.bfloat16
+    dtype = torch.bfloat16 if narrow else torch.float32
     return LowRank(down.to(dtype).contiguous(), up.to(dtype).T.contiguous(), scale)
 
 

@@ -93,7 +93,7 @@ class EngineConfig(Config):
     weights_on_disk: WeightsOnDisk = "never"
     """Keep packed weights in the cache folder for the next start: `cached` reads them into memory in a fraction of a
     second; `mapped` uses them where they lie, so that processes share them and a system short of memory may drop pages
-    and read them again, at about four fifths of the speed."""
+    and read them again; steps are somewhat slower, for the pages are small."""
     cpu_offload_gb: Annotated[float, Field(ge=0)] = 0.0
     """On a GPU: at least so many GiB of weights, those of the last layers, stay in the CPU's memory, each layer copied
     while the one before computes. Steps are not recorded then, and new weights come as versions only."""
