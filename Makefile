@@ -11,7 +11,7 @@ SUITES ?= core families checkpoints engine
 TINY := $(filter-out 0 no false,$(SMOKE))
 export PYTHON
 
-.PHONY: run test test-slow prove check schema install peers clean help
+.PHONY: run test test-slow test-gpu prove check schema install peers clean help
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -29,6 +29,10 @@ test:  ## format, lint, types, import rows, tests
 test-slow:  ## the tests left out of `make test` because they take long
 	@scripts/install test
 	@$(BIN)/pytest -m slow --timeout=1800 $(ARGS)
+
+test-gpu:  ## the tests that need a CUDA device, and the Triton kernels on it instead of in their interpreter
+	@scripts/install test
+	@$(BIN)/pytest -m "gpu or not slow" --timeout=600 tests/gpu tests/kernels/test_triton_kernels.py $(ARGS)
 
 check:  ## the part of `make test` that runs no code of ours
 	@scripts/install test

@@ -30,7 +30,7 @@ def gated(gate: Tensor, up: Tensor, activation: str) -> Tensor:
     return result
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _gate_block(
     gate: tl.tensor, up: tl.tensor, result: tl.tensor, count: tl.tensor, ACTIVATION: tl.constexpr, BLOCK: tl.constexpr
 ) -> None:

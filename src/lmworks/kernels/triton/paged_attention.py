@@ -24,7 +24,11 @@ SPLIT_KEYS = 256
 FEW_TOKENS = 8
 """New tokens to a sequence, on average, up to which its keys are divided."""
 TILE_ROWS = 64
-"""New tokens times query heads to a program, where there are as many."""
+"""New tokens times query heads to a program, where there are as many; half of it for heads of more than `WIDE`."""
+WIDE = 512
+"""Bytes of a head's vector, beyond which tiles are smaller: they must fit into 99 KiB."""
+MANY = 64 * 128
+"""Sums of a tile from which on eight warps share them."""
 LEAST_ROWS = 16
 """Rows that a matrix product of a GPU has at least."""
 
@@ -58,7 +62,8 @@ def paged_attention(
     query = query if query.stride(2) == 1 else query.contiguous()
     output = torch.empty_like(query, memory_format=torch.contiguous_format)
     few = count <= FEW_TOKENS * sequences
-    tokens = max(1, TILE_ROWS // next_power(groups))
+    rows = TILE_ROWS if next_power(width) * cache.dtype.itemsize <= WIDE else TILE_ROWS // 2
+    tokens = max(1, rows // next_power(groups))
     if few:
         tokens = min(tokens, next_power(-(-count // sequences)))
     tiles = sequences if count == sequences else count // tokens + sequences
@@ -67,6 +72,7 @@ def paged_attention(
     if splits > 1:
         partial = query.new_empty((tiles, heads, splits, tokens, width), dtype=torch.float32)
         sums = query.new_empty((tiles, heads, splits, tokens, 2), dtype=torch.float32)
+    block_rows = max(LEAST_ROWS, next_power(tokens * groups))
     shape: dict[str, Any] = {
         "GROUPS": groups, "WIDTH": width, "BLOCK_WIDTH": max(LEAST_ROWS, next_power(width)), "TOKENS": tokens,
         "KEYS": _keys(width, cache.dtype), "SPLIT_KEYS": SPLIT_KEYS if splits > 1 else 0, "WINDOW": window,
@@ -77,8 +83,8 @@ def paged_attention(
         sinks if splits == 1 else None,
         sequences, splits, scale, softcap,
         query.stride(0), query.stride(1), *cache.stride()[1:4], block_tables.stride(0),
-        BLOCK_SIZE=block_size, ROWS=max(LEAST_ROWS, next_power(tokens * groups)), SOFTCAP=softcap > 0,
-        PRODUCT=product_type(cache.dtype), **shape, num_warps=4, num_stages=2,
+        BLOCK_SIZE=block_size, ROWS=block_rows, SOFTCAP=softcap > 0, PRODUCT=product_type(cache.dtype), **shape,
+        num_warps=8 if block_rows * width >= MANY else 4, num_stages=3,
     )  # fmt: skip
     if splits > 1:
         _join_splits[(tiles, heads, tokens)](
@@ -161,7 +167,7 @@ def _keys_of(
     return begin, end
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_sequences", "num_splits", "table_row"])
 def _attend_tile(
     query: tl.tensor, keys: tl.tensor, values: tl.tensor, output: tl.tensor, partial: tl.tensor, sums: tl.tensor,
     tables: tl.tensor, shares: tl.tensor, slopes: tl.tensor, sinks: tl.tensor, num_sequences: tl.tensor,
@@ -249,7 +255,7 @@ def _attend_tile(
         tl.store(output + at[:, None] + column[None, :], mean.to(output.dtype.element_ty), mask=kept)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_sequences", "num_splits"])
 def _join_splits(
     output: tl.tensor, partial: tl.tensor, sums: tl.tensor, shares: tl.tensor, sinks: tl.tensor,
     num_sequences: tl.tensor, num_splits: tl.tensor, GROUPS: tl.constexpr, WIDTH: tl.constexpr,
@@ -285,7 +291,7 @@ def _join_splits(
     tl.store(output + at + column, (mean / tl.where(total > 0, total, 1.0)).to(output.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_sequences", "table_row"])
 def _write_token(
     keys: tl.tensor, values: tl.tensor, key: tl.tensor, value: tl.tensor, tables: tl.tensor, shares: tl.tensor,
     num_sequences: tl.tensor, key_token: tl.tensor, key_head: tl.tensor, value_token: tl.tensor, value_head: tl.tensor,

@@ -1,8 +1,8 @@
 """Products of a few rows with weights of 8 or 4 bits on a GPU, the weights widened on their way to the product.
 
-Reading the weights is what such a product costs, so they are read once and as they are stored. The sums of a group are
-scaled, not its weights: small integers are exact in bfloat16. The formula is that of `kernels.quantized_matmul`. Knows
-no module.
+Reading the weights is what such a product costs, so they are read once and as they are stored. Scales of whole rows
+multiply sums; those of groups multiply weights, which are then rounded to the type of the activations. The formula is
+that of `kernels.quantized_matmul`. Knows no module.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lmworks.kernels.triton.launching import next_power, product_type
 MOST_ROWS = 64
 """Of activations to a program."""
 COLUMNS = 128
-"""Inputs of one turn of the loop, where groups are not shorter."""
+"""Inputs of one turn of the loop: a multiple or a part of every group."""
 
 
 def quantized_matmul(x: Tensor, weight: Tensor, scale: Tensor, zero: Tensor | None, group_size: int) -> Tensor:
@@ -43,14 +43,14 @@ def quantized_matmul(x: Tensor, weight: Tensor, scale: Tensor, zero: Tensor | No
         _multiply_tile[(triton.cdiv(outputs, block_outputs), triton.cdiv(len(rows), block_rows))](
             rows, weight, scale, zero, result, len(rows), outputs, size,
             rows.stride(0), weight.stride(0), scale.stride(0),
-            ROWS=block_rows, OUTPUTS=block_outputs, COLUMNS=min(COLUMNS, group_size or COLUMNS),
+            ROWS=block_rows, OUTPUTS=block_outputs, COLUMNS=COLUMNS,
             GROUP=group_size, PACKED=weight.dtype == torch.uint8, PRODUCT=product_type(x.dtype),
-            num_warps=4, num_stages=4,
+            num_warps=4, num_stages=3,
         )  # fmt: skip
     return result.view(*x.shape[:-1], outputs)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _multiply_tile(
     x: tl.tensor, weight: tl.tensor, scale: tl.tensor, zero: tl.tensor, result: tl.tensor, num_rows: tl.tensor,
     num_outputs: tl.tensor, num_columns: tl.tensor, x_row: tl.tensor, weight_row: tl.tensor, scale_row: tl.tensor,
@@ -62,37 +62,43 @@ def _multiply_tile(
     real, inside = row < num_rows, output < num_outputs
     x += row[:, None].to(tl.int64) * x_row
     weight += output[None, :].to(tl.int64) * weight_row
-    grid = output.to(tl.int64) * scale_row
+    grid = output[None, :].to(tl.int64) * scale_row
+    BYTES: tl.constexpr = COLUMNS // 2 if PACKED else COLUMNS
+    GROUPS: tl.constexpr = COLUMNS // GROUP if 0 < GROUP < COLUMNS else 1
     total = tl.zeros((ROWS, OUTPUTS), tl.float32)
-    factor = tl.load(scale + grid, mask=inside, other=0.0).to(tl.float32)
-    middle = tl.full((OUTPUTS,), 8.0 if PACKED else 0.0, tl.float32)
-    if zero is not None:
-        middle = tl.load(zero + grid, mask=inside, other=0.0).to(tl.float32)
     for first in range(0, num_columns, COLUMNS):
+        column = first + tl.arange(0, COLUMNS)
+        byte = (first // 2 if PACKED else first) + tl.arange(0, BYTES)
+        held = (byte * 2 if PACKED else byte) < num_columns
+        group = first // GROUP + tl.arange(0, GROUPS) if GROUP > 0 else tl.arange(0, 1)
+        there = inside[None, :] & ((group * GROUP < num_columns)[:, None])
+        middle = tl.full((GROUPS, OUTPUTS), 8.0 if PACKED else 0.0, tl.float32)
+        if zero is not None:
+            middle = tl.load(zero + grid + group[:, None], mask=there, other=0.0).to(tl.float32)
+        factor = tl.full((GROUPS, OUTPUTS), 1.0, tl.float32)
         if GROUP > 0:
-            factor = tl.load(scale + grid + first // GROUP, mask=inside, other=0.0).to(tl.float32)
-            if zero is not None:
-                middle = tl.load(zero + grid + first // GROUP, mask=inside, other=0.0).to(tl.float32)
+            factor = tl.load(scale + grid + group[:, None], mask=there, other=0.0).to(tl.float32)
+        middle = _spread(middle, GROUPS, BYTES // GROUPS, OUTPUTS)
+        factor = _spread(factor, GROUPS, BYTES // GROUPS, OUTPUTS)
+        given = tl.load(x + column[None, :], mask=real[:, None] & (column < num_columns)[None, :], other=0.0)
+        value = tl.load(weight + byte[:, None], mask=inside[None, :] & held[:, None], other=0)
         if PACKED:
-            place = tl.arange(0, COLUMNS // 2)
-            even = first + 2 * place
-            byte = tl.load(
-                weight + (first // 2 + place)[:, None], mask=inside[None, :] & (even < num_columns)[:, None], other=0
-            )
-            low = tl.load(x + even[None, :], mask=real[:, None] & (even < num_columns)[None, :], other=0.0)
-            high = tl.load(x + even[None, :] + 1, mask=real[:, None] & (even + 1 < num_columns)[None, :], other=0.0)
-            part = tl.dot(low.to(PRODUCT), (byte & 15).to(PRODUCT), input_precision="ieee")
-            part = tl.dot(high.to(PRODUCT), (byte >> 4).to(PRODUCT), part, input_precision="ieee")
-            summed = tl.sum(low.to(tl.float32), 1) + tl.sum(high.to(tl.float32), 1)
+            low, high = tl.split(tl.reshape(given, (ROWS, BYTES, 2)))
+            dense = (((value & 15).to(tl.float32) - middle) * factor).to(PRODUCT)
+            total = tl.dot(low.to(PRODUCT), dense, total, input_precision="ieee")
+            dense = (((value >> 4).to(tl.float32) - middle) * factor).to(PRODUCT)
+            total = tl.dot(high.to(PRODUCT), dense, total, input_precision="ieee")
         else:
-            column = first + tl.arange(0, COLUMNS)
-            held = column < num_columns
-            value = tl.load(weight + column[:, None], mask=inside[None, :] & held[:, None], other=0)
-            given = tl.load(x + column[None, :], mask=real[:, None] & held[None, :], other=0.0)
-            part = tl.dot(given.to(PRODUCT), value.to(PRODUCT), input_precision="ieee")
-            summed = tl.sum(given.to(tl.float32), 1)
-        if PACKED or zero is not None:
-            part -= summed[:, None] * middle[None, :]
-        total += part * factor[None, :]
+            dense = ((value.to(tl.float32) - middle) * factor).to(PRODUCT)
+            total = tl.dot(given.to(PRODUCT), dense, total, input_precision="ieee")
+    if GROUP == 0:
+        total = total * tl.load(scale + grid, mask=inside[None, :], other=0.0).to(tl.float32)
     at = row[:, None].to(tl.int64) * num_outputs + output[None, :]
     tl.store(result + at, total.to(result.dtype.element_ty), mask=real[:, None] & inside[None, :])
+
+
+@triton.jit
+def _spread(numbers: tl.tensor, GROUPS: tl.constexpr, SIZE: tl.constexpr, OUTPUTS: tl.constexpr) -> tl.tensor:
+    """[groups, outputs] -> [groups · size, outputs]."""
+    wide = tl.broadcast_to(numbers[:, None, :], (GROUPS, SIZE, OUTPUTS))
+    return tl.reshape(wide, (GROUPS * SIZE, OUTPUTS))
