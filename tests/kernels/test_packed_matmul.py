@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from lmworks.core.errors import ConfigError
 from lmworks.kernels import packed_matmul as kernel
 from lmworks.kernels.native import library as native
-from lmworks.kernels.native.memory import ALIGNMENT, SLAB, weight_memory
+from lmworks.kernels.native.memory import ALIGNMENT, SLAB, release_rest, weight_memory
 from lmworks.kernels.packed_matmul import (
     WeightKind,
     pack_grid,
@@ -284,6 +284,15 @@ def test_grids_that_cannot_be_packed(bits, group, zero, words):
 def test_wrong_width_is_refused():
     with pytest.raises(ValueError, match="65 features do not fit a weight of 64"):
         packed_matmul(torch.zeros(1, 65), case("f32", 8, 64).packed)
+
+
+def test_memory_that_inference_asked_for_can_be_written_elsewhere():
+    release_rest()
+    with torch.inference_mode():
+        first = weight_memory(64)
+    second = weight_memory(64)
+    assert not first.is_inference()
+    assert second.fill_(7).sum() == 7 * 64
 
 
 def test_weights_lie_apart_on_cache_lines():

@@ -179,3 +179,11 @@ def test_products_with_weights_on_a_grid(dtype, bits, columns, group_size, zero)
         assert got.dtype == dtype
         difference = (got.double() - expected).norm() / expected.norm()
         assert difference < {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 6e-3}[dtype]
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_the_product_is_one_operation_that_compilers_know(bits):
+    stored = torch.zeros(8, 64 if bits == 8 else 32, dtype=torch.int8 if bits == 8 else torch.uint8)
+    arguments = torch.randn(3, 64), stored, torch.rand(8, 2), None, 32
+    checks = ("test_schema", "test_faketensor")
+    torch.library.opcheck(torch.ops.lmworks.quantized_matmul.default, arguments, test_utils=checks)

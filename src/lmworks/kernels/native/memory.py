@@ -43,8 +43,12 @@ def release_rest() -> None:
         _slab = torch.empty(0, dtype=torch.uint8)
 
 
+@torch.inference_mode(False)
 def _mapped(size: int) -> Tensor:
-    """Memory of its own on large pages where the system has them; pages that are never written take none."""
+    """Memory of its own on large pages where the system has them; pages that are never written take none.
+
+    Never an inference tensor, whoever asks first: the rest of a slab goes to others, who may write to theirs anywhere.
+    """
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         memory = torch.empty(size + ALIGNMENT, dtype=torch.uint8)
         return memory[-memory.data_ptr() % ALIGNMENT :][:size]

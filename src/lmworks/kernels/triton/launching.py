@@ -17,6 +17,8 @@ MOST_WIDTH = 256
 """Of an attention head at most: the tiles of wider ones do not fit into a processor."""
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 """Of activations and caches."""
+LEAST_CAPABILITY = (8, 0)
+"""Of GPUs that the kernels are compiled for in tests: the first with bfloat16 and asynchronous copies."""
 
 
 @cache
@@ -28,7 +30,9 @@ def interpreted() -> bool:
 @cache
 def available() -> bool:
     """Whether kernels can run on this machine's GPU."""
-    return torch.cuda.is_available() and find_spec("triton") is not None
+    if not torch.cuda.is_available() or find_spec("triton") is None:
+        return False
+    return torch.version.hip is None and torch.cuda.get_device_capability() >= LEAST_CAPABILITY
 
 
 def fuses(x: Tensor) -> bool:
