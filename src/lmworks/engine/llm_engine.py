@@ -9,7 +9,6 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from math import isfinite
 from pathlib import Path
 from time import monotonic
 
@@ -30,7 +29,7 @@ from lmworks.engine.finish_report import report_finished
 from lmworks.engine.grammar import ConstraintFactory, GrammarCompiler
 from lmworks.engine.kv_cache import KVCache, cache_size
 from lmworks.engine.logits_processors import logits_rules
-from lmworks.engine.model_runner import ModelRunner
+from lmworks.engine.model_runner import ModelRunner, at_most_threads
 from lmworks.engine.outputs import Delta
 from lmworks.engine.pending_constraints import PendingConstraints
 from lmworks.engine.request import Request
@@ -44,6 +43,7 @@ from lmworks.engine.stats import EngineStats
 from lmworks.engine.stop import StopChecker
 from lmworks.engine.versions import WeightVersions
 from lmworks.engine.weights import update_weights
+from lmworks.kernels.row_argmax import row_argmax
 from lmworks.models.transformer import Transformer
 from lmworks.tokenization import Tokenizer
 
@@ -169,6 +169,10 @@ class LLMEngine:
 
     def step(self) -> list[Delta]:
         """Compute one batch and return what it added, one delta per sequence that got tokens or was ended."""
+        with at_most_threads(self.runner.torch_threads):
+            return self._step()
+
+    def _step(self) -> list[Delta]:
         began = monotonic()
         deltas: list[Delta] = []
         if self._deadlines:
@@ -201,12 +205,12 @@ class LLMEngine:
         deltas: list[Delta] = []
         rows: list[tuple[seq.Sequence, int]] = []
         end = 0
-        sound = isfinite(logits.sum().item())  # NaN and infinity survive a sum
+        best = row_argmax(logits).tolist()
         for chunk in chunks:
             sequence, num_drafts = chunk.sequence, len(chunk.sequence.draft_token_ids)
             begin, end = end, end + chunk.num_logits
             self._prompt_tokens += chunk.num_request_tokens
-            if not sound and not isfinite(logits[begin:end].sum().item()):
+            if -1 in best[begin:end]:
                 deltas.append(self._fail(sequence))
                 continue
             if sequence.wants_prompt_logprobs:

@@ -119,6 +119,15 @@ class ModelRunner:
             faster=CompiledDecode(decode, spare, model.device) if settings.compile else None,
         )  # fmt: skip
 
+    @property
+    def torch_threads(self) -> int:
+        """How many threads torch should use during a step.
+
+        After every operation its threads look for the next one for milliseconds, on the cores that the native
+        operations' threads want.
+        """
+        return 1 if self.native else torch.get_num_threads()
+
     def _run_program(self, lowered: LoweredDecoder, chunks: Sequence[Chunk]) -> Tensor:
         tokens, positions, wanted = array("i"), array("i"), array("i")
         tables, rows = [], []

@@ -21,6 +21,7 @@ from lmworks.core.generation import TokenLogprob
 from lmworks.engine.logits_processors import process
 from lmworks.engine.sequence import Sequence
 from lmworks.engine.truncation import draw
+from lmworks.kernels.row_argmax import row_argmax
 
 MIN_TEMPERATURE = 1e-2
 """Lower positive temperatures are raised to this, as in vLLM: logits would overflow."""
@@ -37,7 +38,7 @@ def sample(logits: Tensor, rows: Rows[Sequence]) -> list[Sampled | RequestError]
     """Choose the next token of each row.
 
     Args:
-        logits: [R, V] float32, finite; not changed.
+        logits: [R, V] float32, without NaN or positive infinity; not changed.
         rows: R sequences, no two the same.
 
     Returns:
@@ -97,10 +98,10 @@ def _choose(logits: Tensor, rows: Rows[Sequence]) -> Tensor:
     """[R, V] final logits -> [R] tokens."""
     drawn = [i for i, row in enumerate(rows) if row.params.temperature > 0]
     if not drawn:
-        return logits.argmax(-1)
+        return row_argmax(logits)
     if len(drawn) == len(rows):
         return _draw(logits, rows)
-    tokens = logits.argmax(-1)
+    tokens = row_argmax(logits)
     tokens[drawn] = _draw(logits[drawn], [rows[i] for i in drawn])
     return tokens
 

@@ -1,6 +1,9 @@
 #include "pool.h"
 
 #include <pthread.h>
+#ifdef __linux__
+#include <sched.h>
+#endif
 
 #include <algorithm>
 #include <atomic>
@@ -9,15 +12,17 @@
 #include <cstdlib>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 namespace lm {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// How long an idle helper looks for the next run before it sleeps: longer than what usually lies between two layers' worth of
-// work, far shorter than a time slice.
+// How long an idle helper looks for the next run before it sleeps: first as fast as it can, then letting others run. Together
+// longer than what usually lies between two steps; to wake a sleeping core of a virtual machine takes up to 100 microseconds.
 constexpr auto IDLE_SPIN = std::chrono::microseconds(50);
+constexpr auto IDLE_YIELD = std::chrono::microseconds(1500);
 constexpr int SPINS_BEFORE_YIELD = 2048;
 constexpr int MOST_RUNS_ALONE = 512;
 constexpr int MOST_OPERATIONS = 4096;  // of one run
@@ -63,7 +68,7 @@ public:
 
     void run(const Operation* operations, int count) {
         std::lock_guard<std::mutex> lock(callers_);
-        if (threads_ == 1 || alone_ > 0) {
+        if (threads_ == 1 || alone_ > 0 || (count == 1 && operations->items == 1)) {
             if (alone_ > 0) --alone_;
             for (int i = 0; i < count; ++i)
                 for (int64_t item = 0; item < operations[i].items; ++item) operations[i].work(operations[i].context, item, 0);
@@ -75,7 +80,13 @@ public:
 
 private:
     void run_together(const Operation* operations, int count) {
-        while (helpers_ < threads_ - 1) std::thread([this, thread = ++helpers_] { help(thread); }).detach();
+        while (static_cast<int>(helpers_.size()) < threads_ - 1) {
+            std::thread helper([this, thread = static_cast<int>(helpers_.size()) + 1] { help(thread); });
+            helpers_.push_back(helper.native_handle());
+            helper.detach();
+            avoided_ = -1;
+        }
+        keep_helpers_away();
         const uint64_t run = (run_.load(std::memory_order_relaxed) + 1) & 0xffffffffu;
         for (int i = 0; i < count; ++i) {
             claims_[i].items.store(operations[i].items, std::memory_order_relaxed);
@@ -93,6 +104,20 @@ private:
         stalled_ = Clock::duration::zero();
         work_on(operations, count, run, 0);
         judge(Clock::now() - begin);
+    }
+
+    // Keep helpers off the caller's core. Where cores are virtual, Linux takes an idle one for one that its host has taken
+    // away, and wakes helpers on the core of the caller, who then waits for them to take turns.
+    void keep_helpers_away() {
+#ifdef __linux__
+        const int core = sched_getcpu();
+        if (core < 0 || core == avoided_) return;
+        avoided_ = core;
+        cpu_set_t allowed;
+        if (sched_getaffinity(0, sizeof allowed, &allowed) != 0 || CPU_COUNT(&allowed) < 2) return;
+        CPU_CLR(core, &allowed);
+        for (const pthread_t helper : helpers_) pthread_setaffinity_np(helper, sizeof allowed, &allowed);
+#endif
     }
 
     // When another process has a helper's core, the caller waits whole time slices for pieces that the helper was put aside
@@ -151,14 +176,15 @@ private:
     }
 
     uint64_t next_run(uint64_t seen) {
-        const auto until = Clock::now() + IDLE_SPIN;
-        do {
+        const auto begin = Clock::now();
+        for (auto idle = Clock::duration::zero(); idle < IDLE_YIELD; idle = Clock::now() - begin) {
             for (int i = 0; i < 64; ++i) {
                 const uint64_t run = run_.load(std::memory_order_acquire);
                 if (run != seen) return run;
                 relax();
             }
-        } while (Clock::now() < until);
+            if (idle > IDLE_SPIN) std::this_thread::yield();
+        }
         std::unique_lock<std::mutex> lock(sleep_lock_);
         asleep_.fetch_add(1, std::memory_order_seq_cst);
         wake_.wait(lock, [&] { return run_.load(std::memory_order_seq_cst) != seen; });
@@ -169,7 +195,8 @@ private:
     std::mutex callers_;
     std::atomic<int> threads_;
     // Under callers_:
-    int helpers_ = 0;
+    std::vector<pthread_t> helpers_;
+    int avoided_ = -1;  // the core that helpers keep off
     int alone_ = 0;     // coming runs without helpers
     int patience_ = 1;  // how many they were the last time
     Clock::duration stalled_{};
