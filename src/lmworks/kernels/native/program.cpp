@@ -6,17 +6,64 @@
 #include <iterator>
 
 #include "program_run.h"
+#include "rows.h"
 
 namespace lm {
 
-void Program::add_product(const Instruction& i, int rows) {
+namespace {
+
+bool is_product(const Instruction& i) { return i.op == OP_LINEAR || i.op == OP_LINEAR_ADD || i.op == OP_GATED; }
+
+// Whether an instruction overwrites all of its output without having read it.
+bool begins(const Instruction& i) {
+    return i.op == OP_EMBED || i.op == OP_NORM || i.op == OP_LINEAR || i.op == OP_GATED || i.op == OP_ATTEND || i.op == OP_SELECT;
+}
+
+}  // namespace
+
+bool Program::is_private_norm(int n) const {
+    const int count = static_cast<int>(instructions_.size()), out = instructions_[n].out;
+    if (instructions_[n].op != OP_NORM || n + 1 == count) return false;
+    const Instruction& reader = instructions_[n + 1];
+    if (!is_product(reader) || reader.in != out || reader.out == out) return false;
+    for (int m = n + 2; m < count; ++m) {
+        const Instruction& i = instructions_[m];
+        if (i.in == out) return false;
+        if (i.out == out) return begins(i);
+    }
+    return true;
+}
+
+char* Program::converted(const Stage& s, int thread) {
+    if (!s.alone) return converted_.bytes();
+    Own& own = own_[thread];
+    if (own.stage == &s) return own.converted.bytes();
+    own.stage = &s;
+    const Linear& linear = s.instruction->linears[0];
+    for (int m = 0; m < s.rows; ++m) {
+        const float* x = row(s.instruction->in, m);
+        if (const Instruction* i = s.norm) {
+            normalize(i->norm, i->width, row(i->in, m), i->weight, i->bias, i->eps, own.normalized.floats());
+            x = own.normalized.floats();
+        }
+        convert_row(linear.kind, linear.in, linear.group, x, own.converted.bytes() + m * s.converted_stride);
+    }
+    return own.converted.bytes();
+}
+
+// `norm`: whose stage was left out, null for none.
+void Program::add_product(const Instruction& i, int rows, const Instruction* norm) {
     const Linear& first = i.linears[0];
     const int64_t stride = activation_bytes(first.kind, first.in, first.group);
-    converted_.reserve(static_cast<size_t>(stride) * rows);
-    add(i, stage::convert, rows, row_items(rows));
-    stages_.back().converted = &converted_;
-    stages_.back().converted_stride = stride;
     const int32_t* chosen = !step_.chosen ? nullptr : selecting_ ? selected_.data() : step_.chosen;
+    const bool alone = rows <= FEW_ROWS && !chosen;
+    if (alone) {
+        for (Own& own : own_) own.converted.reserve(static_cast<size_t>(stride) * rows);
+    } else {
+        converted_.reserve(static_cast<size_t>(stride) * rows);
+        add(i, stage::convert, rows, row_items(rows));
+        stages_.back().converted_stride = stride;
+    }
     if (chosen) {
         add(i, stage::shrink, rows, row_items(rows) * i.num_linears);
         stages_.back().chosen = chosen;
@@ -25,7 +72,8 @@ void Program::add_product(const Instruction& i, int rows) {
     add(i, work, rows, 0);
     Stage& stage = stages_.back();
     stage.chosen = chosen;
-    stage.converted = &converted_;
+    stage.alone = alone;
+    stage.norm = norm;
     stage.converted_stride = stride;
     int64_t tiles = 0;
     for (int n = 0; n < (i.op == OP_GATED ? 1 : i.num_linears); ++n)
@@ -56,14 +104,24 @@ void Program::prepare() {
     scratch_.resize(std::max<size_t>(scratch_.size(), pool_threads()));
     for (Buffer& scratch : scratch_) scratch.reserve(sizeof(float) * TILE * std::max(ROW_BLOCK, GATED_ROWS));
     hidden_.reserve(sizeof(float) * MATRICES * std::max(step_.rows, step_.num_selected) * (step_.chosen ? step_.max_rank : 0));
+    own_.resize(std::max<size_t>(own_.size(), pool_threads()));
+    for (Own& own : own_) {
+        own.stage = nullptr;
+        own.normalized.reserve(sizeof(float) * *std::max_element(widths_.begin(), widths_.end()));
+    }
     selecting_ = false;
     int rows = step_.rows;
+    const Instruction* norm = nullptr;  // left to the product that follows
     for (const Instruction& i : instructions_) {
+        if (private_norm_[&i - instructions_.data()] && rows <= FEW_ROWS && !step_.chosen) {
+            norm = &i;
+            continue;
+        }
         switch (i.op) {
             case OP_EMBED: add(i, stage::embed, rows, row_items(rows)); break;
             case OP_ADD_TABLE: add(i, stage::add_table, rows, row_items(rows)); break;
             case OP_NORM: add(i, stage::norm, rows, row_items(rows)); break;
-            case OP_LINEAR: case OP_LINEAR_ADD: case OP_GATED: add_product(i, rows); break;
+            case OP_LINEAR: case OP_LINEAR_ADD: case OP_GATED: add_product(i, rows, norm); break;
             case OP_ROTATE_STORE: add(i, stage::rotate_store, rows, row_items(rows)); break;
             case OP_ATTEND: {
                 AttentionPlan& plan = plan_for(i);
@@ -76,6 +134,7 @@ void Program::prepare() {
             case OP_SOFTCAP: add(i, stage::softcap, rows, row_items(rows)); break;
             case OP_SCALE: add(i, stage::scale, rows, row_items(rows)); break;
         }
+        norm = nullptr;
         if (rows == 0) break;  // nobody asks for logits
     }
 }

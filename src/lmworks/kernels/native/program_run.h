@@ -13,6 +13,7 @@ namespace lm {
 constexpr int ROW_BLOCK = 120;    // rows of one piece of a product; the kernels take twelve at a time
 constexpr int SMALL_ROWS = 8;     // rows of one piece of an operation by rows
 constexpr int MATRICES = 3;       // of one instruction at most
+constexpr int FEW_ROWS = 4;       // every thread normalizes and converts so many for itself sooner than threads meet
 constexpr int GATED_ROWS = 60;    // rows of one piece of a gated product, whose gates stay in a core's cache
 
 // Memory that grows and is never shrunk, aligned to cache lines.
@@ -47,8 +48,9 @@ struct Stage {
     int rows = 0;
     int64_t tiles[3] = {};
     AttentionPlan* plan = nullptr;
-    Buffer* converted = nullptr;
     int64_t converted_stride = 0;
+    bool alone = false;                 // every thread converts the rows of a product for itself,
+    const Instruction* norm = nullptr;  // and normalizes them before; null for not
     const int32_t* chosen = nullptr;  // of its rows, see Step
 };
 
@@ -56,7 +58,9 @@ class Program {
 public:
     Program(const Instruction* instructions, int count, const int32_t* widths, int num_buffers, const Cache* caches, int num_caches)
         : instructions_(instructions, instructions + count), widths_(widths, widths + num_buffers),
-          caches_(caches, caches + num_caches), buffers_(num_buffers) {}
+          caches_(caches, caches + num_caches), buffers_(num_buffers) {
+        for (int n = 0; n < count; ++n) private_norm_.push_back(is_private_norm(n));
+    }
 
     void set_rotaries(const Rotary* rotaries, int count) { rotaries_.assign(rotaries, rotaries + count); }
 
@@ -89,6 +93,8 @@ public:
     const Rotary* rotary(int index) const { return index < 0 ? nullptr : &rotaries_[index]; }
     int width(int buffer) const { return widths_[buffer]; }
     float* scratch(int thread) { return scratch_[thread].floats(); }
+    // The rows that a product multiplies, converted: those of all threads, or this one's own.
+    char* converted(const Stage& s, int thread);
     // The update that a product's matrix has for a row, null for none, and its row's numbers between the two matrices.
     const LowRank* update(const Stage& s, int64_t row, int matrix) const {
         if (s.chosen[row] < 0) return nullptr;
@@ -108,11 +114,12 @@ private:
     }
 
     void prepare();
+    bool is_private_norm(int n) const;
     void add(const Instruction& instruction, void (*work)(Stage&, int64_t, int), int rows, int64_t items, AttentionPlan* plan = nullptr) {
         stages_.push_back({this, &instruction, work, rows, {}, plan});
         items_.push_back(items);
     }
-    void add_product(const Instruction& instruction, int rows);
+    void add_product(const Instruction& instruction, int rows, const Instruction* norm);
     AttentionPlan& plan_for(const Instruction& instruction);
     // From here on rows are the selected ones.
     void choose_selected() {
@@ -129,6 +136,10 @@ private:
     std::vector<Buffer> buffers_;
     std::vector<Buffer> scratch_;
     Buffer converted_;
+    // What a thread converted for itself, and for which stage of this step.
+    struct alignas(64) Own { Buffer converted, normalized; const Stage* stage = nullptr; };
+    std::vector<Own> own_;
+    std::vector<bool> private_norm_;  // by instruction: a norm whose result only the next instruction reads, a product
     Buffer hidden_;
     std::vector<int32_t> selected_;  // `chosen` of the selected rows
     bool selecting_ = false;

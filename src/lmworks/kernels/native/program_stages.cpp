@@ -46,11 +46,11 @@ void norm(Stage& s, int64_t item, int) {
     });
 }
 
-void convert(Stage& s, int64_t item, int) {
+void convert(Stage& s, int64_t item, int thread) {
     const Linear& linear = s.instruction->linears[0];
     each_row(s, item, [&](int64_t m) {
         convert_row(linear.kind, linear.in, linear.group, s.program->row(s.instruction->in, m),
-                    s.converted->bytes() + m * s.converted_stride);
+                    s.program->converted(s, thread) + m * s.converted_stride);
     });
 }
 
@@ -88,13 +88,13 @@ void expand(Stage& s, const Piece& p, int matrix, float* out, int64_t stride) {
             expand_row(*update, l.out, s.program->hidden(m, matrix), column, columns_of(l, p.tile), out + m * stride + column);
 }
 
-void linear(Stage& s, int64_t item, int) {
+void linear(Stage& s, int64_t item, int thread) {
     const Instruction& i = *s.instruction;
     const Piece p = piece_of(s, item, ROW_BLOCK);
     const Linear& l = i.linears[p.linear];
     float* out = s.program->row(i.out, 0) + i.offsets[p.linear];
     const int64_t stride = s.program->width(i.out);
-    linear_tile(l, s.converted->bytes(), s.converted_stride, p.first, p.last, p.tile, out, stride);
+    linear_tile(l, s.program->converted(s, thread), s.converted_stride, p.first, p.last, p.tile, out, stride);
     expand(s, p, p.linear, out, stride);
     if (i.activation == ACT_NONE) return;
     for (int m = p.first; m < p.last; ++m) {
@@ -109,7 +109,7 @@ void linear_add(Stage& s, int64_t item, int thread) {
     const Linear& l = i.linears[0];
     float* sums = s.program->scratch(thread);  // [ROW_BLOCK, TILE]
     const int64_t column = static_cast<int64_t>(p.tile) * TILE;
-    linear_tile(l, s.converted->bytes(), s.converted_stride, p.first, p.last, p.tile, sums - column - p.first * TILE, TILE);
+    linear_tile(l, s.program->converted(s, thread), s.converted_stride, p.first, p.last, p.tile, sums - column - p.first * TILE, TILE);
     expand(s, p, 0, sums - column - p.first * TILE, TILE);
     for (int m = p.first; m < p.last; ++m)
         add_scaled(columns_of(l, p.tile), sums + (m - p.first) * TILE, i.number, i.vector ? i.vector + column : nullptr,
@@ -122,11 +122,11 @@ void gated(Stage& s, int64_t item, int thread) {
     const Linear &gate = i.linears[0], &up = i.linears[1];
     float* gates = s.program->scratch(thread);  // [GATED_ROWS, TILE]
     const int64_t column = static_cast<int64_t>(p.tile) * TILE;
-    linear_tile(gate, s.converted->bytes(), s.converted_stride, p.first, p.last, p.tile, gates - column - p.first * TILE, TILE);
+    linear_tile(gate, s.program->converted(s, thread), s.converted_stride, p.first, p.last, p.tile, gates - column - p.first * TILE, TILE);
     expand(s, p, 0, gates - column - p.first * TILE, TILE);
     float* out = s.program->row(i.out, 0);
     const int64_t stride = s.program->width(i.out);
-    linear_tile(up, s.converted->bytes(), s.converted_stride, p.first, p.last, p.tile, out, stride);
+    linear_tile(up, s.program->converted(s, thread), s.converted_stride, p.first, p.last, p.tile, out, stride);
     expand(s, p, 1, out, stride);
     for (int m = p.first; m < p.last; ++m) {
         float* from = gates + (m - p.first) * TILE;
