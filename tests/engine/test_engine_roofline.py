@@ -12,7 +12,10 @@ from lmworks.engine.roofline import Roofline
 
 
 def test_a_step_that_takes_twice_the_least_reaches_a_half():
-    roofline = Roofline(weight_bytes=800, cache_bytes=1000, bandwidth=1000.0)
+    roofline = Roofline(weight_bytes=800, cache_bytes=1000, probe=lambda: 1000.0)
+    roofline.add(2.0)
+    assert roofline.ratio(0.2) == 0  # of a limit that nobody has measured
+    roofline.measure()
     assert roofline.ratio(0.2) == 0
     for _ in range(3):
         roofline.add(2.0)

@@ -217,6 +217,24 @@ class _Cursor:
                 f"{self.path} is damaged: invalid text in its header ({error})", "Download it again"
             ) from None
 
+    def strings(self, count: int) -> list[str]:
+        """As many times `string`: vocabularies are read whenever a model starts, and calls would take most of that."""
+        data, position, end = self.data, self.position, len(self.data)
+        length_of = struct.Struct("<Q").unpack_from
+        texts = []
+        for _ in range(count):
+            if position + 8 > end or (stop := position + 8 + length_of(data, position)[0]) > end:
+                break
+            try:
+                texts.append(str(data[position + 8 : stop], "utf-8"))
+            except UnicodeDecodeError:
+                break
+            position = stop
+        self.position = position
+        if len(texts) < count:
+            self.string()  # says what is wrong with the next one
+        return texts
+
     def value(self, kind: int, depth: int = 0) -> Any:
         if kind == _STRING:
             return self.string()
@@ -225,6 +243,8 @@ class _Cursor:
             if item in _SCALARS:  # numbers in one go
                 code = _SCALARS[item]
                 return list(struct.unpack(f"<{count}{code[1]}", self.take(count * struct.calcsize(code))))
+            if item == _STRING:
+                return self.strings(count)
             return [self.value(item, depth + 1) for _ in range(count)]
         if kind in _SCALARS:
             return self.scalar(_SCALARS[kind])

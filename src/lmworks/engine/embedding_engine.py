@@ -62,6 +62,11 @@ class EmbeddingEngine:
         """Nothing is ever to be done."""
         return []
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens computed so far."""
+        return self._prompt_tokens
+
     def stats(self) -> EngineStats:
         """The tokens that were read."""
         return EngineStats(prompt_tokens_total=self._prompt_tokens)

@@ -12,6 +12,7 @@ from lmworks.core.errors import ConfigError
 from lmworks.engine.block_manager import Copy
 from lmworks.engine.config import EngineConfig
 from lmworks.engine.servable import context_length, served_decoder
+from lmworks.kernels.native.memory import zero_memory
 from lmworks.models.cache_layout import cache_entries
 from lmworks.models.config import ModelConfig
 from lmworks.models.position_slots import LearnedPositions
@@ -40,7 +41,7 @@ class KVCache:
         held = num_blocks + 1 if device.type == "cuda" else num_blocks
         # Zeros, not empty: hidden places are multiplied by a weight of zero, and 0 · NaN is NaN.
         self.layers: tuple[Tensor, ...] = tuple(
-            torch.zeros((entry.planes, entry.kv_heads, held, block_size, entry.width), dtype=dtype, device=device)
+            _zeros((entry.planes, entry.kv_heads, held, block_size, entry.width), dtype, device)
             for entry in cache_entries(served_decoder(model))
         )
         """Each [P, K, blocks, block_size, D]: keys, then values; latent attention has one plane."""
@@ -55,6 +56,13 @@ class KVCache:
         """Set blocks to zero in all layers."""
         for layer in self.layers:
             layer[:, :, blocks] = 0
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros that on a CPU take memory only as blocks are first written to."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return zero_memory(torch.Size(shape).numel() * dtype.itemsize).view(dtype).view(shape)
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,11 @@ class LLMEngine:
         return bool(self._live) and not self.sleep_level
 
     @property
+    def num_tokens(self) -> int:
+        """Tokens computed so far, of prompts and of answers."""
+        return self._prompt_tokens + self._generation_tokens
+
+    @property
     def offloads(self) -> bool:
         """Whether layers lie in the CPU's memory and compute elsewhere."""
         return self.config.cpu_offload_gb > 0 and self.device.type != "cpu"

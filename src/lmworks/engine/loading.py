@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from pathlib import Path
 
@@ -45,8 +46,12 @@ def load(
     if not isinstance(model, Transformer):
         path = Path(model)
         served_decoder(read_config(path))  # before a tokenizer is missed that a model of images lacks
-        tokenizer = tokenizer if tokenizer is not None else load_tokenizer(path)
-        model = load_weights(path, config, dtype)
+        with ThreadPoolExecutor(1) as beside:  # weights are read while the vocabulary is
+            loaded = None if tokenizer is not None else beside.submit(load_tokenizer, path)
+            try:
+                model = load_weights(path, config, dtype)
+            finally:
+                tokenizer = tokenizer if loaded is None else loaded.result()
     else:
         device = model.device if config.device == "auto" else serving_device(config)
         if dtype not in (None, model.dtype) or device.type != model.device.type or config.quantization != "auto":

@@ -29,6 +29,8 @@ NOTHING_SECONDS = 50e-6
 """A step that took less had nothing to compute: what it needs, such as a grammar, is made elsewhere."""
 PAUSE_SECONDS = 0.001
 """How long the loop then leaves the processor to others."""
+BUSY_STEPS = 512
+"""So many steps pass before the machine is measured, unless there is nothing to do before."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,11 @@ class SteppedEngine(Protocol):
     @property
     def has_unfinished(self) -> bool:
         """Whether a step would do something."""
+        ...
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens computed so far, of prompts and of answers."""
         ...
 
     def add_request(self, request: Request) -> None:
@@ -134,6 +141,7 @@ class EngineLoop:
             if self._commands.empty():
                 self._tell_stats(perf_counter())
                 self._flush()
+                self._know_limit()
             command = self._commands.get()
             if isinstance(command, Stop):
                 return False
@@ -207,11 +215,17 @@ class EngineLoop:
 
     def _count_step(self) -> None:
         """Note how many tokens the step computed."""
-        stats = self.engine.stats()
-        total = stats.prompt_tokens_total + stats.generation_tokens_total
+        total = self.engine.num_tokens
         place = max(0, total - self._tokens - 1).bit_length()
         self._steps[min(place, len(self._steps) - 1)] += 1
         self._tokens = total
+        if sum(self._steps) == BUSY_STEPS:
+            self._know_limit()
+
+    def _know_limit(self) -> None:
+        """Measure the machine once something was computed: nobody waits for it while the engine starts."""
+        if self._roofline is not None and self._tokens:
+            self._roofline.measure()
 
     def _tell_stats(self, now: float) -> None:
         """First of what is published, so that whoever has its answer finds it counted."""

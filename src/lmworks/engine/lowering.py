@@ -39,7 +39,6 @@ from lmworks.nn.positions import (
     RotaryEmbedding,
     SinusoidalPositionEmbedding,
 )
-from lmworks.nn.quantized import QuantizedEmbedding
 from lmworks.nn.residual import Residual
 
 LONGEST_TABLE = 32_768
@@ -124,10 +123,7 @@ class _Lowering:
 
     def _embed(self) -> int:
         model, decoder, size = self.model, self.decoder, self.config.hidden_size
-        embedding = model.embed_tokens
-        table = embedding.weight
-        if isinstance(embedding, QuantizedEmbedding):
-            table = embedding.dequantized(torch.bfloat16)
+        table = model.embed_tokens.weight
         if table.dtype not in (torch.float32, torch.bfloat16):
             raise NotLowered(f"embeddings in {table.dtype}")
         width = table.shape[1]

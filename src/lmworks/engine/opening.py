@@ -105,7 +105,7 @@ def roofline_of(engine: LLMEngine) -> Roofline | None:
     if model.device.type != "cpu":
         return None
     cache = sum(layer.nbytes for layer in engine.cache.layers)
-    return Roofline(bytes_per_step(model), cache, read_bandwidth(PROBE_BYTES))
+    return Roofline(bytes_per_step(model), cache, lambda: read_bandwidth(PROBE_BYTES))
 
 
 def bytes_per_step(model: Transformer) -> int:

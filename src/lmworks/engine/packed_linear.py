@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lmworks.engine.config import Quantization
 from lmworks.kernels.native.memory import release_rest
 from lmworks.kernels.packed_matmul import PackedWeight, pack_grid, pack_weight, packable, packed_matmul
-from lmworks.nn.quantized import QuantizedLinear, quantize_groups
+from lmworks.nn.quantized import QuantizedEmbedding, QuantizedLinear, quantize_groups
 
 READ_BY_OTHERS = frozenset({"kv_b_proj"})
 """Latent attention absorbs this one into queries and outputs."""
@@ -81,13 +81,19 @@ class PackedLinear(nn.Module):
 def pack_linears(model: nn.Module, quantization: Quantization) -> None:
     """Replace every linear map of a model that nobody else uses, but those whose weight others read.
 
-    A quantized map on a grid that the native products lack stays as it is.
+    A quantized map on a grid that the native products lack stays as it is. Tables on a grid are read off it: of a table
+    a step needs single rows, and of a tied one the head has packed its own.
     """
     for parent, name, child in _linears(model):
         if not isinstance(child, QuantizedLinear) or packable(child.bits, child.group_size, child.weight_zero):
             # The head decides between near ties: at four bits it would cost more than all else together.
             spared = quantization == "int4" and name == HEAD
             setattr(parent, name, PackedLinear(child, "int8" if spared else quantization))
+    for parent in list(model.modules()):
+        for name, table in list(parent.named_children()):
+            if isinstance(table, QuantizedEmbedding):
+                weight = table.dequantized(table.given)
+                setattr(parent, name, nn.Embedding(*weight.shape, _weight=weight, _freeze=True))
     release_rest()  # models share no memory, so that each gives all of its own back
 
 

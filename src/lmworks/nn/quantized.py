@@ -159,12 +159,18 @@ class QuantizedEmbedding(QuantizedMatrix):
         # Casting the model changes what is given, not the scales; something has to remember it.
         self.register_buffer("_given", torch.empty(0, dtype=dtype), persistent=False)
 
+    @property
+    def given(self) -> torch.dtype:
+        """Type of what is given."""
+        marker = self._buffers["_given"]
+        assert marker is not None
+        return marker.dtype
+
     def forward(self, input_ids: Tensor) -> Tensor:
         """[...] ids -> [..., columns]."""
-        ids, given = input_ids.flatten(), self._buffers["_given"]
-        assert given is not None
+        ids = input_ids.flatten()
         zero = None if self.weight_zero is None else self.weight_zero[ids]
-        rows = dequantize(self.weight[ids], self.weight_scale[ids], zero, self.columns, self.group_size, given.dtype)
+        rows = dequantize(self.weight[ids], self.weight_scale[ids], zero, self.columns, self.group_size, self.given)
         return rows.view(*input_ids.shape, self.columns)
 
     def extra_repr(self) -> str:

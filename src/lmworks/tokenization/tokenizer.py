@@ -146,7 +146,11 @@ class Tokenizer:
         """
         if first:
             return self._decoder.decode(self._tokens[token_id], first=True) if token_id in self else b""
-        return self._bytes.get(token_id, b"")
+        found = self._bytes.get(token_id)
+        if found is None:
+            found = self._decoder.decode(self._tokens[token_id], first=False) if token_id in self else b""
+            self._bytes[token_id] = found
+        return found
 
     @property
     def strip(self) -> tuple[str, int]:
@@ -173,7 +177,8 @@ class Tokenizer:
 
     @cached_property
     def _bytes(self) -> dict[int, bytes]:
-        return {i: self._decoder.decode(token, first=False) for token, i in self._ids.items()}
+        """Of the tokens that were asked for: to decode a whole vocabulary takes as long as to read it."""
+        return {}
 
     @cached_property
     def _later_backend(self) -> tokenizers.Tokenizer:

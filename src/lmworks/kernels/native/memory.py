@@ -17,6 +17,8 @@ ALIGNMENT = 64
 """Bytes of a cache line."""
 PAGE = 2 << 20
 SLAB = 32 * PAGE
+LAZY = hasattr(mmap, "MADV_HUGEPAGE")
+"""Whether pages can be asked for that come zeroed when they are first touched."""
 
 _lock = threading.Lock()
 _slab = torch.empty(0, dtype=torch.uint8)
@@ -36,6 +38,12 @@ def weight_memory(size: int) -> Tensor:
     return taken
 
 
+def zero_memory(size: int) -> Tensor:
+    """Zeros, [size] uint8, on a cache line; where the system can, they take memory only as they are written to."""
+    memory = _mapped(size)[:size]
+    return memory if LAZY else memory.zero_()
+
+
 def release_rest() -> None:
     """Let go of what is left of the newest slab, so that it goes when its matrices go."""
     global _slab
@@ -49,7 +57,7 @@ def _mapped(size: int) -> Tensor:
 
     Never an inference tensor, whoever asks first: the rest of a slab goes to others, who may write to theirs anywhere.
     """
-    if not hasattr(mmap, "MADV_HUGEPAGE"):
+    if not LAZY:
         memory = torch.empty(size + ALIGNMENT, dtype=torch.uint8)
         return memory[-memory.data_ptr() % ALIGNMENT :][:size]
     mapped = mmap.mmap(-1, size + PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
