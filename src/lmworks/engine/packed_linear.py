@@ -93,7 +93,7 @@ def pack_linears(model: nn.Module, quantization: Quantization) -> None:
         for name, table in list(parent.named_children()):
             if isinstance(table, QuantizedEmbedding):
                 weight = table.dequantized(table.given)
-                setattr(parent, name, nn.Embedding(*weight.shape, _weight=weight, _freeze=True))
+                setattr(parent, name, nn.Embedding(len(weight), table.embedding_dim, _weight=weight, _freeze=True))
     release_rest()  # models share no memory, so that each gives all of its own back
 
 
