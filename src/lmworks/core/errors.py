@@ -58,6 +58,10 @@ class TrainingError(LMWorksError):
     """Training cannot start or cannot go on."""
 
 
+class ParallelError(LMWorksError):
+    """A model, a batch or a number of processes cannot be divided as asked, or a rank failed."""
+
+
 class EngineError(LMWorksError):
     """The inference engine cannot serve what was asked."""
 

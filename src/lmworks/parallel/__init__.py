@@ -1,0 +1,1 @@
+"""Training over many processes: meshes, sharded weights and batches, over torch.distributed. Knows no model class."""
