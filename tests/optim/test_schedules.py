@@ -53,6 +53,59 @@ def test_wsd_is_flat_until_its_decay():
     assert math.isclose(values[99], 1 / 25)
 
 
+def values_of(steps: int = 60, **fields: object) -> list[float]:
+    schedule = ScheduleConfig(**fields)
+    return [learning_rate_factor(schedule, step, steps) for step in range(steps)]
+
+
+def torch_values(make, steps: int = 60) -> list[float]:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler, values = make(optimizer), []
+    for _ in range(steps):
+        values.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    return values
+
+
+def test_steps_equal_torch():
+    theirs = torch_values(lambda o: torch.optim.lr_scheduler.StepLR(o, step_size=7, gamma=0.5))
+    assert values_of(kind="step", step_size=7, gamma=0.5) == pytest.approx(theirs)
+
+
+def test_restarts_equal_torch():
+    theirs = torch_values(lambda o: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(o, T_0=13, eta_min=0.1))
+    assert values_of(kind="cosine_restarts", cycle_steps=13, min_lr_ratio=0.1) == pytest.approx(theirs)
+
+
+def test_cycles_equal_torch():
+    # torch begins a cycle at the floor, ours at the peak: half a cycle apart.
+    theirs = torch_values(
+        lambda o: torch.optim.lr_scheduler.CyclicLR(o, 0.2, 1.0, step_size_up=5, cycle_momentum=False), 65
+    )
+    assert values_of(kind="cyclic", cycle_steps=10, min_lr_ratio=0.2) == pytest.approx(theirs[5:])
+
+
+def test_inverse_sqrt_equals_transformers():
+    from transformers import get_inverse_sqrt_schedule
+
+    theirs = torch_values(lambda o: get_inverse_sqrt_schedule(o, num_warmup_steps=9))
+    ours = values_of(kind="inverse_sqrt", warmup_steps=9)
+    assert ours[9:] == pytest.approx(theirs[9:])
+    assert ours[8] == ours[9] == 1.0  # the first update of our warm-up already moves
+
+
+def test_shapes_count_from_the_end_of_the_warm_up():
+    ours = values_of(kind="step", step_size=4, gamma=0.5, warmup_steps=3)
+    assert ours[3:12] == [1.0] * 4 + [0.5] * 4 + [0.25]
+
+
 def test_an_unknown_shape_is_refused():
-    with pytest.raises(ConfigError, match="kind = 'step'"):
-        ScheduleConfig.parse({"kind": "step"})
+    with pytest.raises(ConfigError, match="kind = 'zigzag'"):
+        ScheduleConfig.parse({"kind": "zigzag"})
+
+
+@pytest.mark.parametrize(("kind", "field"), [("step", "step_size"), ("cyclic", "cycle_steps")])
+def test_a_shape_without_its_length_is_refused(kind: str, field: str):
+    with pytest.raises(ConfigError, match=f"needs {field}"):
+        ScheduleConfig.parse({"kind": kind})

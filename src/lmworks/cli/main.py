@@ -28,6 +28,8 @@ COMMANDS: dict[str, Entry] = {
     "schema": Entry("lmworks.cli.schema:schema", "Print a JSON Schema: of recipes or of one stage's fields."),
     "model describe": Entry("lmworks.cli.model:describe", "Describe a model: layers, parameters, operations, memory."),
     "model list": Entry("lmworks.cli.model:list_presets", "List published models that are known by name."),
+    "scaling run": Entry("lmworks.cli.scaling:run", "Train small versions of a planned run."),
+    "scaling fit": Entry("lmworks.cli.scaling:fit", "Fit a scaling law to runs and plan a larger one."),
     "export gguf": Entry("lmworks.cli.export:gguf", "Write a model and its tokenizer as one file for llama.cpp."),
 }
 GROUPS = {
@@ -36,6 +38,7 @@ GROUPS = {
     "tune": "Adapt a trained model.",
     "model": "Look at a model.",
     "export": "Write a model in another format.",
+    "scaling": "Foresee what a larger model would reach.",
 }
 
 cli = LazyGroup(

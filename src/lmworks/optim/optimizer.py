@@ -1,4 +1,4 @@
-"""One optimizer over all roles: Muon or AdamW for the hidden matrices, AdamW for the rest.
+"""One optimizer over all roles: the chosen algorithm for what it takes, AdamW for the rest.
 
 Its state is a flat mapping of tensors named after the parameters, which any checkpoint format can hold
 and which does not depend on the order of parameters. Knows no model class, no schedule and no files.
@@ -7,42 +7,18 @@ and which does not depend on the order of parameters. Knows no model class, no s
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from lmworks.core.config import Config
 from lmworks.core.errors import CheckpointError, ConfigError
-from lmworks.optim.param_groups import Role, parameter_roles, trainable
+from lmworks.optim.algorithms import ALGORITHMS, Algorithm, OptimizerConfig
+from lmworks.optim.mup import learning_rate_multipliers
+from lmworks.optim.param_groups import DECAYED, Role, parameter_roles, trainable
+from lmworks.optim.quantized_state import QuantizedState, packed_slots
 
-Rate = Annotated[float, Field(gt=0)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
-class OptimizerConfig(Config):
-    """What updates the weights."""
-
-    kind: Literal["adamw", "muon"] = "muon"
-    """`muon` (Jordan et al., 2024) takes the hidden matrices and leaves embeddings, head, norms and
-    biases to AdamW (arXiv:1711.05101); `adamw` takes everything."""
-    lr: Rate = 3e-3
-    """Peak learning rate of AdamW."""
-    matrix_lr: Rate | None = None
-    """Peak learning rate of the hidden matrices; by default 0.02 under Muon and `lr` under AdamW."""
-    betas: tuple[Beta, Beta] = (0.9, 0.95)
-    """AdamW's decay of the first and second moment."""
-    eps: Rate = 1e-8
-    momentum: Beta = 0.95
-    """Muon's."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    """Decoupled; applies to matrices and an untied head, never to embeddings, norms and biases."""
-
-    @property
-    def peak_matrix_lr(self) -> float:
-        """The peak learning rate of the hidden matrices."""
-        return self.matrix_lr or (0.02 if self.kind == "muon" else self.lr)
+__all__ = ["CompositeOptimizer", "OptimizerConfig"]
 
 
 class CompositeOptimizer:
@@ -53,45 +29,36 @@ class CompositeOptimizer:
         config: what updates them.
 
     Raises:
-        ConfigError: nothing in the model is trainable.
+        ConfigError: nothing in the model is trainable, or its learning rates cannot be scaled.
     """
 
     def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
         self._names = {id(parameter): name for name, parameter in trainable(model)}
-        by_role: dict[Role, list[nn.Parameter]] = {}
-        roles = parameter_roles(model)
-        for name, parameter in trainable(model):
-            by_role.setdefault(roles[name], []).append(parameter)
-        if not by_role:
+        if not self._names:
             raise ConfigError("no parameter of the model requires a gradient", "Unfreeze some, or add an adapter")
-        matrices = by_role.pop("matrix", []) if config.kind == "muon" else []
-        self.optimizers: list[torch.optim.Optimizer] = []
-        if matrices:
-            self.optimizers.append(
-                torch.optim.Muon(
-                    matrices, lr=config.peak_matrix_lr, momentum=config.momentum, weight_decay=config.weight_decay
-                )
-            )
-        if by_role:
-            groups = [
-                {
-                    "params": parameters,
-                    "lr": config.peak_matrix_lr if role == "matrix" else config.lr,
-                    "weight_decay": config.weight_decay if role in ("matrix", "head") else 0.0,
-                }
-                for role, parameters in by_role.items()
-            ]
-            self.optimizers.append(
-                torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
-            )
+        self._config = config
+        roles, multipliers = parameter_roles(model), learning_rate_multipliers(model, config)
+        chosen: dict[str, dict[tuple[Role, float], list[nn.Parameter]]] = {}
+        for name, parameter in trainable(model):
+            alone = ALGORITHMS[config.kind].matrices_only and roles[name] != "matrix"
+            groups = chosen.setdefault("adamw" if alone else config.kind, {})
+            groups.setdefault((roles[name], multipliers.get(name, 1.0)), []).append(parameter)
+        self._parts: list[tuple[Algorithm, torch.optim.Optimizer]] = [
+            (ALGORITHMS[kind], ALGORITHMS[kind].build([_group(config, *key, ps) for key, ps in groups.items()], config))
+            for kind, groups in sorted(chosen.items(), key=lambda item: item[0] != config.kind)
+        ]
+        self.optimizers = [optimizer for _, optimizer in self._parts]
+        self._steppers: list[torch.optim.Optimizer | QuantizedState] = [
+            QuantizedState(optimizer) if config.state_bits == 8 else optimizer for optimizer in self.optimizers
+        ]
         self._peaks = [group["lr"] for group in self._groups()]
 
     def step(self, factor: float) -> None:
         """Update every parameter from its `.grad`, at `factor` times the peak learning rates."""
         for group, peak in zip(self._groups(), self._peaks, strict=True):
             group["lr"] = peak * factor
-        for optimizer in self.optimizers:
-            optimizer.step()
+        for stepper in self._steppers:
+            stepper.step()
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
@@ -105,10 +72,11 @@ class CompositeOptimizer:
             for optimizer in self.optimizers
             for parameter, slots in optimizer.state.items()
             for slot, value in slots.items()
+            if value is not None  # SGD without momentum notes that it has none
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state_dict` gave; the tensors are used, not copied.
+        """Take over what `state_dict` gave; tensors on the device of their parameter are used, not copied.
 
         Raises:
             CheckpointError: the state is of another optimizer or other parameters.
@@ -127,20 +95,28 @@ class CompositeOptimizer:
                 f"the optimizer state and the model differ in {len(odd)} parameters, among them {odd[0]!r}",
                 "Resume with the model and optimizer that the run was started with",
             )
-        for optimizer in self.optimizers:
-            expected = {"momentum_buffer"} if isinstance(optimizer, torch.optim.Muon) else _ADAMW_SLOTS
+        for algorithm, optimizer in self._parts:
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
-                    found = slots[self._names[id(parameter)]]
+                    found, expected = slots[self._names[id(parameter)]], self._slots(algorithm, parameter)
                     if set(found) != expected:
                         raise CheckpointError(
                             f"the state of {self._names[id(parameter)]!r} has {sorted(found)}, not {sorted(expected)}",
                             "Resume with the optimizer that the run was started with",
                         )
-                    optimizer.state[parameter] = found
+                    optimizer.state[parameter] = {k: v.to(parameter.device) for k, v in found.items()}
+
+    def _slots(self, algorithm: Algorithm, parameter: nn.Parameter) -> frozenset[str]:
+        slots = algorithm.slots(parameter, self._config)
+        return packed_slots(parameter, slots) if self._config.state_bits == 8 else slots
 
     def _groups(self) -> Iterator[dict[str, Any]]:
         return (group for optimizer in self.optimizers for group in optimizer.param_groups)
 
 
-_ADAMW_SLOTS = {"step", "exp_avg", "exp_avg_sq"}
+def _group(config: OptimizerConfig, role: Role, multiplier: float, parameters: list[nn.Parameter]) -> dict[str, Any]:
+    """Decay is divided by the multiplier, so that learning rate times decay is the same at every width."""
+    own = role == "matrix" or (role == "experts" and not ALGORITHMS[config.kind].matrices_only)
+    peak = config.peak_matrix_lr if own else config.lr
+    decay = config.weight_decay / multiplier if role in DECAYED else 0.0
+    return {"params": parameters, "lr": peak * multiplier, "weight_decay": decay}
