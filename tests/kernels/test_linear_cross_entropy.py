@@ -113,3 +113,50 @@ def test_the_logits_of_all_tokens_never_exist():
     with Watch():
         linear_cross_entropy(x, w, targets, torch.ones(n), chunk_tokens=128).backward()
     assert max(sizes) <= 128 * vocab
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize(("z_loss", "label_smoothing"), [(0.01, 0.0), (0.0, 0.2), (0.02, 0.1), (0.0, 0.99)])
+def test_z_loss_and_label_smoothing_equal_the_formula(z_loss: float, label_smoothing: float, softcap: float | None):
+    grads = []
+    for function in (linear_cross_entropy, linear_cross_entropy_reference):
+        x, w, targets, weights = case(23)
+        bias = torch.randn(37, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        loss = function(
+            x, w, targets, weights, bias=bias, softcap=softcap, z_loss=z_loss, label_smoothing=label_smoothing
+        )
+        loss.backward()
+        grads.append([loss.detach(), x.grad, w.grad, bias.grad])
+    for mine, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_both_by_hand():
+    logits = torch.tensor([1.0, 2.0, 4.0])
+    args = (torch.ones(1, 1), logits[:, None], torch.tensor([1]), torch.ones(1))
+    log_z = float(logits.logsumexp(0))
+    assert linear_cross_entropy(*args).item() == pytest.approx(log_z - 2, rel=1e-6)
+    assert linear_cross_entropy(*args, z_loss=0.1).item() == pytest.approx(log_z - 2 + 0.1 * log_z**2, rel=1e-6)
+    smoothed = 0.7 * (log_z - 2) + 0.3 * (log_z - 7 / 3)
+    assert linear_cross_entropy(*args, label_smoothing=0.3).item() == pytest.approx(smoothed, rel=1e-6)
+
+
+def operations(**settings) -> list[str]:
+    """Names of all tensor operations of a forward pass."""
+    names = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            names.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    inputs = case(5)
+    with Watch():
+        linear_cross_entropy(*inputs, **settings)
+    return names
+
+
+def test_what_is_not_asked_for_costs_nothing():
+    assert not {"aten.mean.dim", "aten.pow.Tensor_Scalar"} & set(operations())
+    assert "aten.pow.Tensor_Scalar" in operations(z_loss=0.1)
+    assert "aten.mean.dim" in operations(label_smoothing=0.1)

@@ -61,6 +61,14 @@ def test_the_loss_is_the_weighted_sum_of_negative_log_probabilities():
     assert loss.n_targets.item() == 3.5 + 32 + 1 + 16
 
 
+def test_z_loss_and_label_smoothing_reach_the_head():
+    model, batch = tiny_model("llama"), pack([next_token_document(ids) for ids in documents()])
+    loss = causal_lm(model, batch, z_loss=0.01, label_smoothing=0.1).loss_sum
+    logits = model.logits(model(batch.input_ids, batch.positions, PackedContext(batch.cu_seqlens)))
+    expected = F.cross_entropy(logits, batch.targets, reduction="sum", label_smoothing=0.1)
+    torch.testing.assert_close(loss, expected + 0.01 * logits.logsumexp(-1).square().sum(), rtol=1e-5, atol=1e-4)
+
+
 def test_the_objective_asks_for_isolation(monkeypatch: pytest.MonkeyPatch):
     model, batch = tiny_model("llama"), pack([next_token_document(ids) for ids in documents()])
     isolated = causal_lm(model, batch).loss_sum

@@ -18,20 +18,25 @@ from torch.nn import functional as F
 
 def linear_cross_entropy_reference(
     hidden: Tensor, weight: Tensor, targets: Tensor, loss_weights: Tensor, *, bias: Tensor | None = None,
-    softcap: float | None = None,
+    softcap: float | None = None, z_loss: float = 0.0, label_smoothing: float = 0.0,
 ) -> Tensor:  # fmt: skip
     """The formula with all logits at once; the oracle. Shapes as in `linear_cross_entropy`."""
     logits = F.linear(hidden, weight, bias).float()
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
-    return (F.cross_entropy(logits, targets, reduction="none") * loss_weights).sum()
+    losses = F.cross_entropy(logits, targets, reduction="none", label_smoothing=label_smoothing)
+    return ((losses + z_loss * logits.logsumexp(-1).square()) * loss_weights).sum()
 
 
 def linear_cross_entropy(
     hidden: Tensor, weight: Tensor, targets: Tensor, loss_weights: Tensor, *, bias: Tensor | None = None,
-    softcap: float | None = None, chunk_tokens: int = 512,
+    softcap: float | None = None, chunk_tokens: int = 512, z_loss: float = 0.0, label_smoothing: float = 0.0,
 ) -> Tensor:  # fmt: skip
     """Σ loss_weights · -log softmax(cap(hidden weightᵀ + bias))[targets], in nats.
+
+    With Z the sum of a row's exponentials, `z_loss` adds z_loss · (log Z)² to the row, which keeps logits from
+    drifting (PaLM, arXiv:2204.02311). `label_smoothing` mixes the target with the whole vocabulary
+    (arXiv:1512.00567). Where they are 0 they cost nothing.
 
     Args:
         hidden: [N, E] activations; products are taken in this type, sums in float32.
@@ -41,6 +46,8 @@ def linear_cross_entropy(
         bias: [V] of the head.
         softcap: bound of the logits, cap(x) = softcap · tanh(x / softcap) (Gemma 2).
         chunk_tokens: rows whose logits exist at one time.
+        z_loss: factor of the squared normalizer, such as 1e-4.
+        label_smoothing: share of the target that is spread evenly over the vocabulary, below 1.
 
     Returns:
         Scalar float32. Its gradient flows to `hidden`, `weight` and `bias`.
@@ -52,7 +59,7 @@ def linear_cross_entropy(
         wanted and (weight.requires_grad or (bias is not None and bias.requires_grad)),
     )
     loss: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, bias, targets, loss_weights, softcap, chunk_tokens, grads
+        hidden, weight, bias, targets, loss_weights, softcap, chunk_tokens, z_loss, label_smoothing, grads
     )
     return loss
 
@@ -70,6 +77,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         loss_weights: Tensor,
         softcap: float | None,
         chunk_tokens: int,
+        z_loss: float,
+        label_smoothing: float,
         grads: tuple[bool, bool],
     ) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
@@ -93,13 +102,23 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 # One exponential per logit: the largest probability, never below 1/V, gives the normalizer back.
                 p = logits.softmax(-1, dtype=torch.float32)
                 log_sum = logits.amax(-1).float() - p.amax(-1).log()
-                loss += (log_sum - logits.gather(1, target[:, None]).squeeze(1).float()) @ scale
+                expected = logits.gather(1, target[:, None]).squeeze(1).float()
+                if label_smoothing:
+                    everywhere = logits.mean(-1, dtype=torch.float32)
+                    expected = (1 - label_smoothing) * expected + label_smoothing * everywhere
+                loss += (log_sum - expected) @ scale
+                if z_loss:
+                    loss += z_loss * (log_sum.square() @ scale)
                 if d_rows is None and d_weight is None:
                     continue
-                p[torch.arange(len(target), device=x.device), target] -= 1
+                if z_loss:
+                    p.mul_(1 + 2 * z_loss * log_sum[:, None])
+                if label_smoothing:
+                    p.sub_(label_smoothing / p.shape[1])
+                p[torch.arange(len(target), device=x.device), target] -= 1 - label_smoothing
                 if softcap is not None:
                     p.mul_(1 - (logits.float() / softcap).square())
-                d_logits = p.mul_(scale[:, None]).to(x.dtype)  # softmax minus one-hot, times the row's weight
+                d_logits = p.mul_(scale[:, None]).to(x.dtype)  # softmax minus what is expected, times the row's weight
                 if d_rows is not None:
                     torch.mm(d_logits, cast, out=d_rows[i * chunk_tokens : i * chunk_tokens + len(x)])
                 if d_weight is not None:
@@ -121,4 +140,4 @@ class _LinearCrossEntropy(torch.autograd.Function):
             d_weight = (d_weight * grad).to(ctx.weight_dtype)
         if d_bias is not None:
             d_bias = (d_bias * grad).to(ctx.weight_dtype)
-        return d_hidden, d_weight, d_bias, None, None, None, None, None
+        return d_hidden, d_weight, d_bias, *(None,) * 7

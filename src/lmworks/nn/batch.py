@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -32,9 +33,9 @@ class Batch:
         """N."""
         return self.input_ids.numel()
 
-    def to(self, device: torch.device | str) -> Batch:
+    def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
-        return Batch(*(t.to(device, non_blocking=True) for t in self.__dict__.values()))
+        return type(self)(**{name: t.to(device, non_blocking=True) for name, t in self.__dict__.items()})
 
 
 def pack(documents: Sequence[tuple[Sequence[int], Sequence[int], Sequence[float]]]) -> Batch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -26,8 +26,20 @@ class Head(Protocol):
         ...
 
 
-class CausalLM(Protocol):
-    """What the objective needs of a model."""
+@runtime_checkable
+class DividedHead(Protocol):
+    """A head whose vocabulary is spread over processes, and which therefore takes the loss itself."""
+
+    def cross_entropy(
+        self, hidden: Tensor, targets: Tensor, loss_weights: Tensor, *, softcap: float | None = None,
+        z_loss: float = 0.0, label_smoothing: float = 0.0,
+    ) -> Tensor:  # fmt: skip
+        """See `linear_cross_entropy`."""
+        ...
+
+
+class LanguageHead(Protocol):
+    """What the loss of a token needs of a model, given hidden states."""
 
     @property
     def lm_head(self) -> Head:
@@ -43,25 +55,49 @@ class CausalLM(Protocol):
         """[N, E] -> [N, E], what the head multiplies."""
         ...
 
+
+class CausalLM(LanguageHead, Protocol):
+    """A model of one stack with a head."""
+
     def __call__(self, input_ids: Tensor, positions: Tensor, context: AttentionContext, /) -> Tensor:
         """Hidden states [N, E]."""
         ...
 
 
-def causal_lm(model: CausalLM, batch: Batch) -> Loss:
+def causal_lm(model: CausalLM, batch: Batch, *, z_loss: float = 0.0, label_smoothing: float = 0.0) -> Loss:
     """Σ weight · -log p(target | the tokens before it in its document), in nats.
 
     Args:
         model: gives hidden states and holds the head.
         batch: packed documents; `loss_weights` say which targets count.
+        z_loss: see `linear_cross_entropy`.
+        label_smoothing: see `linear_cross_entropy`.
     """
     hidden = model(batch.input_ids, batch.positions, PackedContext(batch.cu_seqlens))
-    return Loss(token_loss(model, hidden, batch.targets, batch.loss_weights), batch.loss_weights.sum())
+    return batch_loss(model, hidden, batch, z_loss=z_loss, label_smoothing=label_smoothing)
 
 
-def token_loss(model: CausalLM, hidden: Tensor, targets: Tensor, loss_weights: Tensor) -> Tensor:
+def batch_loss(
+    model: LanguageHead, hidden: Tensor, batch: Batch, *, z_loss: float = 0.0, label_smoothing: float = 0.0
+) -> Loss:
+    """`token_loss` of all targets of a batch, with their count."""
+    loss = token_loss(
+        model, hidden, batch.targets, batch.loss_weights, z_loss=z_loss, label_smoothing=label_smoothing
+    )  # fmt: skip
+    return Loss(loss, batch.loss_weights.sum())
+
+
+def token_loss(
+    model: LanguageHead, hidden: Tensor, targets: Tensor, loss_weights: Tensor, *, z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
+) -> Tensor:  # fmt: skip
     """Σ weight · -log p(target | hidden state), a scalar, through the whole of the model's head."""
-    head = model.lm_head
+    head, hidden = model.lm_head, model.before_head(hidden)
+    if isinstance(head, DividedHead):
+        return head.cross_entropy(
+            hidden, targets, loss_weights, softcap=model.logit_softcap, z_loss=z_loss, label_smoothing=label_smoothing
+        )
     return linear_cross_entropy(
-        model.before_head(hidden), head.weight, targets, loss_weights, bias=head.bias, softcap=model.logit_softcap
-    )
+        hidden, head.weight, targets, loss_weights, bias=head.bias, softcap=model.logit_softcap,
+        z_loss=z_loss, label_smoothing=label_smoothing,
+    )  # fmt: skip

@@ -5,52 +5,60 @@ Knows no trainer and no model class; the order reaches attention as a `PermutedC
 
 from __future__ import annotations
 
-import torch
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lmworks.nn.batch import Batch
 from lmworks.nn.permuted_context import PermutedContext
+from lmworks.objectives.arrange import Documents, laid_out, packed
 from lmworks.objectives.causal_lm import CausalLM, token_loss
+from lmworks.objectives.draws import Draws
 from lmworks.objectives.loss import Loss
 
 
-def draw_order(
-    cu_seqlens: Tensor, predicted: float = 1 / 6, *, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor]:
-    """A random order of each document, whose last tokens are to be predicted and whose others are given.
+@dataclass(frozen=True)
+class PermutedBatch(Batch):
+    """Packed documents, each with an order of prediction; inputs and targets are the same tokens."""
+
+    ranks: Tensor
+    """[N] int64: 0 for what is given, 1, 2, ... in the order of prediction; what `PermutedContext` takes."""
+
+
+def draw_order(length: int, draws: Draws, predicted: float = 1 / 6) -> NDArray[np.int64]:
+    """[T] ranks of a random order of a document, whose last tokens are to be predicted and whose others are given.
 
     Args:
-        cu_seqlens: [D+1] bounds of packed documents.
-        predicted: share of a document that is predicted, rounded up; one token at least is given.
-        generator: on the CPU; None draws from torch's global one.
-
-    Returns:
-        Ranks [N], 0 for what is given and 1, 2, ... in the order of prediction, and the ascending indices [T] of
-        what is predicted: what `PermutedContext` takes.
+        length: of the document.
+        draws: of the row.
+        predicted: share of the document that is predicted, rounded up; one token at least is given.
     """
-    sizes = cu_seqlens.cpu().long().diff()
-    document = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
-    shuffled = (document + torch.rand(len(document), dtype=torch.float64, generator=generator)).argsort()
-    given = (sizes - (sizes * predicted).ceil().long()).clamp(min=1)
-    place = torch.arange(len(document)) - (sizes.cumsum(0) - sizes)[document]
-    ranks = torch.empty_like(place)
-    ranks[shuffled] = (place - given[document] + 1).clamp(min=0)
-    ranks = ranks.to(cu_seqlens.device)
-    return ranks, ranks.nonzero().squeeze(1)
+    given = max(1, length - int(np.ceil(length * predicted)))
+    ranks = np.empty(length, np.int64)
+    ranks[draws.order(length)] = np.maximum(np.arange(length) - given + 1, 0)
+    return ranks
 
 
-def permutation_lm(
-    model: CausalLM, batch: Batch, predicted: float = 1 / 6, *, generator: torch.Generator | None = None
-) -> Loss:
-    """Σ -log p(token | the tokens before it in a random order of its document), in nats.
+def permute(documents: Documents, draws: Draws, predicted: float = 1 / 6) -> PermutedBatch:
+    """Documents with an order each, see `draw_order`; those of a single token are left out."""
+    documents = [ids for ids in documents if len(ids) > 1]
+    ranks = [draw_order(len(ids), draws, predicted) for ids in documents]
+    return packed(PermutedBatch, documents, documents, [r > 0 for r in ranks], ranks=laid_out(ranks))
+
+
+def permutation_lm(model: CausalLM, batch: PermutedBatch, *, z_loss: float = 0.0) -> Loss:
+    """Σ weight · -log p(token | the tokens before it in the order of its document), in nats.
 
     Args:
         model: with two streams; gives hidden states of what is predicted and holds the head.
-        batch: packed documents, of which inputs and bounds are used.
-        predicted: see `draw_order`.
-        generator: see `draw_order`.
+        batch: of `permute`.
+        z_loss: see `linear_cross_entropy`.
     """
-    ranks, targets = draw_order(batch.cu_seqlens, predicted, generator=generator)
-    hidden = model(batch.input_ids, batch.positions, PermutedContext(batch.cu_seqlens, ranks=ranks, targets=targets))
-    weights = torch.ones(len(targets), device=hidden.device)
-    return Loss(token_loss(model, hidden, batch.input_ids[targets], weights), weights.sum())
+    targets = batch.ranks.nonzero().squeeze(1)
+    hidden = model(
+        batch.input_ids, batch.positions, PermutedContext(batch.cu_seqlens, ranks=batch.ranks, targets=targets)
+    )
+    weights = batch.loss_weights[targets]
+    return Loss(token_loss(model, hidden, batch.targets[targets], weights, z_loss=z_loss), weights.sum())
