@@ -45,7 +45,7 @@ def _gradient(model: Transformer, documents: list[list[int]], size: int) -> Tens
     model.zero_grad()
     batches = [_batch(documents[i : i + size]) for i in range(0, len(documents), size)]
     totals = accumulate_gradients(WorkingCopy(model, torch.float32), causal_lm, batches, "the proof")
-    finish_gradients(model, totals.n_targets, None, "the proof")
+    finish_gradients(model, totals.n_targets, None)
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from torch import nn
 
@@ -37,3 +38,12 @@ def every(steps: int | None, callback: Callback) -> Callback:
         return callback(end) if due else {}
 
     return call
+
+
+@runtime_checkable
+class TellsSteps(Protocol):
+    """An objective that does something of its own after each step, such as moving biases of routers."""
+
+    def step_done(self, *, updated: bool) -> Mapping[str, float]:
+        """Called once per step; `updated` says whether the weights were changed. Figures join the record."""
+        ...

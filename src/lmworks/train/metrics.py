@@ -6,6 +6,7 @@ Knows no trainer and no model.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 
 from lmworks.core.errors import disk_errors
+from lmworks.train.resources import EnergyMeter, peak_memory_bytes
 
 
 class MetricsLog:
@@ -53,6 +55,49 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             records.append(record)
     return records
+
+
+class RunFigures:
+    """What follows from a step's loss and time: speed, utilization, bits per byte, memory, energy.
+
+    Args:
+        precision: of the forward pass, as torch calls it.
+        device: where the model is.
+        flops_per_token: of forward and backward; None leaves `mfu` out.
+        bytes_per_target: of text; None leaves `bits_per_byte` out.
+    """
+
+    def __init__(
+        self, precision: str, device: torch.device, flops_per_token: float | None, bytes_per_target: float | None
+    ) -> None:
+        self._dtype: torch.dtype = getattr(torch, precision)
+        self._device, self._flops_per_token, self._bytes_per_target = device, flops_per_token, bytes_per_target
+        self._peak_flops = 0.0
+        self._energy = EnergyMeter()
+
+    def begin(self) -> None:
+        """Measure the machine, before the first step."""
+        if self._flops_per_token is not None:
+            self._peak_flops = measure_peak_flops(self._dtype, self._device)
+        self._energy.joules()
+
+    def of_step(self, loss: float, tokens: int, seconds: float) -> dict[str, float]:
+        """Figures of one step.
+
+        Args:
+            loss: nats per target; where not finite there are no bits per byte.
+            tokens: that went through the model.
+            seconds: that it took.
+        """
+        figures = {"seconds": seconds, "tokens_per_second": tokens / seconds}
+        if self._flops_per_token is not None:
+            figures["mfu"] = self._flops_per_token * figures["tokens_per_second"] / self._peak_flops
+        if self._bytes_per_target is not None and math.isfinite(loss):
+            figures["bits_per_byte"] = loss / math.log(2) / self._bytes_per_target
+        figures["peak_memory_bytes"] = peak_memory_bytes(self._device)
+        if (joules := self._energy.joules()) is not None:
+            figures["energy_joules"] = joules
+        return figures
 
 
 def measure_peak_flops(dtype: torch.dtype, device: torch.device | str = "cpu", size: int = 1536) -> float:

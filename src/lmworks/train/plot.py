@@ -26,7 +26,8 @@ def plot_run(metrics_file: Path, image: Path) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)  # draws to memory; no window system is touched
     axes = figure.add_subplot(xlabel="tokens seen", ylabel="nats per token")
-    axes.plot([r["tokens"] for r in records], [r["loss"] for r in records], linewidth=0.8, label="training loss")
+    learned = [r for r in records if "loss" in r]  # a skipped step may have none
+    axes.plot([r["tokens"] for r in learned], [r["loss"] for r in learned], linewidth=0.8, label="training loss")
     axes.grid(visible=True, alpha=0.3)
     measured = [r for r in records if "validation_bits_per_byte" in r]
     lines = axes.get_lines()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from lmworks.core.code_version import code_version
@@ -24,13 +25,18 @@ from lmworks.models.build import build_model
 from lmworks.models.config import ModelConfig
 from lmworks.models.hub import save_pretrained
 from lmworks.objectives.causal_lm import causal_lm
+from lmworks.optim.mup import scale_initial_weights
 from lmworks.tokenization import load_tokenizer
 from lmworks.train.callbacks import Callback, StepEnd, every
 from lmworks.train.config import TrainConfig
 from lmworks.train.model_preset import ModelPreset
+from lmworks.train.moe import balanced
 from lmworks.train.plot import plot_run
 from lmworks.train.trainer import Trainer, TrainResult
 from lmworks.train.validation import bits_per_byte
+
+SAMPLED_DOCUMENTS = 200
+"""Training documents by which the bytes of a token are estimated."""
 
 
 class PretrainConfig(Config):
@@ -48,6 +54,8 @@ class PretrainConfig(Config):
     """How long and on how much at a time."""
     validation_documents: Annotated[int, Field(gt=0)] = 200
     """At most this many validation documents are measured during and after training."""
+    profile: bool = False
+    """Trace a few early steps, and write the trace and a report of the bottlenecks to `<output>.profile`."""
 
 
 def pretrain(config: PretrainConfig) -> Manifest:
@@ -59,7 +67,7 @@ def pretrain(config: PretrainConfig) -> Manifest:
         ArtifactError: the tokens are missing or damaged.
         TokenizerError: the tokens were made with another tokenizer.
         DataError: there is nothing to train on or to validate with.
-        TrainingError: the loss is not finite, or the checkpoints there are of another run.
+        TrainingError: the guard halts the run, or the checkpoints there are of another run.
     """
     started = clock()
     version = code_version(__name__)
@@ -79,13 +87,14 @@ def pretrain(config: PretrainConfig) -> Manifest:
         eos_token_ids=tokenizer.eos_token_ids,
     )
     model = build_model(model_config, seed=config.train.seed)
+    scale_initial_weights(model, config.train.optimizer)
     parameters = sum(p.numel() for p in model.parameters())
-    epochs = config.train.steps * config.train.batch_tokens / max(1, train.num_tokens)
+    epochs = config.train.total_tokens / max(1, train.num_tokens)
     say(f"{parameters / 1e6:.2f}M parameters, {train.num_tokens:,} training tokens, {epochs:.2f} epochs")
     run_folder = config.output.with_name(config.output.name + ".checkpoints")
     result = Trainer(
         model,
-        causal_lm,
+        balanced(causal_lm, model_config, config.train.router_bias_update_speed),
         PackedRows(train, config.train.sequence_length, config.train.seed),
         config.train,
         run_folder,
@@ -97,6 +106,8 @@ def pretrain(config: PretrainConfig) -> Manifest:
             "tokenizer": tokenizer.fingerprint,
         },
         flops_per_token=_training_flops_per_token(model_config, train, config.train.sequence_length),
+        bytes_per_target=_bytes_per_target(train, tokenizer),
+        profile=config.output.with_name(config.output.name + ".profile") if config.profile else None,
     ).fit()
     with write_artifact(
         config.output,
@@ -109,6 +120,8 @@ def pretrain(config: PretrainConfig) -> Manifest:
         save_pretrained(model, writer.folder)
         tokenizer.save(writer.folder)
         shutil.copyfile(result.metrics_file, writer.folder / "metrics.jsonl")
+        if (events := run_folder / "events.jsonl").exists():
+            shutil.copyfile(events, writer.folder / "events.jsonl")
         try:
             plot_run(result.metrics_file, writer.folder / "loss.png")
         except MissingExtraError as error:
@@ -121,11 +134,8 @@ def pretrain(config: PretrainConfig) -> Manifest:
 
 def _validation(config: PretrainConfig, store: TokenStore, tokenizer: Any) -> Callback:
     """Measures bits per byte on some of the validation documents."""
-    # Spread over the whole split: neighbors come from one source.
-    count = min(len(store), config.validation_documents)
-    documents = [store[i * len(store) // count] for i in range(count)]
-    # Byte-level tokens know their bytes, so the texts themselves are not needed.
-    num_bytes = sum(len(tokenizer.token_bytes(int(token))) for ids in documents for token in ids[1:-1])
+    documents = _spread(store, config.validation_documents)
+    num_bytes = _text_bytes(documents, tokenizer)
     if not num_bytes:
         raise DataError(f"{store.path} holds no text to validate with", "Keep some documents for validation")
 
@@ -138,6 +148,24 @@ def _validation(config: PretrainConfig, store: TokenStore, tokenizer: Any) -> Ca
         return {"validation_bits_per_byte": value}
 
     return measure
+
+
+def _spread(store: TokenStore, at_most: int) -> list[NDArray[np.unsignedinteger]]:
+    """Some documents over the whole store: neighbors come from one source."""
+    count = min(len(store), at_most)
+    return [store[i * len(store) // count] for i in range(count)]
+
+
+def _text_bytes(documents: list[NDArray[np.unsignedinteger]], tokenizer: Any) -> int:
+    """UTF-8 bytes of their texts: byte-level tokens know their bytes, so the texts themselves are not needed."""
+    return sum(len(tokenizer.token_bytes(int(token))) for ids in documents for token in ids[1:-1])
+
+
+def _bytes_per_target(store: TokenStore, tokenizer: Any) -> float | None:
+    """Of text, for each token that is learned, over some training documents; None without text."""
+    documents = _spread(store, SAMPLED_DOCUMENTS)
+    num_bytes = _text_bytes(documents, tokenizer)
+    return num_bytes / sum(len(ids) - 1 for ids in documents) if num_bytes else None
 
 
 def _training_flops_per_token(model: ModelConfig, store: TokenStore, sequence_length: int) -> float:

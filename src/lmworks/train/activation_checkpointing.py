@@ -1,0 +1,81 @@
+"""Keeping less for the backward pass and computing it again (Chen et al., 2016, arXiv:1604.06174).
+
+Works on whatever stands in a `ModuleList` called `layers`, as stacks of blocks do. Knows no model class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from lmworks.core.errors import ConfigError
+
+Recompute = Literal["none", "full", "selective"]
+
+_ATTENTION = (
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+)
+_PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default)
+
+
+@contextmanager
+def recomputing(model: nn.Module, mode: Recompute) -> Iterator[None]:
+    """While the block runs, layers of `model` keep their inputs and compute again what their backward pass needs.
+
+    Gradients are the same bits: random numbers are drawn as the first time.
+
+    Args:
+        model: has its blocks in lists called `layers`.
+        mode: `full` keeps nothing inside a layer; `selective` keeps the results of attention and of every second
+            matrix product, so that about half of the products are computed again (torchtitan).
+
+    Raises:
+        ConfigError: no layers are found.
+    """
+    if mode == "none":
+        yield
+        return
+    layers = [
+        layer
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] == "layers" and isinstance(module, nn.ModuleList)
+        for layer in module
+    ]
+    if not layers:
+        raise ConfigError(
+            f"activation_checkpointing {mode!r} needs a module list called 'layers', and the model has none",
+            "Use activation_checkpointing none",
+        )
+    contexts: dict[str, Any] = {} if mode == "full" else {"context_fn": _selective_contexts}
+    for layer in layers:
+        vars(layer)["forward"] = partial(checkpoint, layer.forward, use_reentrant=False, **contexts)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del vars(layer)["forward"]
+
+
+def _selective_contexts() -> tuple[Any, Any]:
+    """A context of the forward pass and one of the recomputation, which must choose alike."""
+    counts = {False: 0, True: 0}
+
+    def policy(context: Any, operation: Callable[..., Any], *_: Any, **__: Any) -> CheckpointPolicy:
+        if operation in _ATTENTION:
+            return CheckpointPolicy.MUST_SAVE
+        if operation in _PRODUCTS:
+            counts[context.is_recompute] += 1
+            if counts[context.is_recompute] % 2:
+                return CheckpointPolicy.MUST_SAVE
+        return CheckpointPolicy.PREFER_RECOMPUTE
+
+    return create_selective_checkpoint_contexts(policy)  # type: ignore[no-untyped-call]  # torch leaves it untyped
