@@ -25,7 +25,7 @@ from lmworks.engine.decoding.sampler import prompt_logprobs, sample
 from lmworks.engine.decoding.stop import StopChecker
 from lmworks.engine.execution.cuda_graphs import graph_settings
 from lmworks.engine.execution.device_memory import cache_memory
-from lmworks.engine.execution.kv_cache import KVCache, cache_size
+from lmworks.engine.execution.kv_cache import KVCache, cache_dtype, cache_size
 from lmworks.engine.execution.model_runner import ModelRunner, at_most_threads
 from lmworks.engine.grammar.compiler import ConstraintFactory, GrammarCompiler
 from lmworks.engine.grammar.pending import PendingConstraints
@@ -67,10 +67,10 @@ class LLMEngine:
         self, model: Transformer, tokenizer: Tokenizer | None, config: EngineConfig, path: Path | None = None
     ) -> None:
         self.model, self.tokenizer, self.config = model, tokenizer, config
-        self.dtype, self.device = model.dtype, model.device
-        size = self._size = cache_size(model.config, config, model.dtype, cache_memory(model, config))
+        self.dtype, self.device, self.cache_dtype = model.dtype, model.device, cache_dtype(model, config)
+        size = self._size = cache_size(model.config, config, self.cache_dtype, cache_memory(model, config))
         self.max_model_len, self.max_source_len = size.max_model_len, size.max_source_len
-        self.cache = KVCache(model.config, size.num_blocks, config.block_size, model.dtype, model.device)
+        self.cache = KVCache(model.config, size.num_blocks, config.block_size, self.cache_dtype, model.device)
         caching = config.enable_prefix_caching and shares_prefixes(model)
         self.blocks = BlockManager(size.num_blocks, config.block_size, caching)
         self.scheduler = Scheduler(config, self.blocks)

@@ -13,9 +13,11 @@ from lmworks.engine.config import EngineConfig
 from lmworks.engine.scheduling.block_manager import Copy
 from lmworks.engine.servable import context_length, served_decoder
 from lmworks.kernels.native.memory import zero_memory
+from lmworks.kernels.paged_step import SCALE_BYTES
 from lmworks.models.cache_layout import cache_entries
 from lmworks.models.config import ModelConfig
 from lmworks.models.position_slots import LearnedPositions
+from lmworks.models.transformer import Transformer
 
 DEFAULT_MEMORY = 512 * 2**20
 """Bytes of a cache on a CPU."""
@@ -41,10 +43,11 @@ class KVCache:
         held = num_blocks + 1 if device.type == "cuda" else num_blocks
         # Zeros, not empty: hidden places are multiplied by a weight of zero, and 0 · NaN is NaN.
         self.layers: tuple[Tensor, ...] = tuple(
-            _zeros((entry.planes, entry.kv_heads, held, block_size, entry.width), dtype, device)
+            _zeros((entry.planes, entry.kv_heads, held, block_size, entry.width + scale_bytes(dtype)), dtype, device)
             for entry in cache_entries(served_decoder(model))
         )
-        """Each [P, K, blocks, block_size, D]: keys, then values; latent attention has one plane."""
+        """Each [P, K, blocks, block_size, D]: keys, then values; latent attention has one plane. Vectors of int8 have
+        their scale behind them."""
 
     def copy(self, copies: Sequence[Copy]) -> None:
         """Copy blocks in all layers; every source is read before any target is written."""
@@ -63,6 +66,30 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
     return zero_memory(torch.Size(shape).numel() * dtype.itemsize).view(dtype).view(shape)
+
+
+def scale_bytes(dtype: torch.dtype) -> int:
+    """Behind every vector of a cache of that type."""
+    return SCALE_BYTES if dtype == torch.int8 else 0
+
+
+def cache_dtype(model: Transformer, config: EngineConfig) -> torch.dtype:
+    """Of a model's keys and values.
+
+    Raises:
+        ConfigError: the configuration asks for a type that the model's attention cannot read.
+    """
+    if config.kv_cache_dtype == "auto":
+        return model.dtype
+    latent = any(entry.planes == 1 for entry in cache_entries(served_decoder(model.config)))
+    where = "on a GPU" if model.device.type != "cpu" else "of latent attention" if latent else None
+    if where is not None:
+        raise ConfigError(
+            f"kv_cache_dtype {config.kv_cache_dtype!r} cannot be had: a cache {where} has the model's type",
+            "Leave kv_cache_dtype at auto",
+        )
+    chosen: torch.dtype = getattr(torch, config.kv_cache_dtype)
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -95,7 +122,8 @@ def cache_size(
     wanted = config.max_model_len or context
     if wanted > context:
         raise ConfigError(f"max_model_len {wanted} exceeds the model's context of {context}", "Lower max_model_len")
-    block_bytes = sum(entry.numbers for entry in cache_entries(decoder)) * size * dtype.itemsize
+    vectors = [(entry.planes * entry.kv_heads, entry.width) for entry in cache_entries(decoder)]
+    block_bytes = sum(n * (width * dtype.itemsize + scale_bytes(dtype)) for n, width in vectors) * size
     source_blocks = 0 if model.encoder is None else -(-context // size)
     sequence_blocks = -(-wanted // size) + source_blocks
     usable = config.max_num_seqs * sequence_blocks

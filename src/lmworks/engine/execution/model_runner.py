@@ -222,7 +222,8 @@ class ModelRunner:
         ours = self._run_program(LoweredDecoder(self.model, cache.layers, self._max_model_len), chunks)
         theirs = self._run_modules(chunks, cache)
         head = self.model.lm_head
-        exact = self.model.dtype == torch.float32 and isinstance(head, PackedLinear) and head.weight.exact
+        exact = self.model.dtype == layer.dtype == torch.float32
+        exact = exact and isinstance(head, PackedLinear) and head.weight.exact
         scale = (theirs - theirs.mean(-1, keepdim=True)).norm()
         return float((ours - theirs).norm() / scale), EXACT_BOUND if exact else ROUNDED_BOUND
 

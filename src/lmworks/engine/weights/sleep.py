@@ -76,7 +76,7 @@ def wake_up(engine: LLMEngine) -> None:
         assert path is not None, "it was looked for before going to sleep"
         config = engine.config
         model = load_weights(path, config, engine.dtype, engine.device)
-        cache = KVCache(model.config, 0, config.block_size, engine.dtype, engine.device)
+        cache = KVCache(model.config, 0, config.block_size, engine.cache_dtype, engine.device)
         limits = config.attention, config.decode_threads, engine.max_model_len
         _set_runner(engine, ModelRunner(model, cache, *limits, graph_settings(config)))
     elif not engine.offloads:
@@ -102,7 +102,8 @@ def give_back() -> None:
 
 
 def _set_cache(engine: LLMEngine, num_blocks: int) -> None:
-    engine.cache = KVCache(engine.model.config, num_blocks, engine.config.block_size, engine.dtype, engine.device)
+    size = engine.config.block_size
+    engine.cache = KVCache(engine.model.config, num_blocks, size, engine.cache_dtype, engine.device)
     engine.runner.attach(engine.cache)
 
 
