@@ -25,9 +25,9 @@ from interleaved import finish, row
 from lmworks.core.sampling import SamplingParams
 from lmworks.engine.config import EngineConfig
 from lmworks.engine.llm_engine import LLMEngine
-from lmworks.engine.loading import load_weights
-from lmworks.engine.opening import bytes_per_step
+from lmworks.engine.process.opening import bytes_per_step
 from lmworks.engine.request import Request
+from lmworks.engine.weights.loading import load_weights
 from lmworks.models.accounting import cache_bytes
 
 BATCHES, PROMPT, MOST, VOCABULARY = (1, 64), 128, 512, 151_936

@@ -14,11 +14,11 @@ from interleaved import answer_lines
 
 from lmworks.core.sampling import SamplingParams
 from lmworks.engine.config import EngineConfig
+from lmworks.engine.execution.packed_linear import PackedLinear
 from lmworks.engine.llm_engine import LLMEngine
-from lmworks.engine.loading import load
-from lmworks.engine.opening import bytes_per_step
-from lmworks.engine.packed_linear import PackedLinear
+from lmworks.engine.process.opening import bytes_per_step
 from lmworks.engine.request import Request
+from lmworks.engine.weights.loading import load
 from lmworks.kernels.machine import read_bandwidth, set_threads
 from lmworks.models.accounting import cache_bytes, flops_per_token
 

@@ -33,7 +33,7 @@ def cases(*, quick: bool) -> list[dict[str, Any]]:
     for prefix, shared in (("distinct", 0), ("shared", prompt - TAIL)):
         same = {"prompt": prompt, "shared": shared, "tokens": tokens}
         for streams in (1, 4, 16) if quick else (1, 16, STREAMS):
-            requests = streams if quick else max(2 * streams, 4)
+            requests = max(streams, 4)
             name = f"{streams} streams, {prefix} prefixes"
             made.append({"case": name, "streams": streams, "requests": requests, "rate": 0, **same})
         for rate in (2, 6):

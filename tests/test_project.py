@@ -222,7 +222,8 @@ print(needs)
     serving = ("fastapi", "starlette", "uvicorn", "prometheus_client", "msgpack", "opentelemetry")
     needs = {name: missing for name, missing in needs.items() if not name.startswith("lmworks.kernels.triton.")}
     assert {name for name, missing in needs.items() if missing not in serving} == set()
-    speaking = {"lmworks.engine.wire", "lmworks.engine.child"}  # what a server's two processes say to each other
+    # What a server's two processes say to each other.
+    speaking = {"lmworks.engine.process.wire", "lmworks.engine.process.child"}
     assert all(name.startswith("lmworks.server.") for name in needs.keys() - speaking)
     assert needs.keys().isdisjoint({"lmworks.server.serve", "lmworks.server.config", "lmworks.server.journal"})
 

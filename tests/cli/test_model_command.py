@@ -11,7 +11,7 @@ from lmworks.cli.main import cli
 from lmworks.cli.model import description, readable_bytes
 from lmworks.compress.gguf_export import save_gguf
 from lmworks.core.errors import CheckpointError, ConfigError
-from lmworks.engine.kv_cache import KVCache
+from lmworks.engine.execution.kv_cache import KVCache
 from lmworks.models.accounting import parameters
 from lmworks.models.build import build_model
 from lmworks.models.families import FAMILIES, family_named

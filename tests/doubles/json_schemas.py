@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 
-from lmworks.engine.constraint import Constraint
+from lmworks.engine.grammar.constraint import Constraint
 from lmworks.tokenization import Tokenizer
 
 _NODE = {

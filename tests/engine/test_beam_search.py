@@ -11,7 +11,7 @@ from tiny_engine import random_prompts
 
 from lmworks.core.sampling import BeamSearchParams
 from lmworks.engine import LLM, EngineConfig
-from lmworks.engine.beam_search import BeamSearch
+from lmworks.engine.decoding.beam_search import BeamSearch
 from lmworks.models.hub import load_pretrained
 
 V, EOS = 9, 0

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from lmworks.core.sampling import SamplingParams
-from lmworks.engine.block_manager import BlockManager, Copy
 from lmworks.engine.request import Request
-from lmworks.engine.sequence import Sequence
+from lmworks.engine.scheduling.block_manager import BlockManager, Copy
+from lmworks.engine.scheduling.sequence import Sequence
 
 
 def sequence(tokens, **request) -> Sequence:

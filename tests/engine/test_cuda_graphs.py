@@ -9,16 +9,16 @@ import torch
 from tiny_engine import random_prompts, tiny_model
 
 from lmworks.core.sampling import SamplingParams
-from lmworks.engine.adapters import Adapter
-from lmworks.engine.compiled_decode import CompiledDecode
-from lmworks.engine.cuda_graphs import MOST_TOKENS, DecodeStep, GraphRunner, powers_up_to
-from lmworks.engine.kv_cache import KVCache
-from lmworks.engine.model_runner import ModelRunner
-from lmworks.engine.packed_linear import pack_linears
-from lmworks.engine.recorded_context import NotRecordableError
+from lmworks.engine.execution.compiled_decode import CompiledDecode
+from lmworks.engine.execution.cuda_graphs import MOST_TOKENS, DecodeStep, GraphRunner, powers_up_to
+from lmworks.engine.execution.kv_cache import KVCache
+from lmworks.engine.execution.model_runner import ModelRunner
+from lmworks.engine.execution.packed_linear import pack_linears
+from lmworks.engine.execution.recorded_context import NotRecordableError
 from lmworks.engine.request import Request
-from lmworks.engine.scheduler import Chunk
-from lmworks.engine.sequence import Sequence
+from lmworks.engine.scheduling.scheduler import Chunk
+from lmworks.engine.scheduling.sequence import Sequence
+from lmworks.engine.weights.adapters import Adapter
 from lmworks.kernels.native.library import library
 from lmworks.models.position_slots import AlibiPositions, LearnedPositions, SinusoidalPositions
 

@@ -8,7 +8,7 @@ import transformers
 
 from lmworks.core.errors import CheckpointError, ConfigError
 from lmworks.core.generation import Embedder as EmbedderProtocol
-from lmworks.engine.embedder import Embedder, EmbedderSettings
+from lmworks.engine.pooling.embedder import Embedder, EmbedderSettings
 from lmworks.models.hub import load_pretrained
 from lmworks.tokenization import load_tokenizer
 

@@ -13,8 +13,8 @@ from lmworks.compress.round_to_nearest import QuantizeConfig, quantize
 from lmworks.core.errors import CheckpointError, ConfigError
 from lmworks.core.sampling import SamplingParams
 from lmworks.engine import LLM, EngineConfig
-from lmworks.engine.lowering import LoweredDecoder, NotLowered
-from lmworks.engine.packed_linear import PackedLinear, pack_linears
+from lmworks.engine.execution.lowering import LoweredDecoder, NotLowered
+from lmworks.engine.execution.packed_linear import PackedLinear, pack_linears
 from lmworks.engine.servable import served_decoder
 from lmworks.kernels.native.library import library
 from lmworks.models.cache_layout import cache_entries

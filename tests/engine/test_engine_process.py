@@ -25,9 +25,9 @@ from lmworks.core.errors import (
 from lmworks.core.sampling import SamplingParams
 from lmworks.core.telemetry import subscribed
 from lmworks.engine import AsyncLLM, EngineConfig
-from lmworks.engine.exchange import Abort, Refused
-from lmworks.engine.process import Restarts
-from lmworks.engine.wire import Channel
+from lmworks.engine.process.child_process import Restarts
+from lmworks.engine.process.exchange import Abort, Refused
+from lmworks.engine.process.wire import Channel
 from lmworks.models.hub import save_pretrained
 
 GREEDY = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)

@@ -10,13 +10,13 @@ from lmworks.core.errors import ConfigError
 from lmworks.core.sampling import SamplingParams
 from lmworks.engine import EngineConfig
 from lmworks.engine.config import SpeculativeConfig
-from lmworks.engine.cuda_graphs import DecodeStep, GraphRunner, graph_settings
-from lmworks.engine.device_memory import DEFAULT_MEMORY, cache_memory, left_for_cache, run_largest_step
-from lmworks.engine.kv_cache import KVCache
+from lmworks.engine.execution.cuda_graphs import DecodeStep, GraphRunner, graph_settings
+from lmworks.engine.execution.device_memory import DEFAULT_MEMORY, cache_memory, left_for_cache, run_largest_step
+from lmworks.engine.execution.kv_cache import KVCache
+from lmworks.engine.execution.packed_linear import pack_linears
 from lmworks.engine.llm_engine import LLMEngine
-from lmworks.engine.loading import load
-from lmworks.engine.packed_linear import pack_linears
 from lmworks.engine.request import Request
+from lmworks.engine.weights.loading import load
 from lmworks.kernels.native.library import library
 
 CPU, GIB = torch.device("cpu"), 2**30

@@ -8,7 +8,7 @@ from tiny_engine import byte_tokenizer, tiny_model
 
 from lmworks.core.sampling import SamplingParams
 from lmworks.engine import AsyncLLM, EngineConfig
-from lmworks.engine.roofline import Roofline
+from lmworks.engine.execution.roofline import Roofline
 
 
 def test_a_step_that_takes_twice_the_least_reaches_a_half():

@@ -22,12 +22,12 @@ from transformers import (
 
 from lmworks.core.errors import RequestError
 from lmworks.core.sampling import SamplingParams
-from lmworks.engine import sampler, truncation
-from lmworks.engine.logits_processors import TokenCounts, bad_word_ids, logits_rules
+from lmworks.engine.decoding import sampler, truncation
+from lmworks.engine.decoding.logits_processors import TokenCounts, bad_word_ids, logits_rules
+from lmworks.engine.decoding.sampler import prompt_logprobs, sample, uniform
+from lmworks.engine.decoding.truncation import draw
 from lmworks.engine.request import Request
-from lmworks.engine.sampler import prompt_logprobs, sample, uniform
-from lmworks.engine.sequence import Sequence, Status
-from lmworks.engine.truncation import draw
+from lmworks.engine.scheduling.sequence import Sequence, Status
 
 V = 40
 PROMPT, OUTPUT = (1, 2, 3), (3, 3, 9)

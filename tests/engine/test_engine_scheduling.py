@@ -10,14 +10,14 @@ from tiny_scheduler import scheduler, sequence, step
 
 from lmworks.core.errors import ConfigError, EngineOverloadedError
 from lmworks.core.sampling import SamplingParams
-from lmworks.engine.block_manager import BlockManager
 from lmworks.engine.config import EngineConfig
 from lmworks.engine.request import Request
-from lmworks.engine.sequence import Sequence, Status
+from lmworks.engine.scheduling.block_manager import BlockManager
+from lmworks.engine.scheduling.sequence import Sequence, Status
 
 
 def test_no_torch_is_needed_to_schedule():
-    code = "import sys, lmworks.engine.scheduler; sys.exit('torch' in sys.modules)"
+    code = "import sys, lmworks.engine.scheduling.scheduler; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

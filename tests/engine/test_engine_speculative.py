@@ -14,8 +14,8 @@ from lmworks.core.sampling import SamplingParams, StructuredOutputs
 from lmworks.engine import LLM, EngineConfig
 from lmworks.engine.config import SpeculativeConfig
 from lmworks.engine.request import Request
-from lmworks.engine.sequence import Sequence
-from lmworks.engine.speculative import NgramProposer, allowed
+from lmworks.engine.scheduling.sequence import Sequence
+from lmworks.engine.speculation.drafters import NgramProposer, allowed
 from lmworks.models.transformer import Transformer
 
 NGRAM = SpeculativeConfig(method="ngram", num_speculative_tokens=3, prompt_lookup_min=1)

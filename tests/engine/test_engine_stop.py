@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from tiny_engine import BOS, FIRST_BYTE, IM_END, IM_START, byte_tokenizer
 
 from lmworks.core.sampling import SamplingParams
+from lmworks.engine.decoding.stop import StopChecker
 from lmworks.engine.request import Request
-from lmworks.engine.sequence import Sequence, Status
-from lmworks.engine.stop import StopChecker
+from lmworks.engine.scheduling.sequence import Sequence, Status
 
 TOKENIZER = byte_tokenizer()
 

@@ -12,8 +12,9 @@ from tiny_engine import byte_tokenizer, random_prompts, tiny_model
 from lmworks.adapters import LoraConfig, inject_lora, save_adapter
 from lmworks.core.errors import EngineUnavailableError, ModelNotFoundError, RequestError
 from lmworks.core.sampling import SamplingParams
-from lmworks.engine import LLM, EngineConfig, sleep, versions
+from lmworks.engine import LLM, EngineConfig
 from lmworks.engine.request import Request
+from lmworks.engine.weights import sleep, versions
 
 ADAPTERS = ("a", "b", "c", "d")
 NUM_REQUESTS = 300

@@ -16,7 +16,7 @@ from tiny_engine import IM_END, VOCABULARY, byte_tokenizer
 
 from lmworks.core.errors import RequestError
 from lmworks.core.sampling import StructuredOutputs
-from lmworks.engine.grammar import GrammarCompiler, GrammarConstraint
+from lmworks.engine.grammar.compiler import GrammarCompiler, GrammarConstraint
 from lmworks.tokenization import StreamingDetokenizer, Tokenizer, load_tokenizer
 
 ROWS = VOCABULARY + 5

@@ -9,7 +9,7 @@ from torch import nn
 
 from lmworks.core.sampling import SamplingParams
 from lmworks.engine import LLM
-from lmworks.engine.layer_offload import LayerOffload
+from lmworks.engine.weights.layer_offload import LayerOffload
 from lmworks.models.config import StackConfig
 from lmworks.models.hub import save_pretrained
 from lmworks.nn.quantized import QuantizedLinear

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from tiny_scheduler import blocks_written, carry_out, scheduler, sequence
 
-from lmworks.engine.sequence import Sequence
+from lmworks.engine.scheduling.sequence import Sequence
 
 
 class Traffic(RuleBasedStateMachine):

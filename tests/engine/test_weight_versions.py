@@ -13,8 +13,9 @@ from tiny_engine import VOCABULARY, byte_tokenizer, greedy_loop, random_prompts,
 
 from lmworks.core.errors import CheckpointError, EngineUnavailableError, RequestError
 from lmworks.core.sampling import SamplingParams
-from lmworks.engine import LLM, EngineConfig, sleep, versions
+from lmworks.engine import LLM, EngineConfig
 from lmworks.engine.request import Request
+from lmworks.engine.weights import sleep, versions
 from lmworks.kernels.native.library import cache_folder, library
 from lmworks.models.build import build_model
 from lmworks.models.config import ModelConfig, StackConfig
@@ -231,7 +232,7 @@ needs_compiler = pytest.mark.skipif(library() is None, reason="the machine has n
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
     """Where packed weights are kept for this test; what is compiled stays where it is."""
-    monkeypatch.setattr("lmworks.engine.offload.cache_folder", lambda: tmp_path)
+    monkeypatch.setattr("lmworks.engine.weights.kept_on_disk.cache_folder", lambda: tmp_path)
     assert cache_folder() != tmp_path
     return tmp_path / "weights"
 
@@ -244,7 +245,7 @@ def test_weights_on_disk_are_the_same(folders, kept, monkeypatch, on_disk, quant
     plain = answers(opened(folders, **settings))
     first = opened(folders, **settings, weights_on_disk=on_disk)
     assert answers(first) == plain
-    monkeypatch.setattr("lmworks.engine.loading.load_pretrained", None)
+    monkeypatch.setattr("lmworks.engine.weights.loading.load_pretrained", None)
     second = opened(folders, **settings, weights_on_disk=on_disk)
     assert second.engine.runner.native
     assert answers(second) == plain
@@ -290,7 +291,7 @@ def test_the_least_recently_used_go_first(folders, kept, monkeypatch):
     opened(folders, weights_on_disk="cached")
     (file,) = kept.glob("*.packed")
     os.utime(file, (1, 1))
-    monkeypatch.setattr("lmworks.engine.offload.MOST_BYTES", file.stat().st_size + 10)
+    monkeypatch.setattr("lmworks.engine.weights.kept_on_disk.MOST_BYTES", file.stat().st_size + 10)
     LLM(folders / "1", config=EngineConfig(dtype="float32", weights_on_disk="cached"))
     assert len(list(kept.glob("*.packed"))) == 1
     assert not file.exists()
@@ -299,7 +300,7 @@ def test_the_least_recently_used_go_first(folders, kept, monkeypatch):
 @needs_compiler
 def test_no_disk_is_no_harm(folders, tmp_path, monkeypatch, expected, caplog):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr("lmworks.engine.offload.cache_folder", lambda: tmp_path / "file")
+    monkeypatch.setattr("lmworks.engine.weights.kept_on_disk.cache_folder", lambda: tmp_path / "file")
     assert answers(opened(folders, weights_on_disk="mapped")) == expected[0]
     assert "not kept on disk" in caplog.text
 

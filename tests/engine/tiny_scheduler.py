@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from lmworks.core.sampling import SamplingParams
-from lmworks.engine.block_manager import BlockManager
 from lmworks.engine.config import EngineConfig
 from lmworks.engine.request import Request
-from lmworks.engine.scheduler import Chunk, Scheduler
-from lmworks.engine.sequence import Sequence
+from lmworks.engine.scheduling.block_manager import BlockManager
+from lmworks.engine.scheduling.scheduler import Chunk, Scheduler
+from lmworks.engine.scheduling.sequence import Sequence
 
 
 def sequence(tokens, max_tokens=8, **request) -> Sequence:

@@ -16,12 +16,12 @@ import torch
 from lmworks.core.sampling import SamplingParams
 from lmworks.engine import LLM, EngineConfig
 from lmworks.engine.config import SpeculativeConfig
-from lmworks.engine.cuda_graphs import CudaRecorder, DecodeStep, GraphRunner
-from lmworks.engine.kv_cache import KVCache
+from lmworks.engine.execution.cuda_graphs import CudaRecorder, DecodeStep, GraphRunner
+from lmworks.engine.execution.kv_cache import KVCache
 from lmworks.engine.llm_engine import LLMEngine
 from lmworks.engine.request import Request
-from lmworks.engine.scheduler import Chunk
-from lmworks.engine.sequence import Sequence
+from lmworks.engine.scheduling.scheduler import Chunk
+from lmworks.engine.scheduling.sequence import Sequence
 from lmworks.models.hub import load_pretrained
 
 pytestmark = [
@@ -188,7 +188,7 @@ def test_the_cache_takes_its_share_of_memory(tmp_path):
 
 
 def test_sleeping_gives_memory_back_and_waking_goes_on(tmp_path):
-    from lmworks.engine.sleep import sleep, wake_up
+    from lmworks.engine.weights.sleep import sleep, wake_up
 
     theirs("llama").save_pretrained(tmp_path)
     llm, engine = engine_of(tmp_path)

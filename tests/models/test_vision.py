@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lmworks.cli.main import cli
 from lmworks.core.errors import ConfigError
 from lmworks.engine import LLM
-from lmworks.engine.embedder import Embedder
+from lmworks.engine.pooling.embedder import Embedder
 from lmworks.models.accounting import flops_per_token, parameters
 from lmworks.models.build import build_model
 from lmworks.models.config import ModelConfig

@@ -12,7 +12,7 @@ from json_schemas import walk
 
 from lmworks.core.errors import RequestError
 from lmworks.core.sampling import StructuredOutputs
-from lmworks.engine.grammar import GrammarCompiler
+from lmworks.engine.grammar.compiler import GrammarCompiler
 from lmworks.protocol.output_events import ContentDelta, ReasoningDelta, ToolCallArguments, ToolCallStart
 from lmworks.protocol.output_parser import OutputParser
 from lmworks.protocol.reasoning import REASONING_FORMATS

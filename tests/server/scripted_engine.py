@@ -3,8 +3,8 @@
 import asyncio
 
 from lmworks.core.generation import TokenLogprob
-from lmworks.engine.exchange import ModelInfo
 from lmworks.engine.outputs import Delta
+from lmworks.engine.process.exchange import ModelInfo
 from lmworks.engine.prompts import Prompts
 from lmworks.engine.stats import EngineStats
 from lmworks.tokenization import Tokenizer

@@ -19,7 +19,7 @@ from lmworks.adapters import LoraConfig, inject_lora, save_adapter
 from lmworks.core.errors import LMWorksError
 from lmworks.core.sampling import SamplingParams
 from lmworks.engine import AsyncLLM, EngineConfig
-from lmworks.engine.process import Restarts
+from lmworks.engine.process.child_process import Restarts
 from lmworks.models.hub import save_pretrained
 from lmworks.server.config import AppConfig
 from lmworks.server.serve import listen, run_in_background

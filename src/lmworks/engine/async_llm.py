@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any, Self
 from lmworks.core.errors import LMWorksError, RequestError
 from lmworks.core.sampling import SamplingParams
 from lmworks.engine.config import EngineConfig
-from lmworks.engine.exchange import Abort, Call, Kind, Load, ModelInfo, Result
 from lmworks.engine.outputs import Delta
-from lmworks.engine.process import EngineProcess, Restarts, State
+from lmworks.engine.process.child_process import EngineProcess, Restarts, State
+from lmworks.engine.process.exchange import Abort, Call, Kind, Load, ModelInfo, Result
+from lmworks.engine.process.streams import Streams
 from lmworks.engine.request import Request
 from lmworks.engine.stats import EngineStats
-from lmworks.engine.streams import Streams
 
 if TYPE_CHECKING:
+    from lmworks.engine.process.thread import EngineThread
     from lmworks.engine.prompts import Prompts
-    from lmworks.engine.thread import EngineThread
     from lmworks.models.transformer import Transformer
     from lmworks.tokenization import Tokenizer
 
@@ -54,7 +54,7 @@ class AsyncLLM:
         config: EngineConfig = EngineConfig(),  # noqa: B008 - a frozen value
         kind: Kind | None = None,
     ) -> None:
-        from lmworks.engine.thread import EngineThread
+        from lmworks.engine.process.thread import EngineThread
 
         self._streams, self._ids = Streams(), count()
         self._home: EngineThread | EngineProcess = EngineThread(

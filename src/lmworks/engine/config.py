@@ -107,6 +107,10 @@ class EngineConfig(Config):
     compile: bool = False
     """On a GPU: have `torch.compile` fuse what is between products and attention, beside the first requests."""
 
+    kv_cache_dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    """Of keys and values, on a CPU; auto is the model's. `int8` rounds every vector on a grid of its own: little more
+    than half of bfloat16's memory. Latents (MLA) are not rounded."""
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.max_num_batched_tokens < self.max_num_seqs:

@@ -15,19 +15,19 @@ from lmworks.core.generation import CompletionOutput, LogLikelihood, RequestOutp
 from lmworks.core.messages import Message
 from lmworks.core.progress import bar
 from lmworks.core.sampling import BeamSearchParams, SamplingParams
-from lmworks.engine.beam_search import Beam, BeamSearch, NextTokens
-from lmworks.engine.best_of import best_of, generated_params
 from lmworks.engine.config import EngineConfig
+from lmworks.engine.decoding.beam_search import Beam, BeamSearch, NextTokens
+from lmworks.engine.decoding.best_of import best_of, generated_params
 from lmworks.engine.llm_engine import LLMEngine
-from lmworks.engine.loading import load
 from lmworks.engine.loglikelihood import loglikelihood
 from lmworks.engine.offline import collect, run_requests
 from lmworks.engine.outputs import Delta
-from lmworks.engine.pooling_llm import PoolingLLM, evaluation_mode
+from lmworks.engine.pooling.pooling_llm import PoolingLLM, evaluation_mode
 from lmworks.engine.prompts import Prompts
 from lmworks.engine.request import Request
 from lmworks.engine.servable import served_decoder
 from lmworks.engine.stats import EngineStats
+from lmworks.engine.weights.loading import load
 from lmworks.models.hub import read_config
 from lmworks.models.transformer import Transformer
 from lmworks.tokenization import StreamingDetokenizer, Tokenizer, load_tokenizer

@@ -17,32 +17,32 @@ from torch import Tensor
 from lmworks.core.errors import DeadlineExceededError, EngineError, EngineUnavailableError, RequestError
 from lmworks.core.generation import FinishReason, TokenLogprob
 from lmworks.core.sampling import SamplingParams, StructuredOutputs
-from lmworks.engine import sequence as seq
-from lmworks.engine.adapters import Adapters, names_of
-from lmworks.engine.block_manager import BlockManager
 from lmworks.engine.config import EngineConfig
-from lmworks.engine.cuda_graphs import graph_settings
-from lmworks.engine.deadlines import Deadlines
-from lmworks.engine.deltas import delta_of
-from lmworks.engine.device_memory import cache_memory
-from lmworks.engine.finish_report import report_finished
-from lmworks.engine.grammar import ConstraintFactory, GrammarCompiler
-from lmworks.engine.kv_cache import KVCache, cache_size
-from lmworks.engine.logits_processors import logits_rules
-from lmworks.engine.model_runner import ModelRunner, at_most_threads
+from lmworks.engine.decoding.deltas import delta_of
+from lmworks.engine.decoding.finish_report import report_finished
+from lmworks.engine.decoding.logits_processors import forced_first_token, logits_rules
+from lmworks.engine.decoding.sampler import prompt_logprobs, sample
+from lmworks.engine.decoding.stop import StopChecker
+from lmworks.engine.execution.cuda_graphs import graph_settings
+from lmworks.engine.execution.device_memory import cache_memory
+from lmworks.engine.execution.kv_cache import KVCache, cache_dtype, cache_size
+from lmworks.engine.execution.model_runner import ModelRunner, at_most_threads
+from lmworks.engine.grammar.compiler import ConstraintFactory, GrammarCompiler
+from lmworks.engine.grammar.pending import PendingConstraints
 from lmworks.engine.outputs import Delta
-from lmworks.engine.pending_constraints import PendingConstraints
 from lmworks.engine.request import Request
 from lmworks.engine.request_checks import check_params, check_prompt
-from lmworks.engine.sampler import prompt_logprobs, sample
-from lmworks.engine.scheduler import Chunk, Scheduler
-from lmworks.engine.sequence import Status
+from lmworks.engine.scheduling import sequence as seq
+from lmworks.engine.scheduling.block_manager import BlockManager
+from lmworks.engine.scheduling.deadlines import Deadlines
+from lmworks.engine.scheduling.scheduler import Chunk, Scheduler
+from lmworks.engine.scheduling.sequence import Status
 from lmworks.engine.servable import decoder_prompt, shares_prefixes, turning_points
-from lmworks.engine.speculation import Speculation
+from lmworks.engine.speculation.guessing import Speculation
 from lmworks.engine.stats import EngineStats
-from lmworks.engine.stop import StopChecker
-from lmworks.engine.versions import WeightVersions
-from lmworks.engine.weights import update_weights
+from lmworks.engine.weights.adapters import Adapters, names_of
+from lmworks.engine.weights.update import update_weights
+from lmworks.engine.weights.versions import WeightVersions
 from lmworks.kernels.row_argmax import row_argmax
 from lmworks.models.transformer import Transformer
 from lmworks.tokenization import Tokenizer
@@ -67,10 +67,10 @@ class LLMEngine:
         self, model: Transformer, tokenizer: Tokenizer | None, config: EngineConfig, path: Path | None = None
     ) -> None:
         self.model, self.tokenizer, self.config = model, tokenizer, config
-        self.dtype, self.device = model.dtype, model.device
-        size = self._size = cache_size(model.config, config, model.dtype, cache_memory(model, config))
+        self.dtype, self.device, self.cache_dtype = model.dtype, model.device, cache_dtype(model, config)
+        size = self._size = cache_size(model.config, config, self.cache_dtype, cache_memory(model, config))
         self.max_model_len, self.max_source_len = size.max_model_len, size.max_source_len
-        self.cache = KVCache(model.config, size.num_blocks, config.block_size, model.dtype, model.device)
+        self.cache = KVCache(model.config, size.num_blocks, config.block_size, self.cache_dtype, model.device)
         caching = config.enable_prefix_caching and shares_prefixes(model)
         self.blocks = BlockManager(size.num_blocks, config.block_size, caching)
         self.scheduler = Scheduler(config, self.blocks)
@@ -240,7 +240,8 @@ class LLMEngine:
             sequences, picked = [s for s, _ in rows], [row for _, row in rows]
             part = logits if picked == list(range(len(logits))) else logits[picked]
             going = []
-            for (sequence, row), chosen in zip(rows, sample(self._forced(part, sequences), sequences), strict=True):
+            part = forced_first_token(part, sequences, self.model.config.forced_bos_token_id)
+            for (sequence, row), chosen in zip(rows, sample(part, sequences), strict=True):
                 drafts = sequence.draft_token_ids
                 if isinstance(chosen, RequestError):
                     delta = self._close(sequence, "abort", self._stops[sequence].abort(), error=chosen)
@@ -318,16 +319,6 @@ class LLMEngine:
         if self._grammars is None:  # it reads the whole vocabulary, so it is made when first needed
             self._grammars = GrammarCompiler(tokenizer, self.model.config.vocab_size, sorted(self.eos_token_ids))
         return self._grammars.compile(outputs, bool(source) or prompt[-1] in tokenizer.special_token_ids)
-
-    def _forced(self, logits: Tensor, sequences: list[seq.Sequence]) -> Tensor:
-        """[R, V] with nothing but the model's forced first token left where a sequence has said nothing."""
-        token_id = self.model.config.forced_bos_token_id
-        rows = [i for i, s in enumerate(sequences) if s.num_output_tokens == 0] if token_id is not None else []
-        if rows:
-            logits = logits.clone()
-            logits[rows] = -1e9  # finite: log-probabilities are reported as JSON, which has no infinity
-            logits[rows, token_id] = 0.0
-        return logits
 
     def _extend(self, sequence: seq.Sequence, token_id: int, logprob: TokenLogprob | None) -> Delta:
         sequence.append(token_id)

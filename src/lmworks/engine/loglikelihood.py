@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lmworks.core.generation import LogLikelihood
-from lmworks.engine.model_runner import encode, source_bounds
+from lmworks.engine.execution.model_runner import encode, source_bounds
 from lmworks.engine.servable import decoder_prompt
 from lmworks.models.transformer import Transformer
 from lmworks.nn.attention_context import PackedContext

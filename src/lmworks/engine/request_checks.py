@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from lmworks.core.errors import MissingExtraError, RequestError, RequestTooLongError, require
 from lmworks.core.sampling import SamplingParams
-from lmworks.engine.kv_cache import CacheSize
-from lmworks.engine.logits_processors import logits_rules
+from lmworks.engine.decoding.logits_processors import logits_rules
+from lmworks.engine.execution.kv_cache import CacheSize
 from lmworks.tokenization import Tokenizer
 
 

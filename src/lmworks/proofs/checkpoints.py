@@ -22,7 +22,7 @@ from lmworks.core.errors import require
 from lmworks.core.progress import say
 from lmworks.data.fetch import FetchConfig, fetch
 from lmworks.engine import LLM
-from lmworks.engine.embedder import Embedder
+from lmworks.engine.pooling.embedder import Embedder
 from lmworks.proofs.parity import PROMPTS, ChatModel
 from lmworks.proofs.row import Row
 from lmworks.tokenization import load_tokenizer

@@ -12,7 +12,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from lmworks.engine.operations import OPERATIONS
+from lmworks.engine.process.operations import OPERATIONS
 from lmworks.protocol.admin import (
     AdminRequest,
     AdminResponse,

@@ -11,7 +11,7 @@ from contextlib import aclosing
 
 from lmworks.core.errors import EngineError
 from lmworks.core.sampling import BeamSearchParams
-from lmworks.engine.beam_search import Beam, BeamSearch, NextTokens
+from lmworks.engine.decoding.beam_search import Beam, BeamSearch, NextTokens
 from lmworks.engine.outputs import Delta
 from lmworks.server.served_model import ServedModel
 from lmworks.tokenization import StreamingDetokenizer

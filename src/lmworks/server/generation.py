@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from lmworks.core.errors import EngineError, EngineOverloadedError
 from lmworks.core.generation import FinishReason, TokenLogprob
 from lmworks.core.sampling import BeamSearchParams, SamplingParams
-from lmworks.engine.best_of import generated_params
+from lmworks.engine.decoding.best_of import generated_params
 from lmworks.engine.outputs import Delta
 from lmworks.protocol.errors import InvalidRequestError
 from lmworks.protocol.sampling import SamplingFields

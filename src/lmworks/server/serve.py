@@ -20,7 +20,7 @@ from lmworks.core.errors import EngineUnavailableError, LMWorksError, ServerErro
 from lmworks.core.lineage import content_hash
 from lmworks.core.progress import say
 from lmworks.engine.async_llm import AsyncLLM
-from lmworks.engine.process import Restarts
+from lmworks.engine.process.child_process import Restarts
 from lmworks.server.config import AppConfig, ServeConfig
 from lmworks.server.keys import Keys
 from lmworks.server.served_model import ServedModel

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from lmworks import __version__
 from lmworks.core.sampling import SamplingParams
-from lmworks.engine.exchange import ModelInfo
 from lmworks.engine.outputs import Delta
-from lmworks.engine.process import State
+from lmworks.engine.process.child_process import State
+from lmworks.engine.process.exchange import ModelInfo
 from lmworks.engine.stats import FIRST_VERSION, EngineStats
 
 if TYPE_CHECKING:

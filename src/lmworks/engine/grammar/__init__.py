@@ -1,0 +1,1 @@
+"""Completions held to a form. Knows no scheduler and no weights."""
