@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from lmworks.proofs.families import FamilyRow
     from lmworks.proofs.row import Row
 
-SUITES = ("core", "families", "checkpoints", "engine")
-SEEDED = ("families", "engine")
+SUITES = ("core", "families", "checkpoints", "engine", "parallel")
+SEEDED = ("families", "engine", "parallel")
 
 
 @click.command()
@@ -33,8 +33,9 @@ def prove(suite: str, as_json: bool, seed: int, only: str | None, write: Path | 
     """Measure this package's promises on this machine; exit 1 when one does not hold.
 
     SUITE is `core`: train-serve gap, parity, exact resume, accumulation, packing; `families`: every model family
-    against the reference library; `checkpoints`: published weights against theirs; or `engine`: the same answer in any
-    company, draws from the right distribution, nothing left behind.
+    against the reference library; `checkpoints`: published weights against theirs; `engine`: the same answer in any
+    company, draws from the right distribution, nothing left behind; or `parallel`: the gradient of one process from
+    four, however they share the work.
     """
     from lmworks.cli.terminal import stdout
 

@@ -66,11 +66,11 @@ class ParallelConfig(Config):
             )
         if self.cpu_offload and degrees["shard"] == 1:
             raise ParallelError("cpu_offload needs sharded weights, and shard is 1", "Set `shard` to 2 or more")
-        if self.gradient_compression != "none" and (degrees["shard"] > 1 or degrees["data"] == 1):
+        if self.gradient_compression != "none" and degrees["shard"] * degrees["tensor"] > 1:
             raise ParallelError(
                 f"gradient_compression {self.gradient_compression!r} is of what whole replicas exchange, and here are "
-                f"data {degrees['data']}, shard {degrees['shard']}",
-                "Set `shard: 1` and `data` to 2 or more, or leave compression out",
+                f"shard {degrees['shard']}, tensor {degrees['tensor']}",
+                "Set `shard: 1` and `tensor: 1`, or leave compression out",
             )
         return resolved
 

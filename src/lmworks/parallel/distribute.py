@@ -1,0 +1,141 @@
+"""A model and its objective as every rank of a mesh runs them: divided, split or replicated, behind one object.
+
+The trainer calls it for each micro-batch, then sums losses and counts over the mesh and divides once. Knows any
+model by names of its modules, given as strings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
+
+from lmworks.core.errors import ParallelError
+from lmworks.parallel.mesh import Mesh
+from lmworks.parallel.replicas import replicate
+from lmworks.parallel.sharding import begin_micro_batch, shard
+from lmworks.parallel.tensor import divide
+from lmworks.parallel.vocabulary import local
+
+Result = TypeVar("Result")
+
+
+class _Call(nn.Module):
+    """Any function of the model as a forward pass: hooks that gather weights see its beginning and its end."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Callable[..., Any], *args: Any) -> tuple[type | None, Any]:
+        """The result, a dataclass as its type and fields: torch looks for tensors in mappings, not in objects."""
+        result = function(self.model, *args)
+        if is_dataclass(result) and not isinstance(result, type):
+            return type(result), {field.name: getattr(result, field.name) for field in fields(result)}
+        return None, result
+
+
+class DistributedModel:
+    """What `distribute` gives.
+
+    Args:
+        model: whose parameters the optimizer updates; its names are those of one process.
+        runner: calls functions of the model.
+        mesh: the ranks.
+        partial: names of parameters whose gradients are to be summed over the `tensor` ranks.
+    """
+
+    def __init__(self, model: nn.Module, runner: nn.Module, mesh: Mesh, partial: Sequence[str]) -> None:
+        self.model, self.mesh, self._runner = model, mesh, runner
+        self._learning = False
+        wanted = set(partial)
+        self._partial = [p for name, p in model.named_parameters() if name in wanted and p.requires_grad]
+
+    def __call__(self, function: Callable[..., Result], *args: Any) -> Result:
+        """`function(model, *args)`, with the weights there. Every rank calls it, to learn inside `micro_batch` only.
+
+        Args:
+            function: returns tensors, in tuples, lists, mappings, or in the fields of a dataclass.
+            args: passed on.
+        """
+        kind, result = self._runner(function, *args)
+        if not self._learning:  # no backward pass will split again what the forward pass gathered
+            for module in self._runner.modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()
+        return result if kind is None else kind(**result)
+
+    @contextmanager
+    def micro_batch(self, *, last: bool) -> Iterator[None]:
+        """Forward and backward pass of one micro-batch; after the step's last, gradients are summed over ranks."""
+        if isinstance(self._runner, FSDPModule):
+            begin_micro_batch(self._runner, self.mesh.config.zero_stage, last=last)
+        quiet: AbstractContextManager[None] = nullcontext()
+        if isinstance(self._runner, DistributedDataParallel) and not last:
+            quiet = self._runner.no_sync()
+        self._learning = True
+        try:
+            with quiet:
+                yield
+        finally:
+            self._learning = False
+        if last:
+            self._sum_partial()
+
+    def _sum_partial(self) -> None:
+        """Sum what each `tensor` rank has of a whole parameter's gradient, in one collective."""
+        gradients = [local(p.grad) for p in self._partial if p.grad is not None]
+        if not gradients:
+            return
+        flat = torch.cat([gradient.flatten() for gradient in gradients]).to(self.mesh.device)
+        dist.all_reduce(flat, group=self.mesh.group("tensor"))
+        for gradient, total in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
+            gradient.copy_(total.view_as(gradient))
+
+
+def distribute(
+    model: nn.Module,
+    mesh: Mesh,
+    *,
+    plan: Mapping[str, str] | None = None,
+    units: Sequence[str] = (),
+    precision: torch.dtype = torch.float32,
+) -> DistributedModel:
+    """Arrange a model on a mesh, in place.
+
+    Args:
+        model: float32, the same weights on every rank.
+        mesh: the ranks; `data`, `shard`, `tensor` and `context` are served here.
+        plan: style of every module that `tensor` divides, by its name.
+        units: names of the modules that are gathered together where weights are sharded.
+        precision: type of the forward and backward pass where weights are sharded.
+
+    Raises:
+        ParallelError: there is no plan, or it does not fit the model.
+    """
+    config, partial = mesh.config, list[str]()
+    if config.tensor > 1:
+        if plan is None:
+            raise ParallelError(
+                f"tensor is {config.tensor}, and the model states no plan of how to divide it", "Set `tensor: 1`"
+            )
+        partial = divide(model, plan, mesh.weights["tensor"], tokens=config.sequence_parallel)
+    call = _Call(model)
+    runner: nn.Module = call
+    if config.shard > 1 or (config.tensor > 1 and mesh.size("replicate") > 1):
+        names = ("replicate", "split") if mesh.size("replicate") > 1 else ("split",)
+        modules = [model.get_submodule(name) for name in units]
+        shard(
+            call, modules, mesh.weights[names], zero_stage=config.zero_stage, cpu_offload=config.cpu_offload,
+            precision=precision,
+        )  # fmt: skip
+    elif mesh.size("tokens") > 1:
+        runner = replicate(call, mesh.group("tokens"), config.gradient_compression)
+    return DistributedModel(model, runner, mesh, partial)
