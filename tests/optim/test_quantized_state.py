@@ -72,7 +72,7 @@ def regression(kind: str, bits: int, steps: int = 150) -> tuple[float, Composite
         loss = ((model(inputs) - targets) ** 2).mean()
         loss.backward()
         optimizer.step(1 - step / steps)
-    return float(loss), optimizer, model
+    return float(loss.detach()), optimizer, model
 
 
 @pytest.mark.parametrize("kind", ["adamw", "lion", "muon", "lamb"])
