@@ -156,7 +156,9 @@ def measure():
     pairs = [dist.new_group([0, 1]), dist.new_group([2, 3])]
     groups = (pairs[dist.get_rank() // 2], world)
     found = {
-        ("untied", schedule, group.size()): gap("untied", schedule, group) for schedule in SCHEDULES for group in groups
+        ("untied", schedule, group.size()): gap("untied", schedule, group)
+        for group in groups
+        for schedule in (SCHEDULES if group is world else ("1f1b", "dualpipev"))
     }
     for name, schedule in itertools.product(("tied", "bias of all layers", "experts", "encoder"), ("1f1b", "zbv")):
         found[name, schedule, 4] = gap(name, schedule, world)
