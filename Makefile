@@ -6,7 +6,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 SMOKE ?=
 ARGS ?=
-SUITES ?= core families checkpoints engine
+SUITES ?= core families checkpoints engine parallel
 # Tiny tensors gain nothing from threads, and on a busy machine lose much by waiting for them.
 TINY := $(filter-out 0 no false,$(SMOKE))
 export PYTHON

@@ -80,7 +80,7 @@ def understand(arguments: list[str]) -> None:
         command, context = found, click.Context(found, info_name=name, parent=context)
     with contextlib.suppress(click.exceptions.Exit), contextlib.redirect_stdout(None):  # `--help` is an exit
         context = command.make_context(command.name, list(arguments))
-    if command.name == "run":
+    if "recipe" in context.params and "overrides" in context.params:
         overrides = dict(text.split("=", 1) for text in context.params["overrides"])
         recipe = ROOT / context.params["recipe"]
         loaded = load_recipe(recipe, {key: parse_scalar(value) for key, value in overrides.items()})

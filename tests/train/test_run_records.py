@@ -101,7 +101,6 @@ def test_nested_records_become_flat_numbers():
 
 
 def test_tensorboard_has_every_figure(tmp_path: Path):
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     tiny_trainer(tmp_path / "run", norms_every=4, tracking={"tensorboard": str(tmp_path / "board")}).fit()

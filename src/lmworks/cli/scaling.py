@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--loss", default="loss", show_default=True, help="Field that is fitted.")
 @click.option("--flops", "budgets", multiple=True, type=click.FloatRange(min=0, min_open=True), help="Budget to plan.")
 @click.option(
@@ -83,7 +83,7 @@ def _shown(value: Interval) -> str:
 
 
 @click.command()
-@click.argument("planned", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="PLANNED.yaml")
+@click.argument("planned", type=click.Path(dir_okay=False, path_type=Path), metavar="PLANNED.yaml")
 @click.argument("output", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--size", "sizes", multiple=True, required=True, metavar="HIDDENxLAYERS", help="Such as 128x4; repeat.")
 @click.option("--steps", multiple=True, required=True, type=click.IntRange(min=1), help="Updates; repeat.")
