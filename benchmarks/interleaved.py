@@ -14,6 +14,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -146,7 +147,10 @@ def in_turn(
             for contestant in contestants:
                 if contestant.name not in case.get("contestants", [contestant.name]):
                     continue
+                began = time.perf_counter()
                 answer = contestant.run({**case, "turn": turn})
+                seconds = time.perf_counter() - began
+                print(f"round {turn}, {case['case']}: {contestant.name}, {seconds:.1f} s", file=sys.stderr)
                 if turn:
                     answers.setdefault((contestant.name, case["case"]), []).append(answer)
     return answers
