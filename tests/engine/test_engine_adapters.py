@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 
+import peft
 import pytest
 import torch
+import transformers
 from tiny_engine import VOCABULARY, byte_tokenizer, random_prompts
 
 from lmworks.core.errors import CheckpointError, LMWorksError, ModelNotFoundError, RequestError
@@ -15,9 +17,6 @@ from lmworks.engine import LLM, EngineConfig
 from lmworks.engine.offline import collect, run_requests
 from lmworks.engine.request import Request
 from lmworks.models.hub import load_pretrained
-
-peft = pytest.importorskip("peft")
-transformers = pytest.importorskip("transformers")
 
 # peft reads an attribute that the newest transformers has renamed, and says what it does about Conv1D and heads
 pytestmark = pytest.mark.filterwarnings(

@@ -101,7 +101,6 @@ def structured(name, **how) -> Request:
 
 
 def test_others_go_on_while_a_grammar_is_compiled_and_when_it_fails(later):
-    pytest.importorskip("llguidance")
     e = engine(max_num_seqs=1)
     e._grammars = compiler = Compiler()
     for name in ("wrong", "broken", "aborted", "late"):
@@ -127,7 +126,6 @@ def test_others_go_on_while_a_grammar_is_compiled_and_when_it_fails(later):
 
 
 def test_every_completion_has_a_constraint_of_its_own():
-    pytest.importorskip("llguidance")
     e = engine()
     outputs = StructuredOutputs(regex="[ab]{5}")
     params = SamplingParams(n=3, seed=1, max_tokens=20, structured_outputs=outputs)

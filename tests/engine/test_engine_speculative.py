@@ -168,7 +168,6 @@ def test_guesses_never_reach_the_prefix_cache():
 
 
 def test_a_grammar_is_followed_by_guesses_and_answers(draft_folder):
-    pytest.importorskip("llguidance")
     model, tokenizer = exact_model(), byte_tokenizer()
     prompts = [[BOS, *p] for p in random_prompts([5, 9])]
     params = [

@@ -52,16 +52,21 @@ def linear_cross_entropy(
     Returns:
         Scalar float32. Its gradient flows to `hidden`, `weight` and `bias`.
     """
-    # Inside the Function torch records nothing, so it must be told here whether gradients are wanted.
-    wanted = torch.is_grad_enabled()
-    grads = (
-        wanted and hidden.requires_grad,
-        wanted and (weight.requires_grad or (bias is not None and bias.requires_grad)),
-    )
-    loss: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+    grads = gradients_wanted(hidden, weight, bias)
+    loss: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]  # a method of torch's without types
         hidden, weight, bias, targets, loss_weights, softcap, chunk_tokens, z_loss, label_smoothing, grads
     )
     return loss
+
+
+def gradients_wanted(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[bool, bool]:
+    """Whether gradients are wanted of activations, and of their head.
+
+    Inside a `torch.autograd.Function` torch records nothing, so it must be told beforehand.
+    """
+    wanted = torch.is_grad_enabled()
+    head = weight.requires_grad or (bias is not None and bias.requires_grad)
+    return wanted and hidden.requires_grad, wanted and head
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from lmworks.kernels.linear_cross_entropy import gradients_wanted
+
 
 def linear_divergence_reference(
     hidden: Tensor, weight: Tensor, teacher_hidden: Tensor, teacher_weight: Tensor, loss_weights: Tensor, *,
@@ -66,14 +68,9 @@ def linear_divergence(
     Returns:
         Scalar float32. Its gradient flows to `hidden`, `weight` and `bias`.
     """
-    # Inside the Function torch records nothing, so it must be told here whether gradients are wanted.
-    wanted = torch.is_grad_enabled()
-    grads = (
-        wanted and hidden.requires_grad,
-        wanted and (weight.requires_grad or (bias is not None and bias.requires_grad)),
-    )
+    grads = gradients_wanted(hidden, weight, bias)
     teacher = (teacher_hidden.detach(), teacher_weight.detach(), teacher_bias, teacher_softcap)
-    loss: Tensor = _LinearDivergence.apply(  # type: ignore[no-untyped-call]
+    loss: Tensor = _LinearDivergence.apply(  # type: ignore[no-untyped-call]  # a method of torch's without types
         hidden, weight, bias, softcap, teacher, loss_weights, beta, temperature, chunk_tokens, grads
     )
     return loss

@@ -110,14 +110,12 @@ def _address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-_OPERATIONS = torch.library.Library("lmworks", "FRAGMENT")  # type: ignore[no-untyped-call]  # torch leaves it untyped
-_OPERATIONS.define(  # type: ignore[no-untyped-call]
+_OPERATIONS = torch.library.Library("lmworks", "FRAGMENT")
+_OPERATIONS.define(
     "paged_attention(Tensor query, Tensor cache, Tensor block_tables, Tensor shares, float scale, float softcap, "
     "int window, Tensor? sinks, Tensor? slopes) -> Tensor"
 )
-_OPERATIONS.define(  # type: ignore[no-untyped-call]
-    "write_cache(Tensor(a!) cache, Tensor key, Tensor value, Tensor block_tables, Tensor shares) -> ()"
-)
+_OPERATIONS.define("write_cache(Tensor(a!) cache, Tensor key, Tensor value, Tensor block_tables, Tensor shares) -> ()")
 
 
 @torch.library.impl(_OPERATIONS, "paged_attention", "CPU")

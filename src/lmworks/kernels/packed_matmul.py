@@ -257,8 +257,8 @@ def _native() -> ctypes.CDLL | None:
     return loaded
 
 
-_OPERATIONS = torch.library.Library("lmworks", "FRAGMENT")  # type: ignore[no-untyped-call]  # torch leaves it untyped
-_OPERATIONS.define(  # type: ignore[no-untyped-call]
+_OPERATIONS = torch.library.Library("lmworks", "FRAGMENT")
+_OPERATIONS.define(
     "packed_matmul(Tensor x, Tensor packed, Tensor? bias, int kind, int out_features, int in_features, "
     "int group_size) -> Tensor"
 )

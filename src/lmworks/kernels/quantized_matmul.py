@@ -170,10 +170,8 @@ def _forced(name: str) -> Path:
     raise ConfigError(f"{FORCE_VARIABLE} = {name!r} is no path{nearest(name, list(PATHS))}", "Unset it or name a path")
 
 
-_OPERATIONS = torch.library.Library("lmworks", "FRAGMENT")  # type: ignore[no-untyped-call]  # torch leaves it untyped
-_OPERATIONS.define(  # type: ignore[no-untyped-call]
-    "quantized_matmul(Tensor x, Tensor weight, Tensor scale, Tensor? zero, int group_size) -> Tensor"
-)
+_OPERATIONS = torch.library.Library("lmworks", "FRAGMENT")
+_OPERATIONS.define("quantized_matmul(Tensor x, Tensor weight, Tensor scale, Tensor? zero, int group_size) -> Tensor")
 
 
 @torch.library.impl(_OPERATIONS, "quantized_matmul", "CUDA")

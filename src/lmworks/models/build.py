@@ -55,9 +55,7 @@ def _table(rows: int, width: int) -> nn.Embedding | None:
     """Vectors that nobody has drawn yet: to draw them on the meta device, torch imports its compiler for a second."""
     if not rows:
         return None
-    table: nn.Embedding = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        torch.empty(rows, width), freeze=False
-    )
+    table: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
     return table
 
 

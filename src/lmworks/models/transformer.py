@@ -224,7 +224,7 @@ class Transformer(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move or cast the model, as `to` does; leaving the meta device makes two parameters of a tied one."""
         tied = self.tied and getattr(self.lm_head, "weight", None) is self.embed_tokens.weight
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # a method of torch's without types
         if tied:
             self.tie_weights()
         return self

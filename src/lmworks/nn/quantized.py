@@ -77,7 +77,7 @@ class QuantizedMatrix(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         kept = {name: tensor for name in GRID if (tensor := getattr(self, name)) is not None}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # a method of torch's without types
         for name, tensor in kept.items():
             if (moved := getattr(self, name)).dtype != tensor.dtype:
                 setattr(self, name, moved.to(tensor.dtype) if tensor.is_meta else tensor.to(moved.device))

@@ -21,19 +21,19 @@ _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_sc
 
 def copied(x: Tensor, group: dist.ProcessGroup) -> Tensor:
     """An equal tensor as it is; its gradient, partial as every rank uses it for something else, is summed."""
-    result: Tensor = _Copied.apply(x, group)  # type: ignore[no-untyped-call]
+    result: Tensor = _Copied.apply(x, group)  # type: ignore[no-untyped-call]  # a method of torch's without types
     return result
 
 
 def summed(x: Tensor, group: dist.ProcessGroup) -> Tensor:
     """The sum of partial tensors; its gradient, equal as every rank goes on with the same, is passed on."""
-    result: Tensor = _Summed.apply(x, group)  # type: ignore[no-untyped-call]
+    result: Tensor = _Summed.apply(x, group)  # type: ignore[no-untyped-call]  # a method of torch's without types
     return result
 
 
 def joined(x: Tensor, length: int, group: dist.ProcessGroup) -> Tensor:
     """Each rank's run of rows -> equal [length, ...] that every rank uses alike; gradients, equal, are split."""
-    result: Tensor = _Join.apply(x, length, group)  # type: ignore[no-untyped-call]
+    result: Tensor = _Join.apply(x, length, group)  # type: ignore[no-untyped-call]  # a method of torch's without types
     return result
 
 
@@ -152,25 +152,15 @@ class _Join(torch.autograd.Function):
         return _own(grad, ctx.group), None, None
 
 
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, tokens: int, group: dist.ProcessGroup) -> Tensor:
-        ctx.group = group
-        return _all(x, tokens, group)
-
+class _Gather(_Join):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         return _own_sum(grad, ctx.group), None, None
 
 
-class _Scatter(torch.autograd.Function):
+class _Scatter(_Split):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
         ctx.group, ctx.tokens = group, len(x)
         return _own_sum(x, group)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _all(grad, ctx.tokens, ctx.group), None

@@ -73,7 +73,7 @@ class DividedHead(nn.Module):
     ) -> Tensor:  # fmt: skip
         """As `linear_cross_entropy` of the whole head; equal on every rank, as its arguments are."""
         bias = None if self.bias is None else local(self.bias)
-        loss: Tensor = _DividedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        loss: Tensor = _DividedCrossEntropy.apply(  # type: ignore[no-untyped-call]  # a method of torch's without types
             copied(hidden, self.group), local(self.weight), bias, targets, loss_weights,
             softcap, z_loss, label_smoothing, chunk_tokens, self.group, torch.is_grad_enabled(),
         )  # fmt: skip

@@ -78,4 +78,4 @@ def _selective_contexts() -> tuple[Any, Any]:
                 return CheckpointPolicy.MUST_SAVE
         return CheckpointPolicy.PREFER_RECOMPUTE
 
-    return create_selective_checkpoint_contexts(policy)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return create_selective_checkpoint_contexts(policy)

@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from lmworks.core.errors import ArtifactError, CheckpointError, TrainingError, disk_errors
 from lmworks.core.lineage import recover, verify, write_artifact
 from lmworks.core.progress import say
+from lmworks.train.nested import leaves
 
 PREFIX = "step-"
 DAMAGED = ".damaged"
@@ -131,7 +132,7 @@ def require_same_run(checkpoint: Checkpoint, identity: Mapping[str, Any]) -> Non
     Raises:
         TrainingError: naming each setting that differs, with both values.
     """
-    before, now = _flat(checkpoint.identity), _flat(identity)
+    before, now = leaves(checkpoint.identity, "."), leaves(identity, ".")
     changed = [
         f"{key} was {before.get(key, 'absent')} and is now {now.get(key, 'absent')}"
         for key in sorted(before.keys() | now.keys())
@@ -142,16 +143,6 @@ def require_same_run(checkpoint: Checkpoint, identity: Mapping[str, Any]) -> Non
             f"{checkpoint.path} belongs to another run: " + "; ".join(changed),
             f"Restore these settings, or remove {checkpoint.path.parent} to start anew",
         )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 @contextmanager

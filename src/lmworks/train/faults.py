@@ -37,7 +37,7 @@ def infinite_gradient(loss: Loss) -> Loss:
         return gradient * float("inf")
 
     if loss.loss_sum.requires_grad:
-        loss.loss_sum.register_hook(overflow)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        loss.loss_sum.register_hook(overflow)
     return loss
 
 

@@ -16,6 +16,7 @@ from pydantic import Field
 from lmworks.core.config import Config
 from lmworks.core.errors import disk_errors, require
 from lmworks.core.progress import say
+from lmworks.train.nested import leaves
 
 Record = Mapping[str, Any]
 
@@ -135,7 +136,7 @@ class MLflowSink:
         found = self._client.get_experiment_by_name(experiment)
         identity = self._client.create_experiment(experiment) if found is None else found.experiment_id
         self._run = self._client.create_run(identity, run_name=run_folder.name).info.run_id
-        for key, value in _leaves(settings).items():
+        for key, value in leaves(settings, "/").items():
             self._client.log_param(self._run, key, value)
         with disk_errors(kept):
             kept.write_text(self._run, encoding="utf-8")
@@ -154,14 +155,4 @@ class MLflowSink:
 
 def flat(record: Record) -> dict[str, float]:
     """The numbers of a nested record, by keys joined with `/`."""
-    return {key: value for key, value in _leaves(record).items() if isinstance(value, int | float)}
-
-
-def _leaves(record: Record, prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for key, value in record.items():
-        if isinstance(value, Mapping):
-            leaves |= _leaves(value, f"{prefix}{key}/")
-        else:
-            leaves[prefix + key] = value
-    return leaves
+    return {key: value for key, value in leaves(record, "/").items() if isinstance(value, int | float)}

@@ -80,7 +80,7 @@ class CompiledDecode:
         inputs[:, : length + 1] = 0
         arguments = inputs[:, :length], inputs[:, length], inputs[:, length + 1 :]
         if self._device.type == "cuda":
-            beside = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            beside = torch.cuda.Stream(self._device)
             with torch.cuda.stream(beside):
                 compiled(*arguments)
             beside.synchronize()

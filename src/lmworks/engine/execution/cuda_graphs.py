@@ -231,7 +231,7 @@ class CudaRecorder:
             RuntimeError: the step waits for the GPU, or does what a graph cannot hold.
         """
         current = torch.cuda.current_stream()
-        beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        beside = torch.cuda.Stream()
         beside.wait_stream(current)
         with torch.cuda.stream(beside):
             for _ in range(WARM_UPS):

@@ -42,7 +42,7 @@ class LayerOffload:
         """Each layer's weights, one behind the other, where the device can fetch them by itself."""
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
-            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            self._stream = torch.cuda.Stream(device)
             self._copied, self._used = ([_event(), _event()] for _ in range(2))
         for number, layer in enumerate(layers[first:]):
             self._kept.append(_moved_out(layer, self._places[number % 2], pinned=device.type == "cuda"))
@@ -83,7 +83,7 @@ class LayerOffload:
 
 
 def _event() -> torch.cuda.Event:
-    return torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return torch.cuda.Event()
 
 
 def _numbered(call: Any, number: int) -> Any:

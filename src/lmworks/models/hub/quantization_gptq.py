@@ -166,4 +166,4 @@ def _unpack(packed: Tensor, bits: int) -> Tensor:
 def _awq_unpack(packed: Tensor) -> Tensor:
     """[n, m] int32 -> [n, 8 m] uint8."""
     inverse = torch.tensor(AWQ_ORDER).argsort()
-    return _unpack(packed, 4).unflatten(1, (-1, 8))[:, :, inverse].flatten(1)  # type: ignore[no-untyped-call]
+    return _unpack(packed, 4).unflatten(1, (-1, 8))[:, :, inverse].flatten(1)
