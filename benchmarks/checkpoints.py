@@ -16,7 +16,7 @@ import torch
 from interleaved import HERE, PEERS
 
 from lmworks.core.lineage import content_hash
-from lmworks.data.fetch import FetchConfig, fetch
+from lmworks.data.acquisition.fetch import FetchConfig, fetch
 from lmworks.kernels.native.library import cache_folder
 from lmworks.models.hub import load_pretrained, save_pretrained
 from lmworks.tokenization import load_tokenizer

@@ -133,17 +133,27 @@ def running(contestants: Sequence[Runs]) -> Iterator[None]:
 
 
 def in_turn(
-    contestants: Sequence[Runs], cases: Sequence[Mapping[str, Any]], rounds: int
+    contestants: Sequence[Runs],
+    cases: Sequence[Mapping[str, Any]],
+    rounds: int,
+    *,
+    warm_up: Sequence[Mapping[str, Any]] | None = None,
 ) -> dict[tuple[str, str], list[dict[str, float]]]:
     """Run every case by every contestant, `rounds` times over.
+
+    Args:
+        contestants: who runs, started.
+        cases: what they run.
+        rounds: how often.
+        warm_up: what they run before, unmeasured; all cases where not given.
 
     Returns:
         Answers by contestant and the case's name. A case's `contestants`, where given, names who runs it; it is told
         the number of its `turn`.
     """
     answers: dict[tuple[str, str], list[dict[str, float]]] = {}
-    for turn in range(rounds + 1):  # the first warms up
-        for case in cases:
+    for turn in range(rounds + 1):
+        for case in cases if turn or warm_up is None else warm_up:
             for contestant in contestants:
                 if contestant.name not in case.get("contestants", [contestant.name]):
                     continue

@@ -45,7 +45,7 @@ def cases(*, quick: bool) -> list[dict[str, Any]]:
 def measure(servers: Sequence[Server], given: list[dict[str, Any]], rounds: int) -> Iterator[dict[str, Any]]:
     """A row for every case and measure, the first server being ours."""
     with running(servers):
-        answers = in_turn(servers, given, rounds)
+        answers = in_turn(servers, given, rounds, warm_up=given[:1])
     for case in given:
         by_server = {server.name: answers[server.name, case["case"]] for server in servers}
         own, *peers = by_server

@@ -7,7 +7,7 @@ import zipfile
 import pytest
 
 from lmworks.core.errors import DataError
-from lmworks.data.archive import members
+from lmworks.data.acquisition.archive import members
 
 
 def make_zip(path, files):

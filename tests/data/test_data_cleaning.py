@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmworks.data.filters import PRESETS, first_broken, remove_lines, rules_of
-from lmworks.data.normalize import divide, normalize
-from lmworks.data.text_measures import TextMeasures
+from lmworks.data.cleaning.filters import PRESETS, first_broken, remove_lines, rules_of
+from lmworks.data.cleaning.normalize import divide, normalize
+from lmworks.data.cleaning.text_measures import TextMeasures
 
 SENTENCE = "The keeper of the light walked down to the shore and looked out over the water that morning. "
 GOOD = (

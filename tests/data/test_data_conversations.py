@@ -9,7 +9,7 @@ import torch
 
 from lmworks.core.errors import DataError
 from lmworks.core.messages import Message
-from lmworks.data.conversations import ConversationRows, load_conversations
+from lmworks.data.rows.conversations import ConversationRows, load_conversations
 
 EXPECTED = [Message(role="user", content="Hi"), Message(role="assistant", content="Hello")]
 LAYOUTS = {

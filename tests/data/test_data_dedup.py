@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from lmworks.core.errors import DataError
-from lmworks.data.dedup import DedupConfig, choose, exact_key, find_groups, minhash
+from lmworks.data.corpus.split import hold_out, overlapping
+from lmworks.data.deduplication.dedup import DedupConfig, choose, exact_key, find_groups, minhash
 from lmworks.data.shingles import Shingles
-from lmworks.data.split import hold_out, overlapping
 
 WORDS = [f"{a}{b}{c}" for a in "bdgklmnprst" for b in "aeiou" for c in "lmnrst"]
 

@@ -12,12 +12,12 @@ import pytest
 
 from lmworks.core.errors import ConfigError, DataError
 from lmworks.core.lineage import verify
-from lmworks.data import catalog, package_index
-from lmworks.data.catalog import SOURCES
-from lmworks.data.conversations import load_conversations
-from lmworks.data.fetch import FetchConfig, fetch
-from lmworks.data.index_settings import IndexSettings
-from lmworks.data.wiki_questions import question_and_answer, sentences
+from lmworks.data.acquisition import catalog, package_index
+from lmworks.data.acquisition.catalog import SOURCES
+from lmworks.data.acquisition.fetch import FetchConfig, fetch
+from lmworks.data.acquisition.index_settings import IndexSettings
+from lmworks.data.acquisition.wiki_questions import question_and_answer, sentences
+from lmworks.data.rows.conversations import load_conversations
 
 ARTICLES = {
     "Ada Lovelace": {"extract": "Ada Lovelace was an English mathematician. She wrote notes.", "topic": "People"},

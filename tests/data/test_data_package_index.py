@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from lmworks.core.errors import DownloadError
-from lmworks.data import index_settings, package_index, web
-from lmworks.data.index_settings import IndexSettings, npm_registry, redact
-from lmworks.data.package_index import PackageFile, cache_folder, obtain
+from lmworks.data.acquisition import index_settings, package_index, web
+from lmworks.data.acquisition.index_settings import IndexSettings, npm_registry, redact
+from lmworks.data.acquisition.package_index import PackageFile, cache_folder, obtain
 
 CONTENT = b"the content of a wheel " * 1000
 NAME = "thing-1.0-py3-none-any.whl"

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmworks.core.errors import DataError
-from lmworks.data.packing import PackedRows
 from lmworks.data.shuffle import permutation
+from lmworks.data.tokens.packing import PackedRows
 
 EOS = 0
 

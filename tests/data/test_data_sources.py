@@ -9,8 +9,8 @@ import pytest
 from lmworks.core.errors import ArtifactError, DataError
 from lmworks.core.generation import Document
 from lmworks.core.lineage import write_artifact
-from lmworks.data.extract import UnreadableError, decode, html_text, pdf_text
-from lmworks.data.sources import Rejection, RowFields, read_documents
+from lmworks.data.extraction.extract import UnreadableError, decode, html_text, pdf_text
+from lmworks.data.extraction.sources import Rejection, RowFields, read_documents
 
 
 def read(path, **fields):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lmworks.core.errors import ArtifactError, DataError
-from lmworks.data.token_store import TokenStore, TokenStoreWriter
+from lmworks.data.tokens.token_store import TokenStore, TokenStoreWriter
 
 DOCUMENTS = [[0, 5, 6, 0], [0, 0], [0, *range(10, 30), 0], [0, 7, 0]]
 

@@ -6,9 +6,9 @@ import pytest
 
 from lmworks.core.errors import ArtifactError, DataError, TokenizerError
 from lmworks.core.lineage import load_manifest, verify, write_artifact
-from lmworks.data.packing import PackedRows
-from lmworks.data.token_store import TokenStore
-from lmworks.data.tokenize import TokenizeConfig, document_marks, tokenize
+from lmworks.data.tokens.packing import PackedRows
+from lmworks.data.tokens.token_store import TokenStore
+from lmworks.data.tokens.tokenize import TokenizeConfig, document_marks, tokenize
 from lmworks.tokenization import load_tokenizer
 from lmworks.tokenization.training import TokenizerConfig, train_tokenizer
 

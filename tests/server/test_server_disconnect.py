@@ -2,22 +2,15 @@
 
 import json
 import socket
-import time
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from waiting import until
 
 from lmworks.server.journal import find_response
 
 BODY = {"model": "talker", "messages": [{"role": "user", "content": "hi"}]}
-
-
-def until(condition, seconds=5.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def post_and_hang_up(url, body, engine, *, after_bytes=0):

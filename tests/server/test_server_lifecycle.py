@@ -13,6 +13,7 @@ import httpx
 import pytest
 import torch
 from scripted_engine import ScriptedEngine
+from waiting import until
 
 from lmworks.core.errors import EngineUnavailableError, ServerError
 from lmworks.models.build import build_model
@@ -42,13 +43,6 @@ def pair(folder):
     models = {"one": {"path": folder, "aliases": ["uno"]}, "two": {"path": folder, "engine": {"max_model_len": 32}}}
     with start_in_background(ServeConfig.parse({"models": models, "port": 0})) as server:
         yield server
-
-
-def until(condition, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def status(url, path):

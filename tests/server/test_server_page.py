@@ -5,6 +5,7 @@ import shutil
 
 import httpx
 import pytest
+from waiting import until
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -94,7 +95,7 @@ def test_stop_by_button_and_by_key_then_regenerate(page, engine):
     page.get_by_role("button", name="Stop").click()
     page.locator(".stats").filter(has_text="stopped").wait_for()
     page.locator("#status").filter(has_text="Stopped.").wait_for(state="attached")
-    assert len(engine.aborted) == 1
+    until(lambda: len(engine.aborted) == 1)
     page.get_by_role("button", name="Regenerate").click()
     page.locator(".streaming .stats").filter(has_text="token").wait_for()
     page.keyboard.press("Escape")
@@ -102,7 +103,7 @@ def test_stop_by_button_and_by_key_then_regenerate(page, engine):
     assert answers(page).count() == 1
     assert len(engine.asked) == 2
     assert engine.asked[0][0] == engine.asked[1][0]
-    assert not engine.running
+    until(lambda: not engine.running)
 
 
 @needs_browser

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 
 import httpx
 import openai
@@ -14,6 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from scripted_engine import ScriptedEngine
+from waiting import until
 
 from lmworks.cli.trace import trace
 from lmworks.core.errors import ConfigError, LMWorksError, ServerError
@@ -63,13 +63,6 @@ def client(real):
 def metric(url, name):
     line = next(x for x in httpx.get(f"{url}/metrics").text.splitlines() if x.startswith(name + "{"))
     return float(line.rpartition(" ")[2])
-
-
-def until(condition, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def test_the_server_says_what_the_engine_says(client, model_folder, tokenizer):

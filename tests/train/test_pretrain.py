@@ -13,7 +13,7 @@ import torch
 import lmworks.train.pretrain as stage
 from lmworks.core.errors import ArtifactError, ConfigError, MissingExtraError, TokenizerError, TrainingError
 from lmworks.core.lineage import verify, write_artifact
-from lmworks.data.tokenize import TokenizeConfig, tokenize
+from lmworks.data.tokens.tokenize import TokenizeConfig, tokenize
 from lmworks.models.hub import load_pretrained
 from lmworks.tokenization import load_tokenizer
 from lmworks.tokenization.training import TokenizerConfig, train_tokenizer

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lmworks.data.packing import PackedRows
+from lmworks.data.tokens.packing import PackedRows
 from lmworks.models.build import build_model
 from lmworks.models.config import ModelConfig, StackConfig
 from lmworks.models.slots import AttentionConfig, MLPConfig

@@ -8,7 +8,7 @@ from lmworks.adapters import LoraConfig, load_adapter, merge_and_unload
 from lmworks.core.errors import ConfigError, DataError, TokenizerError
 from lmworks.core.lineage import verify
 from lmworks.core.messages import Message
-from lmworks.data.conversations import load_conversations
+from lmworks.data.rows.conversations import load_conversations
 from lmworks.models.build import build_model
 from lmworks.models.config import ModelConfig, StackConfig
 from lmworks.models.hub import load_pretrained, save_pretrained

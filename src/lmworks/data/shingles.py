@@ -13,8 +13,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from lmworks.data.cleaning.text_measures import CJK_RANGES
 from lmworks.data.shuffle import mix
-from lmworks.data.text_measures import CJK_RANGES
 
 MAX_N = 13
 """Longest n-gram that can be asked for."""

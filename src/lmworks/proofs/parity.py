@@ -12,7 +12,7 @@ import torch
 
 from lmworks.core.messages import Message
 from lmworks.core.sampling import SamplingParams
-from lmworks.data.fetch import FetchConfig, fetch
+from lmworks.data.acquisition.fetch import FetchConfig, fetch
 from lmworks.engine import LLM
 from lmworks.models.hub import load_pretrained, save_pretrained
 from lmworks.models.transformer import Transformer

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from lmworks.core.errors import ArtifactError
 from lmworks.core.lineage import verify
-from lmworks.data.packing import PackedRows
+from lmworks.data.tokens.packing import PackedRows
 from lmworks.models.transformer import Transformer
 from lmworks.objectives.causal_lm import causal_lm
 from lmworks.optim.schedules import ScheduleConfig

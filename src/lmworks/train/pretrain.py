@@ -18,8 +18,8 @@ from lmworks.core.config import Config
 from lmworks.core.errors import DataError, MissingExtraError, TokenizerError
 from lmworks.core.lineage import Manifest, clock, content_hash, verify, write_artifact
 from lmworks.core.progress import say
-from lmworks.data.packing import PackedRows
-from lmworks.data.token_store import TokenStore
+from lmworks.data.tokens.packing import PackedRows
+from lmworks.data.tokens.token_store import TokenStore
 from lmworks.models.accounting import flops_per_token
 from lmworks.models.build import build_model
 from lmworks.models.config import ModelConfig

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lmworks.core.messages import Message
-from lmworks.data.conversations import ConversationRows
+from lmworks.data.rows.conversations import ConversationRows
 from lmworks.objectives.causal_lm import causal_lm
 
 Conversation = list[Message]

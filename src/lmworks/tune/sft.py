@@ -23,7 +23,7 @@ from lmworks.core.errors import ConfigError, DataError, MissingExtraError, Token
 from lmworks.core.lineage import Manifest, clock, content_hash, write_artifact
 from lmworks.core.messages import Message
 from lmworks.core.progress import say
-from lmworks.data.conversations import ConversationRows, load_conversations
+from lmworks.data.rows.conversations import ConversationRows, load_conversations
 from lmworks.models.families import family_named
 from lmworks.models.hub import load_pretrained, save_pretrained
 from lmworks.models.hub.tensor_source import own_state

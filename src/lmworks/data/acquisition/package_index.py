@@ -21,8 +21,8 @@ from typing import IO, Any, Literal
 from lmworks.core.errors import DownloadError, disk_errors
 from lmworks.core.lineage import sha256
 from lmworks.core.progress import bar, say
-from lmworks.data.index_settings import IndexSettings, npm_registry, redact
-from lmworks.data.web import ATTEMPTS, WebClient
+from lmworks.data.acquisition.index_settings import IndexSettings, npm_registry, redact
+from lmworks.data.acquisition.web import ATTEMPTS, WebClient
 
 CHUNK = 1 << 20
 _SIMPLE = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"

@@ -18,8 +18,8 @@ from typing import IO, Any
 from lmworks.core.errors import DataError, require
 from lmworks.core.generation import Document
 from lmworks.core.lineage import MANIFEST, verify
-from lmworks.data.archive import BoundedReader
-from lmworks.data.extract import EXTRACTORS, UnreadableError
+from lmworks.data.acquisition.archive import BoundedReader
+from lmworks.data.extraction.extract import EXTRACTORS, UnreadableError
 from lmworks.data.identity import row_id
 
 MAX_FILE_BYTES = 1 << 30

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from lmworks.data.wiki_questions import question_and_answer
+from lmworks.data.acquisition.wiki_questions import question_and_answer
 
 Members = Iterable[tuple[str, IO[bytes]]]
 Row = dict[str, Any]

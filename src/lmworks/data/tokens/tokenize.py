@@ -17,7 +17,7 @@ from lmworks.core.config import Config
 from lmworks.core.errors import DataError, TokenizerError
 from lmworks.core.lineage import Manifest, clock, verify, write_artifact
 from lmworks.core.progress import bar, say
-from lmworks.data.token_store import TokenStoreWriter
+from lmworks.data.tokens.token_store import TokenStoreWriter
 from lmworks.tokenization import Tokenizer, load_tokenizer
 
 SPLITS = ("train", "validation")

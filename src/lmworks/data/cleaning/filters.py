@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lmworks.data.text_measures import TextMeasures
+from lmworks.data.cleaning.text_measures import TextMeasures
 
 Preset = Literal["prose", "english", "code", "none"]
 GOPHER = "Gopher, Rae et al. 2021, appendix A.1"

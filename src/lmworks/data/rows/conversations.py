@@ -16,7 +16,7 @@ from typing import Protocol
 from lmworks.core.errors import DataError
 from lmworks.core.messages import Message
 from lmworks.core.progress import bar
-from lmworks.data.chat_layouts import parse_conversation
+from lmworks.data.rows.chat_layouts import parse_conversation
 from lmworks.data.shuffle import permutation
 from lmworks.nn.batch import Batch, next_token_document, pack
 

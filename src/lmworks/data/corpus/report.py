@@ -17,8 +17,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 
 from lmworks.core.generation import Document
-from lmworks.data.filters import Rule
-from lmworks.data.sources import Rejection
+from lmworks.data.cleaning.filters import Rule
+from lmworks.data.extraction.sources import Rejection
 
 SAMPLES = 3
 SAMPLE_CHARACTERS = 600
@@ -182,4 +182,4 @@ def render_html(report: Mapping[str, Any]) -> str:
 def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["commas"] = lambda number: f"{number:,}"
-    return environment.from_string(files(__package__).joinpath("prepare_report.html.jinja").read_text(encoding="utf-8"))
+    return environment.from_string(files(__package__).joinpath("report.html.jinja").read_text(encoding="utf-8"))

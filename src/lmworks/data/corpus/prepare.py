@@ -21,13 +21,13 @@ from lmworks.core.errors import DataError
 from lmworks.core.generation import Document
 from lmworks.core.lineage import Manifest, clock, write_artifact
 from lmworks.core.progress import bar, say
-from lmworks.data.dedup import DedupConfig, choose, find_groups
-from lmworks.data.filters import Preset, first_broken, remove_lines, rules_of
-from lmworks.data.normalize import divide, normalize
-from lmworks.data.prepare_report import Findings, render_html
+from lmworks.data.cleaning.filters import Preset, first_broken, remove_lines, rules_of
+from lmworks.data.cleaning.normalize import divide, normalize
+from lmworks.data.corpus.report import Findings, render_html
+from lmworks.data.corpus.split import hold_out, overlapping
+from lmworks.data.deduplication.dedup import DedupConfig, choose, find_groups
+from lmworks.data.extraction.sources import Rejection, RowFields, read_documents
 from lmworks.data.shingles import Shingles
-from lmworks.data.sources import Rejection, RowFields, read_documents
-from lmworks.data.split import hold_out, overlapping
 
 
 class PrepareConfig(Config):

@@ -21,10 +21,10 @@ from lmworks.core.errors import ConfigError, DataError
 from lmworks.core.lineage import ArtifactWriter, Manifest, clock, write_artifact
 from lmworks.core.progress import bar, say
 from lmworks.core.registry import resolve
-from lmworks.data.archive import members
-from lmworks.data.catalog import Source, find_source
+from lmworks.data.acquisition.archive import members
+from lmworks.data.acquisition.catalog import Source, find_source
+from lmworks.data.acquisition.package_index import obtain
 from lmworks.data.identity import row_id
-from lmworks.data.package_index import obtain
 
 
 class FetchConfig(Config):
