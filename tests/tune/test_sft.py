@@ -11,6 +11,7 @@ from lmworks.core.messages import Message
 from lmworks.data.rows.conversations import load_conversations
 from lmworks.models.build import build_model
 from lmworks.models.config import ModelConfig, StackConfig
+from lmworks.models.families import family_named
 from lmworks.models.hub import load_pretrained, save_pretrained
 from lmworks.models.slots import AttentionConfig, MLPConfig
 from lmworks.nn.attention_context import PackedContext
@@ -202,3 +203,23 @@ def test_templates_that_cannot_teach_stopping_are_refused(base):
     endless = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
     with pytest.raises(TokenizerError, match="could not learn to stop"):
         chat_tokenizer(tokenizer.with_chat_template(endless))
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(r=2)])
+def test_a_mixture_of_experts_is_tuned_with_its_routing_loss(base, conversations, tmp_path, lora):
+    tokenizer = load_tokenizer(base)
+    sizes = {"vocab_size": tokenizer.vocab_size, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2,
+             "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64,
+             "num_local_experts": 4, "num_experts_per_tok": 2, "bos_token_id": 0, "eos_token_id": 0}  # fmt: skip
+    losses = {}
+    for coefficient in (0.0, 1.0):
+        config = family_named("mixtral").config_from_hf(sizes | {"router_aux_loss_coef": coefficient})
+        folder = tmp_path / f"experts-{coefficient}"
+        save_pretrained(build_model(config, seed=0), folder)
+        tokenizer.save(folder)
+        output = tmp_path / f"chat-{coefficient}"
+        sft(settings(folder, conversations, output, lora=lora, max_steps=2))
+        first = json.loads((output / "metrics.jsonl").read_text().splitlines()[0])
+        losses[coefficient] = first["loss"] - coefficient * first.get("router_aux_loss", 0.0)
+        assert ("router_aux_loss" in first) == (coefficient > 0)
+    assert losses[0.0] == pytest.approx(losses[1.0], rel=1e-5)

@@ -36,6 +36,7 @@ from lmworks.tokenization import Tokenizer, check_compatible, load_tokenizer
 from lmworks.tokenization.chat_template import CHATML
 from lmworks.train.callbacks import Callback, StepEnd, every
 from lmworks.train.config import TrainConfig
+from lmworks.train.moe import balanced
 from lmworks.train.plot import plot_run
 from lmworks.train.trainer import Trainer
 from lmworks.tune.held_out import Conversation, choose, validation_loss
@@ -149,7 +150,8 @@ def sft(config: SFTConfig) -> Manifest:
     run_folder = config.output.with_name(config.output.name + ".checkpoints")
     result = Trainer(
         model,
-        causal_lm,
+        # Adapters leave the routers as they are: their losses shape what reaches them, their biases stay.
+        balanced(causal_lm, model.config, 0.0 if config.lora is not None else train.router_bias_update_speed),
         rows,
         train,
         run_folder,
