@@ -74,6 +74,8 @@ class Algorithm:
     """Names of the state that a parameter has after its first update."""
     matrices_only: bool = False
     """Takes the hidden matrices; AdamW takes the rest."""
+    entrywise: bool = False
+    """Updates each entry by itself, so that parts of a parameter can be updated apart."""
 
 
 def _always(*slots: str) -> Callable[[nn.Parameter, OptimizerConfig], frozenset[str]]:
@@ -97,17 +99,21 @@ ALGORITHMS: dict[str, Algorithm] = {
     "adamw": Algorithm(
         lambda groups, c: torch.optim.AdamW(groups, betas=c.betas, eps=c.eps, fused=True),
         _always("step", "exp_avg", "exp_avg_sq"),
+        entrywise=True,
     ),
     "adam": Algorithm(
         lambda groups, c: torch.optim.Adam(groups, betas=c.betas, eps=c.eps, fused=True),
         _always("step", "exp_avg", "exp_avg_sq"),
+        entrywise=True,
     ),
-    "sgd": Algorithm(lambda groups, c: torch.optim.SGD(groups, momentum=c.momentum, fused=True), _sgd_slots),
+    "sgd": Algorithm(
+        lambda groups, c: torch.optim.SGD(groups, momentum=c.momentum, fused=True), _sgd_slots, entrywise=True
+    ),
     "adafactor": Algorithm(lambda groups, _c: torch.optim.Adafactor(groups), _adafactor_slots),
     "muon": Algorithm(
         lambda groups, c: torch.optim.Muon(groups, momentum=c.momentum), _always("momentum_buffer"), matrices_only=True
     ),
-    "lion": Algorithm(lambda groups, c: Lion(groups, betas=c.betas), _always("exp_avg")),
+    "lion": Algorithm(lambda groups, c: Lion(groups, betas=c.betas), _always("exp_avg"), entrywise=True),
     "lamb": Algorithm(
         lambda groups, c: Lamb(groups, betas=c.betas, eps=c.eps), _always("step", "exp_avg", "exp_avg_sq")
     ),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lmworks.core.errors import CheckpointError
 from lmworks.optim.param_groups import trainable
+from lmworks.optim.shards import divided_as, part
 
 
 class WeightAverage:
@@ -34,7 +35,8 @@ class WeightAverage:
         Early on the decay is (1 + step) / (10 + step), so that random initial weights are soon forgotten.
         """
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self._average.values()), [p.detach() for _, p in trainable(self._model)], 1 - decay)
+        weights = [part(parameter.detach()) for _, parameter in trainable(self._model)]
+        torch._foreach_lerp_([part(average) for average in self._average.values()], weights, 1 - decay)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Parameter name to average; shared, not copied."""
@@ -42,7 +44,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Copy in what `state_dict` gave.
+        """Copy in what `state_dict` gave, or the same whole.
 
         Raises:
             CheckpointError: it is of other parameters.
@@ -56,7 +58,7 @@ class WeightAverage:
                 "Resume with the model that the run was started with",
             )
         for name, tensor in self._average.items():
-            tensor.copy_(state[name])
+            tensor.copy_(divided_as(state[name], tensor))
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from lmworks.core.config import Config
 from lmworks.optim.param_groups import HEADS, trainable
+from lmworks.optim.shards import part
 
 UNIT_EPS = 1e-3
 """Smallest norm that a unit's weights count with, so that those that begin at zero can learn."""
@@ -49,11 +49,11 @@ class GradientNorms:
 
 
 def gradient_norms(model: nn.Module) -> GradientNorms:
-    """Norms of all gradients; of sharded ones, over all shards."""
+    """Norms of all gradients of a model that is whole on this process."""
     found = {name: p.grad for name, p in trainable(model) if p.grad is not None}
     if not found:
         return GradientNorms((), torch.zeros(0), torch.zeros(()))
-    each = torch.stack([_whole(norm).float() for norm in torch._foreach_norm(list(found.values()))])
+    each = torch.stack([norm.float() for norm in torch._foreach_norm(list(found.values()))])
     return GradientNorms(tuple(found), each, torch.linalg.vector_norm(each))
 
 
@@ -67,7 +67,7 @@ def clip_gradients(model: nn.Module, norms: GradientNorms, config: ClippingConfi
         config: the limit.
     """
     named = {name: p for name, p in trainable(model) if p.grad is not None}
-    gradients = [p.grad for p in named.values() if p.grad is not None]
+    gradients = [part(p.grad) for p in named.values() if p.grad is not None]
     if config.kind == "norm":
         torch._foreach_mul_(gradients, _factor(norms.total, config.limit))
     elif config.kind == "per_parameter":
@@ -105,7 +105,3 @@ def _unit_norms(tensor: Tensor) -> Tensor:
     if tensor.ndim <= 1:
         return torch.linalg.vector_norm(tensor)
     return torch.linalg.vector_norm(tensor, dim=-1, keepdim=True)
-
-
-def _whole(norm: Tensor) -> Tensor:
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm

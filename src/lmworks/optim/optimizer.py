@@ -1,12 +1,13 @@
 """One optimizer over all roles: the chosen algorithm for what it takes, AdamW for the rest.
 
 Its state is a flat mapping of tensors named after the parameters, which any checkpoint format can hold
-and which does not depend on the order of parameters. Knows no model class, no schedule and no files.
+and which does not depend on the order of parameters. Parameters may be divided among processes (DTensors): their state
+then is too. Knows no model class, no schedule and no files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from lmworks.optim.algorithms import ALGORITHMS, Algorithm, OptimizerConfig
 from lmworks.optim.mup import learning_rate_multipliers
 from lmworks.optim.param_groups import DECAYED, Role, parameter_roles, trainable
 from lmworks.optim.quantized_state import QuantizedState, packed_slots
+from lmworks.optim.shards import WholeParameters, divided_as, layout
 
 __all__ = ["CompositeOptimizer", "OptimizerConfig"]
 
@@ -29,7 +31,8 @@ class CompositeOptimizer:
         config: what updates them.
 
     Raises:
-        ConfigError: nothing in the model is trainable, or its learning rates cannot be scaled.
+        ConfigError: nothing in the model is trainable, its learning rates cannot be scaled, or 8-bit state is asked
+            for divided parameters.
     """
 
     def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
@@ -38,19 +41,21 @@ class CompositeOptimizer:
             raise ConfigError("no parameter of the model requires a gradient", "Unfreeze some, or add an adapter")
         self._config = config
         roles, multipliers = parameter_roles(model), learning_rate_multipliers(model, config)
-        chosen: dict[str, dict[tuple[Role, float], list[nn.Parameter]]] = {}
+        chosen: dict[str, dict[tuple[Role, float, Hashable], list[nn.Parameter]]] = {}
         for name, parameter in trainable(model):
             alone = ALGORITHMS[config.kind].matrices_only and roles[name] != "matrix"
             groups = chosen.setdefault("adamw" if alone else config.kind, {})
-            groups.setdefault((roles[name], multipliers.get(name, 1.0)), []).append(parameter)
+            key = roles[name], multipliers.get(name, 1.0), layout(parameter)  # one call takes tensors of one mesh
+            groups.setdefault(key, []).append(parameter)
         self._parts: list[tuple[Algorithm, torch.optim.Optimizer]] = [
-            (ALGORITHMS[kind], ALGORITHMS[kind].build([_group(config, *key, ps) for key, ps in groups.items()], config))
+            (
+                ALGORITHMS[kind],
+                ALGORITHMS[kind].build([_group(config, *key[:2], ps) for key, ps in groups.items()], config),
+            )
             for kind, groups in sorted(chosen.items(), key=lambda item: item[0] != config.kind)
         ]
         self.optimizers = [optimizer for _, optimizer in self._parts]
-        self._steppers: list[torch.optim.Optimizer | QuantizedState] = [
-            QuantizedState(optimizer) if config.state_bits == 8 else optimizer for optimizer in self.optimizers
-        ]
+        self._steppers = [self._stepper(algorithm, optimizer) for algorithm, optimizer in self._parts]
         self._peaks = [group["lr"] for group in self._groups()]
 
     def step(self, factor: float) -> None:
@@ -78,6 +83,8 @@ class CompositeOptimizer:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state_dict` gave; tensors on the device of their parameter are used, not copied.
 
+        State of the shape of its parameter may be given whole, and is divided as the parameter is.
+
         Raises:
             CheckpointError: the state is of another optimizer or other parameters.
         """
@@ -104,7 +111,17 @@ class CompositeOptimizer:
                             f"the state of {self._names[id(parameter)]!r} has {sorted(found)}, not {sorted(expected)}",
                             "Resume with the optimizer that the run was started with",
                         )
-                    optimizer.state[parameter] = {k: v.to(parameter.device) for k, v in found.items()}
+                    optimizer.state[parameter] = {
+                        slot: divided_as(value.to(parameter.device), parameter) for slot, value in found.items()
+                    }
+
+    def _stepper(
+        self, algorithm: Algorithm, optimizer: torch.optim.Optimizer
+    ) -> torch.optim.Optimizer | QuantizedState | WholeParameters:
+        if self._config.state_bits == 8:
+            return QuantizedState(optimizer)
+        divided = any(layout(p) is not None for group in optimizer.param_groups for p in group["params"])
+        return WholeParameters(optimizer) if divided and not algorithm.entrywise else optimizer
 
     def _slots(self, algorithm: Algorithm, parameter: nn.Parameter) -> frozenset[str]:
         slots = algorithm.slots(parameter, self._config)

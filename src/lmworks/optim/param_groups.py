@@ -24,7 +24,7 @@ DECAYED: frozenset[Role] = frozenset({"matrix", "experts", "head"})
 
 def parameter_roles(model: nn.Module) -> dict[str, Role]:
     """The role of every trainable parameter by its name; a shared parameter is listed once."""
-    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    tables = _lookup_tables(model)
     return {name: _role(name, parameter, id(parameter) in tables) for name, parameter in trainable(model)}
 
 
@@ -35,9 +35,14 @@ def trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 def has_tied_head(model: nn.Module) -> bool:
     """Whether an output layer and a lookup table are one parameter."""
-    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    tables = _lookup_tables(model)
     named = model.named_parameters(remove_duplicate=False)
     return any(id(parameter) in tables and _in_head(name) for name, parameter in named)
+
+
+def _lookup_tables(model: nn.Module) -> set[int]:
+    """Identities of their weights; a table that is divided among ranks has other code, and names its size alike."""
+    return {id(m.weight) for m in model.modules() if hasattr(m, "num_embeddings")}
 
 
 def _role(name: str, parameter: nn.Parameter, table: bool) -> Role:
