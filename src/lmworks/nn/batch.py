@@ -6,8 +6,8 @@ Tensor legend: `N` packed tokens, `D+1` document boundaries.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, fields
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -28,6 +28,10 @@ class Batch:
     loss_weights: Tensor
     """[N] float32; 0 where nothing is to be predicted."""
 
+    token_fields: ClassVar[tuple[str, ...]] = ("input_ids", "positions", "targets", "loss_weights")
+    """Fields with one entry a token, by which some of the tokens can be taken. A batch of another kind adds its own
+    where its objective asks no more of a document than its tokens."""
+
     @property
     def num_tokens(self) -> int:
         """N."""
@@ -36,6 +40,22 @@ class Batch:
     def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
         return type(self)(**{name: t.to(device, non_blocking=True) for name, t in self.__dict__.items()})
+
+    @classmethod
+    def document_fields(cls) -> tuple[str, ...]:
+        """Fields that say something of whole documents, beside their bounds; a batch that has any cannot be cut."""
+        return tuple(f.name for f in fields(cls) if f.name not in (*cls.token_fields, "cu_seqlens"))
+
+    def take(self, indices: Tensor, cu_seqlens: Tensor) -> Self:
+        """Some of the tokens, with all that is known of each.
+
+        Args:
+            indices: [n] int64, in the order of the result.
+            cu_seqlens: [pieces+1] int32 bounds of the pieces of documents, from 0 to n; positions need not begin at 0.
+        """
+        assert not self.document_fields(), f"{self.document_fields()} are of whole documents"
+        taken = {name: getattr(self, name).index_select(0, indices) for name in self.token_fields}
+        return type(self)(cu_seqlens=cu_seqlens, **taken)
 
 
 def pack(documents: Sequence[tuple[Sequence[int], Sequence[int], Sequence[float]]]) -> Batch:

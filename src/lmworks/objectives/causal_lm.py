@@ -37,6 +37,10 @@ class DividedHead(Protocol):
         """See `linear_cross_entropy`."""
         ...
 
+    def whole(self) -> tuple[Tensor, Tensor | None]:
+        """Weight [V, E] and bias [V], gathered."""
+        ...
+
 
 class LanguageHead(Protocol):
     """What the loss of a token needs of a model, given hidden states."""
@@ -85,6 +89,11 @@ def batch_loss(
         model, hidden, batch.targets, batch.loss_weights, z_loss=z_loss, label_smoothing=label_smoothing
     )  # fmt: skip
     return Loss(loss, batch.loss_weights.sum())
+
+
+def whole_head(head: Head) -> tuple[Tensor, Tensor | None]:
+    """Weight [V, E] and bias [V] of a head, gathered where it is spread over processes."""
+    return head.whole() if isinstance(head, DividedHead) else (head.weight, head.bias)
 
 
 def token_loss(

@@ -8,7 +8,7 @@ from lmworks.core.errors import ConfigError
 from lmworks.kernels.linear_divergence import linear_divergence
 from lmworks.nn.attention_context import PackedContext
 from lmworks.nn.batch import Batch
-from lmworks.objectives.causal_lm import CausalLM, token_loss
+from lmworks.objectives.causal_lm import CausalLM, token_loss, whole_head
 from lmworks.objectives.loss import Loss
 
 
@@ -50,9 +50,10 @@ def distillation(
     with torch.no_grad():
         taught = teacher.before_head(teacher(batch.input_ids, batch.positions, context))
     hidden = model(batch.input_ids, batch.positions, context)
+    weight, bias = whole_head(model.lm_head)
     divergence = linear_divergence(
-        model.before_head(hidden), model.lm_head.weight, taught, teacher.lm_head.weight, batch.loss_weights,
-        bias=model.lm_head.bias, teacher_bias=teacher.lm_head.bias, softcap=model.logit_softcap,
+        model.before_head(hidden), weight, taught, teacher.lm_head.weight, batch.loss_weights,
+        bias=bias, teacher_bias=teacher.lm_head.bias, softcap=model.logit_softcap,
         teacher_softcap=teacher.logit_softcap, beta=beta, temperature=temperature,
     )  # fmt: skip
     metrics = {"divergence": divergence.detach()}

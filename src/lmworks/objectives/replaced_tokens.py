@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from lmworks.nn.attention_context import AttentionContext, PackedContext
 from lmworks.nn.batch import Batch
 from lmworks.objectives.arrange import Documents, laid_out, packed
-from lmworks.objectives.causal_lm import CausalLM, Head, token_loss
+from lmworks.objectives.causal_lm import CausalLM, Head, token_loss, whole_head
 from lmworks.objectives.draws import Draws
 from lmworks.objectives.loss import Loss
 from lmworks.objectives.masked_lm import MaskingConfig, choose_tokens, corrupt
@@ -115,7 +115,7 @@ def fill_masks(generator: CausalLM, hidden: Tensor, batch: ReplacedTokenBatch, c
 
 
 def _sample(head: Head, softcap: float | None, rows: Tensor, noise: Tensor) -> Tensor:
-    logits = F.linear(rows, head.weight, head.bias)
+    logits = F.linear(rows, *whole_head(head))
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
     cumulative = logits.double().softmax(-1).cumsum(-1)

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from lmworks.core.config import Config
 from lmworks.core.errors import ParallelError
+from lmworks.parallel.pipeline_schedules import ScheduleName
 
 Degree = Annotated[int, Field(ge=1)]
 Rest = Literal[-1]
@@ -43,6 +44,11 @@ class ParallelConfig(Config):
     """Between the split matrices each of the `tensor` ranks holds some of the tokens (arXiv:2205.05198)."""
     gradient_compression: Literal["none", "bfloat16", "powersgd"] = "none"
     """Of what replicas exchange where nothing is sharded; PowerSGD is lossy (arXiv:1905.13727)."""
+    context_method: Literal["ring", "ulysses"] = "ring"
+    """How attention reaches tokens of other `context` ranks: keys and values travel (any number of heads), or heads
+    are exchanged (they must divide)."""
+    pipeline_schedule: ScheduleName = "1f1b"
+    """Which of the `pipeline` ranks computes what when."""
 
     def resolve(self, world_size: int) -> ParallelConfig:
         """The same with every degree a number, for so many processes.

@@ -13,11 +13,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from lmworks.core.errors import ParallelError
 from lmworks.kernels.scores import Scores
@@ -25,12 +26,15 @@ from lmworks.nn.attention import Attention
 from lmworks.nn.attention_context import AttentionContext, PackedContext
 from lmworks.nn.batch import Batch
 from lmworks.nn.mixers import MixedAttention
+from lmworks.nn.mla import MultiheadLatentAttention
 from lmworks.nn.positions import RelativePositionBias
 from lmworks.nn.routing import Router
+from lmworks.nn.xl_attention import XLAttention
 from lmworks.parallel.exchange import exchange_rows
 from lmworks.parallel.ring import Piece, Share, ring_attention
 from lmworks.parallel.ulysses import ulysses_attention
 
+B = TypeVar("B", bound=Batch)
 ContextMethod = Literal["ring", "ulysses"]
 Objective = Callable[[Any, Batch], Any]
 """From a model and a batch to an `objectives.loss.Loss`."""
@@ -65,9 +69,29 @@ def context_parallel(
             metrics = {name: metric / ranks for name, metric in loss.metrics.items()}
             return replace(loss, loss_sum=loss.loss_sum / ranks, n_targets=loss.n_targets / ranks, metrics=metrics)
         split.layout = Layout.of(batch.cu_seqlens, group)
-        return objective(split, split.layout.take(batch))
+        share = split.layout.take(batch)
+        if not tried:  # on all ranks alike; another model would see pieces of documents as if they were whole
+            handle = register_module_forward_pre_hook(_refuse_whole_documents)
+            try:
+                loss = objective(split, share)
+            finally:
+                handle.remove()
+            tried.append(True)
+            return loss
+        return objective(split, share)
 
+    tried: list[bool] = []
     return of_share
+
+
+def _refuse_whole_documents(module: nn.Module, args: tuple[Any, ...]) -> None:
+    """Raise where a module is told that documents are whole while the objective has pieces of them."""
+    if any(type(value) is PackedContext for value in args):
+        raise ParallelError(
+            f"the objective calls a {type(module).__name__} that is not split, such as a teacher, with pieces of "
+            "documents",
+            "Use `gather=True` for this objective",
+        )
 
 
 def require_splittable(model: nn.Module, method: ContextMethod) -> None:
@@ -117,20 +141,19 @@ class Layout:
         """The caller's."""
         return self.shares[dist.get_rank(self.group)]
 
-    def take(self, batch: Batch) -> Batch:
-        """The caller's tokens. Its documents are the pieces, whose positions need not begin at 0.
+    def take(self, batch: B) -> B:
+        """The caller's tokens, in a batch of the same kind. Its documents are the pieces.
 
         Raises:
-            ParallelError: the batch has more than tokens.
+            ParallelError: the batch says more than its tokens do.
         """
-        if type(batch) is not Batch:
+        if whole := batch.document_fields():
             raise ParallelError(
-                f"a {type(batch).__name__} cannot be split token by token", "Use `gather=True` for this objective"
+                f"a {type(batch).__name__} cannot be split token by token: {', '.join(whole)} "
+                f"{'is' if len(whole) == 1 else 'are'} of whole documents",
+                "Use `gather=True` for this objective",
             )
-        own = self.share.indices
-        tensors = (batch.input_ids, batch.positions, batch.targets, batch.loss_weights)
-        input_ids, positions, targets, weights = (t.index_select(0, own) for t in tensors)
-        return Batch(input_ids, positions, self.bounds(), targets, weights)
+        return batch.take(self.share.indices, self.bounds())
 
     def bounds(self) -> Tensor:
         """[pieces+1] int32, where the caller's pieces of documents begin and end among its tokens."""
@@ -210,6 +233,7 @@ class SplitContext:
         raise AssertionError("models with cross-attention are refused by `require_splittable`")
 
 
+_ATTENTION = (Attention, MultiheadLatentAttention, XLAttention)
 _OF_DOCUMENTS = ("document_logits", "embed_documents", "encode", "further")
 
 
@@ -236,6 +260,11 @@ class _Split:
             raise ParallelError(
                 f"tokens seen through a {type(context).__name__} cannot be split", "Set `context: 1` for this objective"
             )
+        if any(isinstance(module, Router) and module.record for module in self._model.modules()):
+            raise ParallelError(
+                "the objective balances experts over whole batches, of which a rank routes its own tokens alone",
+                "Set router_aux_loss_coef and router_z_loss_coef to 0 and correction_bias to false, or `context: 1`",
+            )
         if self.layout is not None:
             if context.prefix_lengths is not None:
                 raise ParallelError(
@@ -254,7 +283,10 @@ class _Split:
             raise ParallelError(
                 f"`{name}` needs whole documents, of which a rank has pieces", "Use `gather=True` for this objective"
             )
-        return getattr(self._model, name)
+        value = getattr(self._model, name)
+        if isinstance(value, nn.Module) and any(isinstance(module, _ATTENTION) for module in value.modules()):
+            return _Split(value, self._group, self._method, self.layout)  # one of several models, such as a generator
+        return value
 
 
 def _gathered(hidden: Tensor, layout: Layout) -> Tensor:

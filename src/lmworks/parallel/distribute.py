@@ -18,6 +18,8 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from lmworks.core.errors import ParallelError
+from lmworks.nn.xl_attention import XLAttention
+from lmworks.parallel.expert import expert_parameters, parallelize_experts
 from lmworks.parallel.mesh import Mesh
 from lmworks.parallel.replicas import replicate
 from lmworks.parallel.sharding import begin_micro_batch, shard
@@ -50,10 +52,15 @@ class DistributedModel:
         runner: calls functions of the model.
         mesh: the ranks.
         partial: names of parameters whose gradients are to be summed over the `tensor` ranks.
+        experts: parameters that only the ranks of `expert_replica` share.
     """
 
-    def __init__(self, model: nn.Module, runner: nn.Module, mesh: Mesh, partial: Sequence[str]) -> None:
+    def __init__(
+        self, model: nn.Module, runner: nn.Module, mesh: Mesh, partial: Sequence[str],
+        experts: Sequence[nn.Parameter] = (),
+    ) -> None:  # fmt: skip
         self.model, self.mesh, self._runner = model, mesh, runner
+        self._experts = [p for p in experts if p.requires_grad]
         self._learning = False
         wanted = set(partial)
         self._partial = [p for name, p in model.named_parameters() if name in wanted and p.requires_grad]
@@ -87,15 +94,16 @@ class DistributedModel:
         finally:
             self._learning = False
         if last:
-            self._sum_partial()
+            self._sum(self._partial, "tensor")
+            self._sum(self._experts, "expert_replica")
 
-    def _sum_partial(self) -> None:
-        """Sum what each `tensor` rank has of a whole parameter's gradient, in one collective."""
-        gradients = [local(p.grad) for p in self._partial if p.grad is not None]
-        if not gradients:
+    def _sum(self, parameters: Sequence[nn.Parameter], dimension: str) -> None:
+        """Sum what each rank of a dimension has of the parameters' gradients, in one collective."""
+        gradients = [local(p.grad) for p in parameters if p.grad is not None]
+        if not gradients or self.mesh.size(dimension) == 1:
             return
         flat = torch.cat([gradient.flatten() for gradient in gradients]).to(self.mesh.device)
-        dist.all_reduce(flat, group=self.mesh.group("tensor"))
+        dist.all_reduce(flat, group=self.mesh.group(dimension))
         for gradient, total in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
             gradient.copy_(total.view_as(gradient))
 
@@ -112,7 +120,8 @@ def distribute(
 
     Args:
         model: float32, the same weights on every rank.
-        mesh: the ranks; `data`, `shard`, `tensor` and `context` are served here.
+        mesh: the ranks; all but `pipeline` is served here. Experts are split unless they already are; for `context`
+            the objective is to be one of `context_parallel`.
         plan: style of every module that `tensor` divides, by its name.
         units: names of the modules that are gathered together where weights are sharded.
         precision: type of the forward and backward pass where weights are sharded.
@@ -121,6 +130,14 @@ def distribute(
         ParallelError: there is no plan, or it does not fit the model.
     """
     config, partial = mesh.config, list[str]()
+    if config.expert > 1 and not any(expert_parameters(model)):
+        parallelize_experts(model, mesh.group("expert"))
+    experts = dict(expert_parameters(model))
+    if experts and config.shard > 1 and precision != torch.float32:
+        raise ParallelError(
+            f"experts on several ranks are not cast to {precision} by what shards the other weights",
+            "Set `expert: 1` or `shard: 1`, or compute in float32",
+        )
     if config.tensor > 1:
         if plan is None:
             raise ParallelError(
@@ -134,8 +151,12 @@ def distribute(
         modules = [model.get_submodule(name) for name in units]
         shard(
             call, modules, mesh.weights[names], zero_stage=config.zero_stage, cpu_offload=config.cpu_offload,
-            precision=precision,
+            precision=precision, ignored=experts.values(),
         )  # fmt: skip
     elif mesh.size("tokens") > 1:
-        runner = replicate(call, mesh.group("tokens"), config.gradient_compression)
-    return DistributedModel(model, runner, mesh, partial)
+        runner = replicate(
+            call, mesh.group("tokens"), config.gradient_compression, ignored=[f"model.{name}" for name in experts],
+            # Of its parameters those for segments have no part in a loss without segments.
+            unused=any(isinstance(module, XLAttention) for module in model.modules()),
+        )  # fmt: skip
+    return DistributedModel(model, runner, mesh, partial, list(experts.values()))

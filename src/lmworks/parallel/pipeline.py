@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from lmworks.core.errors import LMWorksError, ParallelError
 from lmworks.nn.attention_context import AttentionContext, PackedContext
+from lmworks.nn.routing import Router
 from lmworks.parallel.context import SplitContext
 from lmworks.parallel.pipeline_schedules import ScheduleName, build_schedule, require_schedule, stage_ranks
 from lmworks.parallel.pipeline_stages import cut_stage, require_stages, shared_parameters
@@ -150,8 +151,22 @@ class Pipeline:
             )
         if not self._accepted:  # on all ranks alike, before any of them waits for another
             with _random(0, self._device):
-                _call(self._objective, _View(_tried, self._skeleton, self._skeleton), micro_batches[0])
+                _call(self._objective, _View(self._tried, self._skeleton, self._skeleton), micro_batches[0])
             self._accepted = True
+
+    def _tried(self, _: Tensor, __: Tensor, context: AttentionContext, ___: Tensor | None) -> Tensor:
+        """Stands for the layers when an objective is tried."""
+        if type(context) not in (PackedContext, SplitContext):
+            raise ParallelError(
+                f"tokens seen through a {type(context).__name__} cannot be passed between stages",
+                "Set `pipeline: 1` for this objective",
+            )
+        if any(isinstance(module, Router) and module.record for module in self._skeleton.modules()):
+            raise ParallelError(
+                "the objective balances the experts of all layers, and a stage has some of them",
+                "Set router_aux_loss_coef and router_z_loss_coef to 0 and correction_bias to false, or `pipeline: 1`",
+            )
+        raise _HandedOn(torch.empty(0))
 
     def _set_aside(self) -> list[Tensor | None]:
         """Take away the gradients of shared weights from earlier steps, which are sums over ranks already."""
@@ -272,16 +287,6 @@ class _View:
         return getattr(self._model, name) if hasattr(self._model, name) else getattr(self._skeleton, name)
 
 
-def _tried(_: Tensor, __: Tensor, context: AttentionContext, ___: Tensor | None) -> Tensor:
-    """Stands for the layers when an objective is tried."""
-    if type(context) not in (PackedContext, SplitContext):
-        raise ParallelError(
-            f"tokens seen through a {type(context).__name__} cannot be passed between stages",
-            "Set `pipeline: 1` for this objective",
-        )
-    raise _HandedOn(torch.empty(0))
-
-
 def _call(objective: Objective, view: _View, batch: Any) -> None:
     try:
         objective(view, batch)
@@ -296,7 +301,10 @@ def _without_numbers(model: nn.Module) -> nn.Module:
         id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
         for p in model.parameters()
     }
-    return copy.deepcopy(model, dict[int, Any](empty))
+    groups = [
+        module.group for module in model.modules() if isinstance(getattr(module, "group", None), dist.ProcessGroup)
+    ]
+    return copy.deepcopy(model, dict[int, Any](empty) | {id(group): group for group in groups})
 
 
 @contextmanager

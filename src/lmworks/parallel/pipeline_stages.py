@@ -62,8 +62,8 @@ def require_stages(model: nn.Module, num_stages: int) -> str:
     stacks = [name for name in ("vision", "encoder", "decoder") if getattr(model, name, None) is not None]
     if len(stacks) != 1 or stacks == ["vision"]:
         raise ParallelError(
-            f"a model with {' and '.join(stacks) or 'no stack'} cannot be cut into stages: a pipeline carries the "
-            "hidden states of one stack of text",
+            f"a {type(model).__name__} with {' and '.join(stacks) or 'no stack of its own'} cannot be cut into stages: "
+            "a pipeline carries the hidden states of one stack of text",
             "Set `pipeline: 1` for this model and use `shard` or `tensor`",
         )
     stack: Any = getattr(model, stacks[0])

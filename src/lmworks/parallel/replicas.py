@@ -5,6 +5,7 @@ Gradients are sums over the tokens of all ranks, never means: the trainer divide
 
 # No `from __future__ import annotations`: DDP checks the annotations of its hooks, which would be strings.
 
+from collections.abc import Collection
 from typing import Literal
 
 import torch
@@ -20,16 +21,26 @@ POWERSGD_START = 10
 
 
 def replicate(
-    module: nn.Module, group: dist.ProcessGroup, compression: Literal["none", "bfloat16", "powersgd"] = "none"
+    module: nn.Module,
+    group: dist.ProcessGroup,
+    compression: Literal["none", "bfloat16", "powersgd"] = "none",
+    *,
+    ignored: Collection[str] = (),
+    unused: bool = False,
 ) -> DistributedDataParallel:
     """Wrap a module; the ranks begin with the weights of the first.
 
     Args:
-        module: all of its trainable parameters take part in every backward pass.
+        module: all of its trainable parameters take part in every backward pass, unless `unused`.
         group: ranks with other tokens each.
         compression: of what they exchange.
+        ignored: names of parameters that are left as they are, with gradients of the caller's own.
+        unused: some parameters may take no part; they are searched for in every forward pass.
     """
-    replicated = DistributedDataParallel(module, process_group=group, gradient_as_bucket_view=True)
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, list(ignored))
+    replicated = DistributedDataParallel(
+        module, process_group=group, gradient_as_bucket_view=True, find_unused_parameters=unused
+    )
     if compression == "powersgd":
         state = PowerSGDState(group, matrix_approximation_rank=POWERSGD_RANK, start_powerSGD_iter=POWERSGD_START)
         replicated.register_comm_hook(state, _powersgd_sum)

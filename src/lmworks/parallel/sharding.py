@@ -7,7 +7,7 @@ pass. Gradients are sums over the tokens of all ranks, never means. Knows module
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import nn
@@ -23,6 +23,7 @@ def shard(
     zero_stage: int = 3,
     cpu_offload: bool = False,
     precision: torch.dtype = torch.float32,
+    ignored: Collection[nn.Parameter] = (),
 ) -> FSDPModule:
     """Split all parameters in place; each becomes a DTensor whose local part the optimizer updates.
 
@@ -33,14 +34,21 @@ def shard(
         zero_stage: see above.
         cpu_offload: the parts live in host memory.
         precision: type of the forward and backward pass; parts, sums of gradients and updates stay float32.
+        ignored: parameters that stay as they are, with gradients of the caller's own.
     """
+    left = set(ignored) or None
     policy = MixedPrecisionPolicy()
     if precision != torch.float32:
         policy = MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32)
     offload = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if cpu_offload else OffloadPolicy()
     for unit in units:
-        fully_shard(unit, mesh=mesh, reshard_after_forward=zero_stage == 3, mp_policy=policy, offload_policy=offload)
-    fully_shard(root, mesh=mesh, reshard_after_forward=False, mp_policy=policy, offload_policy=offload)
+        fully_shard(
+            unit, mesh=mesh, reshard_after_forward=zero_stage == 3, mp_policy=policy, offload_policy=offload,
+            ignored_params=left,
+        )  # fmt: skip
+    fully_shard(
+        root, mesh=mesh, reshard_after_forward=False, mp_policy=policy, offload_policy=offload, ignored_params=left
+    )
     for module in root.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)

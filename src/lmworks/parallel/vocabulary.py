@@ -67,6 +67,11 @@ class DividedHead(nn.Module):
         logits = F.linear(copied(hidden, self.group), local(self.weight), bias)
         return joined(logits.mT, self.out_features, self.group).mT
 
+    def whole(self) -> tuple[Tensor, Tensor | None]:
+        """Weight [V, E] and bias [V], gathered for what needs the whole head; every rank uses them alike."""
+        weight = joined(local(self.weight), self.out_features, self.group)
+        return weight, None if self.bias is None else joined(local(self.bias), self.out_features, self.group)
+
     def cross_entropy(
         self, hidden: Tensor, targets: Tensor, loss_weights: Tensor, *, softcap: float | None = None,
         z_loss: float = 0.0, label_smoothing: float = 0.0, chunk_tokens: int = 512,
