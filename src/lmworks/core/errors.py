@@ -38,6 +38,10 @@ class ArtifactError(LMWorksError):
     """An artifact folder is missing, incomplete, or does not match its manifest."""
 
 
+class ArtifactVersionError(ArtifactError):
+    """An artifact was written in the format of another version of this program."""
+
+
 class CheckpointError(ArtifactError):
     """Weights cannot be read, or do not fit the model they are loaded into."""
 

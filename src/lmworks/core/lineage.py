@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lmworks.core.errors import ArtifactError, disk_errors
+from lmworks.core.errors import ArtifactError, ArtifactVersionError, disk_errors
 
 MANIFEST = "lineage.json"
 FORMAT_VERSION = 1
@@ -77,6 +77,8 @@ class ArtifactWriter:
         self.folder = folder
         self.metrics: dict[str, Any] = {}
         self.notes: dict[str, Any] = {}
+        self.hashes: dict[str, str] = {}
+        """sha256 of files, by their relative names, that whoever wrote them has flushed to the device and hashed."""
         self.manifest: Manifest | None = None
         """Set once published."""
 
@@ -121,7 +123,7 @@ def write_artifact(
         try:
             yield writer
             wall, cpu = clock()
-            files = hash_files(staging, sync=True)
+            files = hash_files(staging, sync=True, known=writer.hashes)
             manifest = Manifest(
                 kind, tree_hash(files), files, recorded, dict(config), code_version,
                 time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), wall - begun[0], cpu - begun[1],
@@ -146,6 +148,7 @@ def load_manifest(path: Path | str) -> Manifest:
 
     Raises:
         ArtifactError: there is no artifact at `path`, or its manifest is damaged.
+        ArtifactVersionError: another version of this program wrote it.
     """
     path = Path(path)
     recover(path)
@@ -156,7 +159,7 @@ def load_manifest(path: Path | str) -> Manifest:
         values = json.loads(file.read_text(encoding="utf-8"))
         version = values.pop("format_version")
         if version != FORMAT_VERSION:
-            raise ArtifactError(
+            raise ArtifactVersionError(
                 f"{file} has format version {version}, this program reads {FORMAT_VERSION}", "Make it anew"
             )
         values["parents"] = tuple(Parent(**p) for p in values["parents"])
@@ -207,15 +210,19 @@ def content_hash(path: Path | str) -> str:
     return tree_hash(hash_files(path)) if path.is_dir() else "absent"
 
 
-def hash_files(folder: Path, *, sync: bool = False) -> dict[str, str]:
-    """sha256 of every file below `folder` except the manifest; with `sync`, flushed to the device too."""
-    hashes = {}
+def hash_files(folder: Path, *, sync: bool = False, known: Mapping[str, str] | None = None) -> dict[str, str]:
+    """sha256 of every file below `folder` except the manifest; with `sync`, flushed to the device too.
+
+    Those of the `known` are neither read nor flushed again.
+    """
+    hashes = dict(known or {})
     for file in sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST):
+        if (name := file.relative_to(folder).as_posix()) in hashes:
+            continue
         if sync:
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-        hashes[file.relative_to(folder).as_posix()] = sha256(file)
-    return hashes
+            sync_file(file)
+        hashes[name] = sha256(file)
+    return dict(sorted(hashes.items()))
 
 
 def tree_hash(files: Mapping[str, str]) -> str:
@@ -234,6 +241,12 @@ def write_synced(file: Path, text: str) -> None:
     with file.open("w", encoding="utf-8") as handle:
         handle.write(text)
         handle.flush()
+        os.fsync(handle.fileno())
+
+
+def sync_file(file: Path) -> None:
+    """Flush a file that was written to the device."""
+    with file.open("rb") as handle:
         os.fsync(handle.fileno())
 
 

@@ -316,7 +316,7 @@ class Trainer:
         if newest is None:
             raise CheckpointError(f"no intact checkpoint is left to rewind to from step {step + 1}", "Start anew")
         passed = self.config.tokens_before(step + 1) - self.config.tokens_before(newest.step)
-        self.state.load(newest.load(), passed_rows=passed // self.config.sequence_length)
+        self.state.load(newest, passed_rows=passed // self.config.sequence_length)
         self.working.refresh()
         log.truncate(newest.step)
         say(f"going on from step {newest.step} with rows after those of step {step + 1}")
@@ -331,7 +331,7 @@ class Trainer:
             self.events.keep(0)
             return 0, self.run_folder
         require_same_run(newest, self.identity)
-        self.state.load(newest.load())
+        self.state.load(newest)
         self.working.refresh()
         self.events.keep(self.guard.events)
         say(f"going on from {newest.path} after step {step} of {self.config.steps}")
