@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from lmworks.core.errors import DataError
-from lmworks.data.corpus.split import hold_out, overlapping
-from lmworks.data.deduplication.dedup import DedupConfig, choose, exact_key, find_groups, minhash
+from lmworks.data.corpus.split import contained, hold_out, overlapping
+from lmworks.data.deduplication.fingerprints import DedupConfig, exact_key, fingerprint, minhash
+from lmworks.data.deduplication.groups import choose, find_groups
 from lmworks.data.shingles import Shingles
 
 WORDS = [f"{a}{b}{c}" for a in "bdgklmnprst" for b in "aeiou" for c in "lmnrst"]
@@ -26,8 +27,26 @@ def altered(text, seed, changes):
 
 def groups_of(texts, **config):
     config = DedupConfig(**config)
-    groups = find_groups(texts, Shingles(texts), config)
-    return groups, config
+    return find_groups(fingerprint(texts, config), config), config
+
+
+def kept_of(groups, texts, **config):
+    """Numbers of the texts that stay; of each dropped one, who stays and why."""
+    kept, winners = choose(groups, fingerprint(texts, DedupConfig()), DedupConfig(**config))
+    why = {n: "exact" if groups.exact[n] == groups.exact[winners[n]] else "near" for n in range(len(texts))}
+    return np.flatnonzero(kept).tolist(), {n: (int(winners[n]), why[n]) for n in np.flatnonzero(~kept).tolist()}
+
+
+def keys_of(names):
+    return np.frombuffer(b"".join(map(exact_key, names)), "<u8").reshape(-1, 2)
+
+
+def moved(texts, held_out, max_overlap):
+    training = [text for text, held in zip(texts, held_out, strict=True) if not held]
+    back = np.zeros(len(texts), bool)
+    held = [text for text, out in zip(texts, held_out, strict=True) if out]
+    back[held_out] = overlapping(held, lambda grams: contained(grams, training), max_overlap)
+    return back
 
 
 TEXTS = [
@@ -54,29 +73,29 @@ def test_planted_duplicates_are_grouped_and_nothing_else():
 def test_groups_do_not_depend_on_the_order(seed):
     order = random.Random(seed).sample(range(len(TEXTS)), len(TEXTS))
     shuffled = [TEXTS[n] for n in order]
-    groups, config = groups_of(shuffled)
+    groups, _ = groups_of(shuffled)
     straight, _ = groups_of(TEXTS)
-    assert dict(zip(order, groups.group_keys, strict=True)) == dict(enumerate(straight.group_keys))
-    kept, _ = choose(groups, shuffled, config)
-    kept_straight, _ = choose(straight, TEXTS, config)
+    assert groups.keys.tolist() == straight.keys[order].tolist()
+    kept, _ = kept_of(groups, shuffled)
+    kept_straight, _ = kept_of(straight, TEXTS)
     assert {shuffled[n] for n in kept} == {TEXTS[n] for n in kept_straight}
 
 
 def test_longest_or_first_is_kept():
-    groups, config = groups_of(TEXTS)
-    kept, dropped = choose(groups, TEXTS, config)
+    groups, _ = groups_of(TEXTS)
+    kept, dropped = kept_of(groups, TEXTS)
     assert dropped[3] == (44, "near")
     assert {dropped[n][1] for n in (0, 40) if n in dropped} == {"exact"}
     assert len(kept) + len(dropped) == len(TEXTS)
-    kept, dropped = choose(groups, TEXTS, DedupConfig(keep="first"))
+    kept, dropped = kept_of(groups, TEXTS, keep="first")
     assert kept == [*range(40), 45]
     assert dropped[44] == (3, "near")
 
 
 def test_near_and_exact_can_be_switched_off():
     groups, _ = groups_of(TEXTS)
-    assert len(choose(groups, TEXTS, DedupConfig(near=False))[0]) == len(TEXTS) - 2
-    assert len(choose(groups, TEXTS, DedupConfig(near=False, exact=False))[0]) == len(TEXTS)
+    assert len(kept_of(groups, TEXTS, near=False)[0]) == len(TEXTS) - 2
+    assert len(kept_of(groups, TEXTS, near=False, exact=False)[0]) == len(TEXTS)
 
 
 def test_chinese_near_copies_are_found_by_characters():
@@ -96,8 +115,8 @@ def test_signatures_estimate_the_jaccard_similarity():
     shingles = Shingles(texts)
     grams = [set(shingles.ngrams(5, n, n + 1)[0].tolist()) for n in (0, 1)]
     exact = len(grams[0] & grams[1]) / len(grams[0] | grams[1])
-    signatures = minhash(shingles, 5, 2000)
-    assert (signatures[0] == signatures[1]).mean() == pytest.approx(exact, abs=0.04)
+    signatures = minhash(shingles, DedupConfig(bands=64, rows=31))
+    assert (signatures[:, 0] == signatures[:, 1]).mean() == pytest.approx(exact, abs=0.04)
 
 
 def test_ngrams_are_those_of_each_text_alone():
@@ -120,33 +139,32 @@ def test_near_copies_never_straddle_the_split():
     texts = [altered(essay(n), k, 1) for n in range(60) for k in range(3)]
     groups, _ = groups_of(texts, near=False, exact=False)
     for seed in range(5):
-        held_out = hold_out(groups.group_keys, 0.3, seed).reshape(60, 3)
+        held_out = hold_out(groups.keys, 0.3, seed).reshape(60, 3)
         assert (held_out.all(axis=1) | ~held_out.any(axis=1)).all()
         assert 0.1 < held_out.mean() < 0.5
 
 
 def test_looser_copies_that_hashing_may_miss_end_up_in_training():
     texts = [altered(essay(n, 120), k, 4) for n in range(40) for k in range(2)]  # Jaccard similarity about 0.5
-    shingles = Shingles(texts)
-    groups = find_groups(texts, shingles, DedupConfig())
+    groups, _ = groups_of(texts)
     assert len(set(groups.near.tolist())) > 60, "most are too different to be grouped"
-    held_out = hold_out(groups.group_keys, 0.4, 0)
+    held_out = hold_out(groups.keys, 0.4, 0)
     assert (held_out[::2] != held_out[1::2]).any()
-    held_out &= ~overlapping(shingles, held_out, 0.2)
+    held_out &= ~moved(texts, held_out, 0.2)
     assert (held_out[::2] == held_out[1::2]).all()
     assert held_out.any()
 
 
 def test_the_split_is_stable_and_has_two_sides():
-    keys = [f"k{n}" for n in range(200)]
+    keys = keys_of([f"k{n}" for n in range(200)])
     held_out = hold_out(keys, 0.1, 0)
     assert hold_out(keys[:100], 0.1, 0).tolist() == held_out[:100].tolist()
-    assert hold_out(["a", "b"], 0.001, 0).sum() == 1
-    assert hold_out(["a", "b"], 0.5, 0).sum() == 1
+    assert hold_out(keys_of(["a", "b"]), 0.001, 0).sum() == 1
+    assert hold_out(keys_of(["a", "b"]), 0.5, 0).sum() == 1
     assert not hold_out(keys, 0.0, 0).any()
     assert hold_out(keys, 0.1, 1).tolist() != held_out.tolist()
     with pytest.raises(DataError, match="1 documents cannot be divided"):
-        hold_out(["a", "a"], 0.1, 0)
+        hold_out(keys_of(["a", "a"]), 0.1, 0)
 
 
 def test_held_out_texts_that_copy_training_text_are_moved():
@@ -158,5 +176,5 @@ def test_held_out_texts_that_copy_training_text_are_moved():
         essay(1, 30) + " " + essay(4, 60),  # held out, copies the second, which moves
     ]
     held_out = np.array([False, True, True, True, True])
-    assert overlapping(Shingles(texts), held_out, 0.2).tolist() == [False, True, False, False, True]
-    assert not overlapping(Shingles(texts), held_out, 1.0).any()
+    assert moved(texts, held_out, 0.2).tolist() == [False, True, False, False, True]
+    assert not moved(texts, held_out, 1.0).any()

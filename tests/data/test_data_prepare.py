@@ -9,7 +9,7 @@ import pytest
 from lmworks.core.errors import ConfigError, DataError
 from lmworks.core.lineage import verify
 from lmworks.data.corpus.prepare import PrepareConfig, prepare
-from lmworks.data.deduplication.dedup import DedupConfig
+from lmworks.data.deduplication.fingerprints import DedupConfig
 
 WORDS = [f"{a}{b}{c}" for a in "bdgklmnprst" for b in "aeiou" for c in "lmnrst"]
 

@@ -1,33 +1,38 @@
 """The stage `data prepare`: from raw documents to a clean, deduplicated, divided corpus and a report about it.
 
-Read, normalize, divide, filter, group duplicates, hold out, write; the same inputs and configuration give
-the same bytes. All texts are held in memory. Knows neither tokens nor models.
+Units of the inputs are cleaned by any number of workers, each into a folder of its own; then duplicates and held-out
+documents are decided from what was remembered of all, and the kept lines are written in the order of the inputs. A run
+that was killed goes on with the units that are not there yet. Knows neither tokens nor models.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from lmworks.core.code_version import code_version
 from lmworks.core.config import Config
 from lmworks.core.errors import DataError
-from lmworks.core.generation import Document
 from lmworks.core.lineage import Manifest, clock, write_artifact
-from lmworks.core.progress import bar, say
-from lmworks.data.cleaning.filters import Preset, first_broken, remove_lines, rules_of
-from lmworks.data.cleaning.normalize import divide, normalize
-from lmworks.data.corpus.report import Findings, render_html
-from lmworks.data.corpus.split import hold_out, overlapping
-from lmworks.data.deduplication.dedup import DedupConfig, choose, find_groups
-from lmworks.data.extraction.sources import Rejection, RowFields, read_documents
-from lmworks.data.shingles import Shingles
+from lmworks.core.progress import say
+from lmworks.data.cleaning.filters import Preset, rules_of
+from lmworks.data.corpus.clean import Clean
+from lmworks.data.corpus.decide import TRAIN, VALIDATION, Decisions, decide
+from lmworks.data.corpus.index import DOCUMENTS, TALLY, Index
+from lmworks.data.corpus.report import Findings, losses, render_html
+from lmworks.data.corpus.runner import Runner, RunnerConfig, runner_of
+from lmworks.data.corpus.units import Unit, units_of
+from lmworks.data.deduplication.fingerprints import DedupConfig
+from lmworks.data.extraction.sources import RowFields
+from lmworks.data.steps import Step, Tally
+
+SPLITS = {"train": TRAIN, "validation": VALIDATION}
 
 
 class PrepareConfig(Config):
@@ -58,6 +63,16 @@ class PrepareConfig(Config):
     """Read at most about this many bytes of text, an equal share from each input."""
     seed: int = 0
     """Chooses which documents are held out."""
+    runner: RunnerConfig = RunnerConfig()
+
+    def work_key(self) -> str:
+        """Changes with everything that the cleaning of a unit depends on, other than the unit."""
+        values = self.to_dict()
+        for other in ("inputs", "output", "validation_fraction", "max_overlap", "seed", "runner"):
+            del values[other]
+        del values["dedup"]["keep"]
+        text = json.dumps([values, code_version(__name__)], sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def prepare(config: PrepareConfig) -> Manifest:
@@ -66,33 +81,28 @@ def prepare(config: PrepareConfig) -> Manifest:
     Raises:
         DataError: an input cannot be read at all, or no document is left; the message counts what was lost where.
         ArtifactError: a source artifact does not match its manifest.
+        DiskFullError: the device is full; the cleaned units stay for the next run.
     """
     started = clock()
-    findings = Findings(config.preset, rules_of(config.preset, config.min_words))
-    documents = list(_clean(config, findings))
-    if not documents:
+    workspace = Workspace(config.output, config.work_key())
+    runner = runner_of(config.runner)
+    units = units_of(config.inputs, max_documents=config.max_documents, max_bytes=config.max_bytes)
+    folders = clean_units(config, units, workspace, runner)
+    tally = Tally()
+    for folder in folders:
+        tally.merge(Tally.from_dict(json.loads((folder / TALLY).read_text(encoding="utf-8"))))
+    index = Index.read(folders, workspace.folder / "signatures.npy")
+    if not len(index.records):
+        workspace.remove()
         raise DataError(
-            f"no document is left: {findings.losses()}", "Give text that keeps the rules, or choose another preset"
+            f"no document is left: {losses(tally)}", "Give text that keeps the rules, or choose another preset"
         )
-    texts = [document.text for document in documents]
-    say(f"{len(documents):,} documents pass the filters; looking for duplicates …")
-    shingles = Shingles(texts)
-    groups = find_groups(texts, shingles, config.dedup)
-    kept, dropped = choose(groups, texts, config.dedup)
-    for number, (stayed, why) in sorted(dropped.items()):
-        findings.duplicate(why, documents[number], documents[stayed])
-    held_out = hold_out(groups.group_keys, config.validation_fraction, config.seed)
-    held_out &= ~_repeating(shingles, held_out, kept, config, findings)
-    splits = {
-        "train": [documents[n] for n in kept if not held_out[n]],
-        "validation": [documents[n] for n in kept if held_out[n]],
-    }
-    if config.validation_fraction > 0.0 and not all(splits.values()):
-        raise DataError(
-            f"{len(kept)} documents leave {len(splits['train'])} for training and {len(splits['validation'])} held out",
-            "Give more documents, raise max_overlap, or set validation_fraction to 0",
-        )
-    findings.keep(splits)
+    say(f"{len(index.records):,} documents pass the filters; looking for duplicates …")
+    decisions = decide(
+        index, config.dedup, runner, validation_fraction=config.validation_fraction,
+        max_overlap=config.max_overlap, seed=config.seed,
+    )  # fmt: skip
+    findings = Findings(config.preset, rules_of(config.preset, config.min_words), tally, index, decisions)
     with write_artifact(
         config.output,
         "corpus",
@@ -101,8 +111,8 @@ def prepare(config: PrepareConfig) -> Manifest:
         code_version=code_version(__name__),
         started=started,
     ) as writer:
-        for name, chosen in splits.items():
-            _write(writer.folder / f"{name}.jsonl", chosen)
+        for name, split in SPLITS.items():
+            write_split(writer.folder / f"{name}.jsonl", index, decisions, split)
         report = findings.to_dict()
         (writer.folder / "report.json").write_text(
             json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
@@ -110,66 +120,51 @@ def prepare(config: PrepareConfig) -> Manifest:
         (writer.folder / "report.html").write_text(render_html(report), encoding="utf-8")
         writer.metrics = report["counts"]
         writer.notes = {"licenses": report["licenses"]}
+    workspace.remove()
     say(f"corpus: {findings.summary()} · {config.output / 'report.html'}")
     assert writer.manifest is not None, "the block above published it"
     return writer.manifest
 
 
-def _clean(config: PrepareConfig, findings: Findings) -> Iterator[Document]:
-    """Normalized documents that keep every rule; what is lost goes into `findings`."""
-    rules = rules_of(config.preset, config.min_words)
-    keep_layout = config.preset == "code"
-    with bar("clean documents") as progress:
-        for raw in _read(config, findings):
-            progress.advance()
-            text, removed = remove_lines(normalize(raw.text, keep_layout=keep_layout), config.preset)
-            findings.removed_lines(removed)
-            pieces = divide(text, config.max_characters) or [""]
-            for number, piece in enumerate(pieces):
-                identity = raw.id if len(pieces) == 1 else f"{raw.id}-{number}"
-                document = Document(identity, piece, raw.source, raw.license)
-                broken = first_broken(piece, rules)
-                if broken is None:
-                    yield document
-                else:
-                    findings.filtered(document, *broken)
+class Workspace:
+    """Cleaned units of unfinished runs, beside the output they are for.
+
+    Args:
+        output: of the stage.
+        key: of everything that cleaning depends on; what was cleaned otherwise is removed.
+    """
+
+    def __init__(self, output: Path, key: str) -> None:
+        self._root = output.parent / f".{output.name}.work"
+        self.folder = self._root / key
+        if self._root.exists():
+            for other in self._root.iterdir():
+                if other != self.folder:
+                    shutil.rmtree(other)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def remove(self) -> None:
+        """Once it is not needed."""
+        shutil.rmtree(self._root, ignore_errors=True)
 
 
-def _read(config: PrepareConfig, findings: Findings) -> Iterator[Document]:
-    """Documents of all inputs, each input up to its share of the limits."""
+def clean_units(config: PrepareConfig, units: Sequence[Unit], workspace: Workspace, runner: Runner) -> list[Path]:
+    """Folders of the cleaned units, in the order of the inputs."""
+    steps: tuple[Step, ...] = ()
     fields = RowFields(config.text_field, config.license)
-    inputs = len(config.inputs)
-    most_documents = -(-config.max_documents // inputs) if config.max_documents else None
-    most_bytes = -(-config.max_bytes // inputs) if config.max_bytes else None
-    for path in config.inputs:
-        count = size = 0
-        for item in read_documents(path, fields):
-            if isinstance(item, Rejection):
-                findings.rejected(item)
-                continue
-            findings.read(item)
-            yield item
-            count += 1
-            size += len(item.text.encode("utf-8", "surrogatepass"))
-            if (most_documents and count >= most_documents) or (most_bytes and size >= most_bytes):
-                break
+    task = Clean(workspace.folder, fields, config.preset, config.min_words, config.max_characters, steps, config.dedup)
+    done = sum(task.folder(unit).exists() for unit in units)
+    if done:
+        say(f"{done} of {len(units)} parts of the inputs were cleaned before")
+    return list(runner.map(task, units, "clean documents"))
 
 
-def _repeating(
-    shingles: Shingles, held_out: NDArray[np.bool_], kept: list[int], config: PrepareConfig, findings: Findings
-) -> NDArray[np.bool_]:
-    """Held-out documents that repeat training text and go back to it."""
-    moved = np.zeros(len(held_out), dtype=np.bool_)
-    if held_out.any() and config.max_overlap < 1.0:
-        moved = overlapping(shingles, held_out, config.max_overlap)
-        findings.moved_to_train = int(moved[kept].sum())
-    return moved
-
-
-def _write(file: Path, documents: list[Document]) -> None:
-    with file.open("w", encoding="utf-8", newline="\n") as sink:
-        for document in documents:
-            row: dict[str, Any] = {
-                "id": document.id, "text": document.text, "source": document.source, "license": document.license
-            }  # fmt: skip
-            sink.write(json.dumps(row, ensure_ascii=False) + "\n")
+def write_split(file: Path, index: Index, decisions: Decisions, split: int) -> None:
+    """Write the lines of the documents that go to one split."""
+    with file.open("wb") as sink:
+        for folder, place in index.slices():
+            chosen = decisions.split[place] == split
+            with (folder / DOCUMENTS).open("rb") as source:
+                for line, wanted in zip(source, chosen, strict=True):
+                    if wanted:
+                        sink.write(line)

@@ -1,138 +1,82 @@
-"""What happened to the documents, counted and sampled while they pass, and shown as JSON and as one HTML page.
+"""What happened to the documents, as JSON and as one HTML page.
 
-Samples are chosen by the hash of the document, so the report does not depend on the order of the inputs.
-Knows no cleaning step.
+Counts come from the tally of cleaning and from the decisions, samples are chosen by hashes, so the report depends
+neither on the order of the inputs nor on who worked. Knows no cleaning step.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, StrictUndefined, Template
+from numpy.typing import NDArray
 
-from lmworks.core.generation import Document
 from lmworks.data.cleaning.filters import Rule
-from lmworks.data.extraction.sources import Rejection
+from lmworks.data.corpus.decide import LEFT_OUT, TRAIN, VALIDATION, Decisions
+from lmworks.data.corpus.index import Index
+from lmworks.data.shuffle import mix
+from lmworks.data.steps import Tally, shown
 
-SAMPLES = 3
-SAMPLE_CHARACTERS = 600
-NAMED_REJECTIONS = 20
+KEPT_SAMPLES = 6
+PAIR_SAMPLES = {"exact": 3, "near": 6}
+_NAMES = {TRAIN: "train", VALIDATION: "validation"}
 _BAR_WIDTH, _PLOT_HEIGHT = 36, 140
 
 
-class Samples:
-    """The `size` items with the least hash of their key: a sample that does not depend on the order."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._items: list[tuple[str, dict[str, Any]]] = []
-
-    def offer(self, key: str, item: dict[str, Any]) -> None:
-        """Keep the item if its key's hash is among the least."""
-        rank = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-        if len(self._items) < self._size or rank < self._items[-1][0]:
-            self._items = sorted([*self._items, (rank, item)], key=lambda pair: pair[0])[: self._size]
-
-    @property
-    def items(self) -> list[dict[str, Any]]:
-        """By rank."""
-        return [item for _, item in self._items]
-
-
 class Findings:
-    """Collects counts and samples.
+    """What a corpus came to.
 
     Args:
         preset: name of the filter rules.
         rules: in the order of their application.
+        tally: of cleaning.
+        index: of the cleaned documents.
+        decisions: about them.
     """
 
-    def __init__(self, preset: str, rules: Sequence[Rule]) -> None:
-        self._preset, self._rules = preset, rules
-        self._counts: Counter[str] = Counter()
-        self._rejections: Counter[str] = Counter()
-        self._named: list[dict[str, str]] = []
-        self._broken: Counter[str] = Counter()
-        self._lines: Counter[str] = Counter()
-        self._dropped = {rule.name: Samples(SAMPLES) for rule in rules}
-        self._duplicates: Counter[str] = Counter()
-        self._pairs = {"exact": Samples(SAMPLES), "near": Samples(2 * SAMPLES)}
-        self._kept = Samples(2 * SAMPLES)
-        self._licenses: dict[str, Counter[str]] = {}
-        self._lengths: list[int] = []
-        self.moved_to_train = 0
+    def __init__(self, preset: str, rules: Sequence[Rule], tally: Tally, index: Index, decisions: Decisions) -> None:
+        self._preset, self._rules, self._tally, self._index, self._decisions = preset, rules, tally, index, decisions
+        dropped = np.flatnonzero(decisions.split == LEFT_OUT)
+        exact = decisions.groups.exact
+        same = exact[dropped] == exact[decisions.winners[dropped]]
+        self._duplicates = {"exact": dropped[same], "near": dropped[~same]}
+        self._kept = np.flatnonzero(decisions.split != LEFT_OUT)
 
-    def read(self, document: Document) -> None:
-        """A document came in."""
-        self._counts["read"] += 1
-        self._counts["characters_read"] += len(document.text)
-
-    def rejected(self, rejection: Rejection) -> None:
-        """A file or row gave no document."""
-        self._rejections[rejection.reason] += 1
-        if len(self._named) < NAMED_REJECTIONS:
-            self._named.append({"place": rejection.place, "reason": rejection.reason, "detail": rejection.detail[:200]})
-
-    def removed_lines(self, rules: Iterable[str]) -> None:
-        """Lines were taken out of a document, each by the named rule."""
-        self._lines.update(rules)
-
-    def filtered(self, document: Document, rule: Rule, value: float) -> None:
-        """A document broke a rule."""
-        self._broken[rule.name] += 1
-        self._dropped[rule.name].offer(document.id, {**_shown(document), "value": round(value, 4)})
-
-    def duplicate(self, why: str, document: Document, kept: Document) -> None:
-        """A document was dropped in favor of another."""
-        self._duplicates[why] += 1
-        self._pairs[why].offer(document.id + kept.id, {"dropped": _shown(document), "kept": _shown(kept)})
-
-    def keep(self, splits: Mapping[str, Sequence[Document]]) -> None:
-        """The outcome."""
-        for name, documents in splits.items():
-            self._counts[f"{name}_documents"] = len(documents)
-            self._counts[f"{name}_bytes"] = sum(len(d.text.encode()) for d in documents)
-            for document in documents:
-                self._kept.offer(document.id, {**_shown(document), "split": name})
-                self._lengths.append(len(document.text))
-                license_counts = self._licenses.setdefault(document.license, Counter())
-                license_counts["documents"] += 1
-                license_counts["bytes"] += len(document.text.encode())
-
-    def losses(self) -> str:
-        """One line: how many were read, and what was lost to what."""
-        lost = [f"{count:,} {reason}" for reason, count in self._rejections.most_common()]
-        lost += [f"{count:,} broke {name!r}" for name, count in self._broken.most_common()]
-        named = f" (first: {self._named[0]['place']}: {self._named[0]['detail']})" if self._named else ""
-        return f"{self._counts['read']:,} read; lost: {', '.join(lost) or 'none'}{named}"
+    @property
+    def counts(self) -> dict[str, int]:
+        """The figures that the manifest repeats."""
+        counts = {**dict.fromkeys(("read", "characters_read"), 0), **self._tally.counts("documents")}
+        for split, name in _NAMES.items():
+            chosen = self._index.records[self._decisions.split == split]
+            counts |= {f"{name}_documents": len(chosen), f"{name}_bytes": int(chosen["bytes"].sum())}
+        return dict(sorted(counts.items())) | {
+            "rejected": sum(self._tally.counts("rejections").values()),
+            "filtered": sum(self._tally.counts("rules").values()),
+            "exact_duplicates": len(self._duplicates["exact"]),
+            "near_duplicates": len(self._duplicates["near"]),
+            "moved_to_train": self._decisions.moved_to_train,
+        }
 
     def summary(self) -> str:
         """One line about the outcome."""
-        counts = self._counts
+        counts = self.counts
         return (
-            f"{counts['read']:,} read, {sum(self._rejections.values()):,} unreadable, "
-            f"{sum(self._broken.values()):,} filtered, "
-            f"{sum(self._duplicates.values()):,} duplicates; {counts['train_documents']:,} train "
-            f"({counts['train_bytes'] / 1e6:.1f} MB) and {counts['validation_documents']:,} validation documents"
+            f"{counts['read']:,} read, {counts['rejected']:,} unreadable, {counts['filtered']:,} filtered, "
+            f"{counts['exact_duplicates'] + counts['near_duplicates']:,} duplicates; "
+            f"{counts['train_documents']:,} train ({counts['train_bytes'] / 1e6:.1f} MB) and "
+            f"{counts['validation_documents']:,} validation documents"
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `report.json`."""
+        dropped = self._tally.counts("rules")
         return {
-            "counts": {
-                **dict(sorted(self._counts.items())),
-                "rejected": sum(self._rejections.values()),
-                "filtered": sum(self._broken.values()),
-                "exact_duplicates": self._duplicates["exact"],
-                "near_duplicates": self._duplicates["near"],
-                "moved_to_train": self.moved_to_train,
-            },
+            "counts": self.counts,
             "preset": self._preset,
             "rules": [
                 {
@@ -140,32 +84,76 @@ class Findings:
                     "low": rule.low if math.isfinite(rule.low) else None,
                     "high": rule.high if math.isfinite(rule.high) else None,
                     "source": rule.source,
-                    "dropped": self._broken[rule.name],
-                    "samples": self._dropped[rule.name].items,
+                    "dropped": dropped[rule.name],
+                    "samples": self._tally.samples("rules", rule.name),
                 }
                 for rule in self._rules
             ],
-            "removed_lines": dict(sorted(self._lines.items())),
-            "rejections": {"counts": dict(sorted(self._rejections.items())), "first": self._named},
-            "duplicates": {why: samples.items for why, samples in self._pairs.items()},
-            "samples": self._kept.items,
-            "licenses": {name: dict(counts) for name, counts in sorted(self._licenses.items())},
-            "lengths": histogram(self._lengths),
+            "removed_lines": dict(sorted(self._tally.counts("lines").items())),
+            "rejections": {
+                "counts": dict(sorted(self._tally.counts("rejections").items())),
+                "first": self._tally.samples("rejections", "first"),
+            },
+            "duplicates": {why: self._pairs(why, numbers) for why, numbers in self._duplicates.items()},
+            "samples": self._samples(),
+            "licenses": self._shares("license"),
+            "sources": self._shares("source"),
+            "lengths": histogram(self._index.records["characters"][self._kept]),
+        }
+
+    def _pairs(self, why: str, numbers: NDArray[np.int64]) -> list[dict[str, Any]]:
+        """Some dropped documents beside the one that stays."""
+        identity, winners = self._index.records["identity"], self._decisions.winners
+        ranks = mix(identity[numbers] + mix(identity[winners[numbers]]))
+        chosen = numbers[np.argsort(ranks, kind="stable")[: PAIR_SAMPLES[why]]]
+        read = self._index.documents([number for one in chosen.tolist() for number in (one, int(winners[one]))])
+        return [{"dropped": shown(dropped), "kept": shown(next(read))} for dropped in read]
+
+    def _samples(self) -> list[dict[str, Any]]:
+        """Some of what is kept."""
+        ranks = mix(self._index.records["identity"][self._kept])
+        chosen = self._kept[np.argsort(ranks, kind="stable")[:KEPT_SAMPLES]].tolist()
+        read = self._index.documents(chosen)
+        return [
+            {**shown(document), "split": _NAMES[int(self._decisions.split[number])]}
+            for number, document in zip(chosen, read, strict=True)
+        ]
+
+    def _shares(self, label: str) -> dict[str, dict[str, int]]:
+        """Documents and bytes kept, by a label."""
+        names, kept = self._index.labels[label], self._index.records[self._kept]
+        documents = np.bincount(kept[label], minlength=len(names))
+        sizes = np.bincount(kept[label], weights=kept["bytes"], minlength=len(names))
+        return {
+            name: {"documents": int(documents[number]), "bytes": int(sizes[number])}
+            for number, name in sorted(enumerate(names), key=lambda pair: pair[1])
+            if documents[number]
         }
 
 
-def _shown(document: Document) -> dict[str, Any]:
-    text = document.text
-    cut = text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS] + " …"
-    return {"id": document.id, "source": document.source, "text": cut}
+def losses(tally: Tally) -> str:
+    """One line: how many were read, and what was lost to what."""
+    lost = [f"{count:,} {reason}" for reason, count in _most(tally.counts("rejections"))]
+    lost += [f"{count:,} broke {name!r}" for name, count in _most(tally.counts("rules"))]
+    first = tally.samples("rejections", "first")
+    named = f" (for one: {first[0]['place']}: {first[0]['detail']})" if first else ""
+    return f"{tally.counts('documents')['read']:,} read; lost: {', '.join(lost) or 'none'}{named}"
 
 
-def histogram(lengths: Sequence[int]) -> list[dict[str, int]]:
+def _most(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Largest first, by name where equal."""
+    return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+
+
+def histogram(lengths: NDArray[np.int64]) -> list[dict[str, int]]:
     """Documents by length in characters, in bins whose bounds double."""
-    bins = Counter(max(length, 1).bit_length() for length in lengths)
-    if not bins:
+    if not len(lengths):
         return []
-    return [{"from": 1 << (b - 1), "to": 1 << b, "documents": bins[b]} for b in range(min(bins), max(bins) + 1)]
+    bins = np.bincount(np.frexp(np.maximum(lengths, 1))[1])
+    return [
+        {"from": 1 << (b - 1), "to": 1 << b, "documents": int(bins[b])}
+        for b in range(int(np.flatnonzero(bins)[0]), len(bins))
+    ]
 
 
 def render_html(report: Mapping[str, Any]) -> str:

@@ -48,8 +48,17 @@ class RowFields:
     license: str = "unspecified"
 
 
-def read_documents(path: Path, fields: RowFields) -> Iterator[Document | Rejection]:
-    """Every document of a source artifact, a folder (in the order of its paths) or a file.
+@dataclass(frozen=True)
+class InputFile:
+    """A file that may hold documents."""
+
+    file: Path
+    place: str
+    """Its name in reports: relative to the input, so that it is the same on every machine."""
+
+
+def input_files(path: Path) -> list[InputFile]:
+    """The files of a source artifact, a folder (in the order of its paths), or the file itself.
 
     Raises:
         DataError: there is nothing at `path`, or nothing of a kind that can be read.
@@ -63,19 +72,28 @@ def read_documents(path: Path, fields: RowFields) -> Iterator[Document | Rejecti
             raise DataError(
                 f"{path} is an artifact of kind {manifest.kind!r} and holds {held}", "Give a source of documents"
             )
-        yield from _read_file(file, path.name, fields)
-    elif path.is_dir():
+        return [InputFile(file, path.name)]
+    if path.is_dir():
         files = sorted(f for f in path.rglob("*") if f.is_file() and not _hidden(f.relative_to(path)))
         if not any(_suffix(f) in SUPPORTED for f in files):
             raise DataError(f"{path} holds {len(files)} files, none of them readable", f"Readable are {_supported()}")
-        for file in files:
-            yield from _read_file(file, f"{path.name}/{file.relative_to(path).as_posix()}", fields)
-    elif path.is_file():
+        return [InputFile(file, f"{path.name}/{file.relative_to(path).as_posix()}") for file in files]
+    if path.is_file():
         if _suffix(path) not in SUPPORTED:
             raise DataError(f"{path} has the suffix {path.suffix!r}", f"Readable are {_supported()}")
-        yield from _read_file(path, path.name, fields)
-    else:
-        raise DataError(f"{path} does not exist", "Give the path of a file, a folder or a fetched source")
+        return [InputFile(path, path.name)]
+    raise DataError(f"{path} does not exist", "Give the path of a file, a folder or a fetched source")
+
+
+def read_documents(path: Path, fields: RowFields) -> Iterator[Document | Rejection]:
+    """Every document of a source artifact, a folder or a file.
+
+    Raises:
+        DataError: as `input_files`.
+        ArtifactError: as `input_files`.
+    """
+    for found in input_files(path):
+        yield from read_file(found, fields)
 
 
 def _supported() -> str:
@@ -92,14 +110,40 @@ def _suffix(file: Path) -> str:
     return (suffixes[-2] if len(suffixes) > 1 else "") if suffixes[-1:] == [".gz"] else "".join(suffixes[-1:])
 
 
-def _read_file(file: Path, place: str, fields: RowFields) -> Iterator[Document | Rejection]:
-    suffix = _suffix(file)
+@dataclass(frozen=True)
+class Lines:
+    """A part of a file of rows that begins and ends at line ends."""
+
+    begin: int
+    """Byte of its first line."""
+    end: int
+    first_line: int
+    """Counted from 1."""
+
+
+def parts(file: Path, size: int) -> list[Lines | None]:
+    """Parts of about `size` bytes that can be read apart; `[None]`, the whole, where a format has none."""
+    if _suffix(file) not in (".jsonl", ".ndjson") or file.suffix.lower() == ".gz" or file.stat().st_size <= size:
+        return [None]
+    made: list[Lines | None] = []
+    with file.open("rb") as stream:
+        begin, line = 0, 1
+        while block := stream.read(size):
+            block += stream.readline()
+            made.append(Lines(begin, begin + len(block), line))
+            begin, line = begin + len(block), line + block.count(b"\n")
+    return made
+
+
+def read_file(found: InputFile, fields: RowFields, part: Lines | None = None) -> Iterator[Document | Rejection]:
+    """The documents of one file, or of a part of it."""
+    file, place, suffix = found.file, found.place, _suffix(found.file)
     try:
         if suffix == ".parquet":
             yield from _parquet(file, place, fields)
         elif suffix in ROW_SUFFIXES:
-            with _open(file) as stream:
-                yield from _json_lines(stream, place, fields)
+            with _open(file, 0 if part is None else part.begin) as stream:
+                yield from _json_lines(stream, place, fields, part)
         elif suffix in EXTRACTORS:
             with _open(file) as stream:
                 text = EXTRACTORS[suffix](stream.read())
@@ -115,9 +159,11 @@ def _read_file(file: Path, place: str, fields: RowFields) -> Iterator[Document |
 
 
 @contextmanager
-def _open(file: Path) -> Iterator[IO[bytes]]:
-    """A file's bytes, decompressed, up to a bound."""
+def _open(file: Path, begin: int = 0) -> Iterator[IO[bytes]]:
+    """A file's bytes from `begin` on, decompressed, up to a bound."""
     with gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb") as stream:
+        if begin:
+            stream.seek(begin)
         yield io.BufferedReader(BoundedReader(stream, MAX_FILE_BYTES, str(file)))
 
 
@@ -137,13 +183,17 @@ def _document(row: Mapping[str, Any], place: str, fields: RowFields) -> Document
     )
 
 
-def _json_lines(stream: IO[bytes], place: str, fields: RowFields) -> Iterator[Document | Rejection]:
-    number = 0
-    while line := stream.readline(MAX_ROW_BYTES + 1):
+def _json_lines(stream: IO[bytes], place: str, fields: RowFields, part: Lines | None) -> Iterator[Document | Rejection]:
+    number, left = (0, None) if part is None else (part.first_line - 1, part.end - part.begin)
+    while (left is None or left > 0) and (line := stream.readline(MAX_ROW_BYTES + 1)):
         number += 1
+        left = None if left is None else left - len(line)
         here = f"{place}:{number}"
         if len(line) > MAX_ROW_BYTES:
-            raise UnreadableError("too large", f"line {number} has more than {MAX_ROW_BYTES:,} bytes")
+            while rest := _to_line_end(line, stream):
+                left, line = None if left is None else left - len(rest), rest
+            yield Rejection(here, "too large", f"the line has more than {MAX_ROW_BYTES:,} bytes")
+            continue
         if number == 1 and b"\0" in line:
             raise UnreadableError("binary", "the first line holds NUL bytes")
         if not line.strip():
@@ -159,6 +209,11 @@ def _json_lines(stream: IO[bytes], place: str, fields: RowFields) -> Iterator[Do
                 yield _document(row, here, fields)
             else:
                 yield Rejection(here, "bad json", f"the line holds a {type(row).__name__}, not an object")
+
+
+def _to_line_end(line: bytes, stream: IO[bytes]) -> bytes:
+    """The next bytes of a line that was not read to its end."""
+    return b"" if line.endswith(b"\n") else stream.readline(MAX_ROW_BYTES)
 
 
 def _parquet(file: Path, place: str, fields: RowFields) -> Iterator[Document | Rejection]:

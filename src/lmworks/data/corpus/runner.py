@@ -1,0 +1,110 @@
+"""Who does the work: this process, a pool of processes on this machine, or Ray Data on many.
+
+A task is a module-level function of one item that writes its own result and can be repeated, so a run that was
+killed goes on where it stopped. Knows no task.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Annotated, Any, Literal, Protocol, TypeVar
+
+from pydantic import Field
+
+from lmworks.core.config import Config
+from lmworks.core.errors import require
+from lmworks.core.progress import bar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class RunnerConfig(Config):
+    """Where the work is done."""
+
+    kind: Literal["local", "ray"] = "local"
+    """`local`: processes on this machine; `ray`: tasks of Ray Data, on the cluster that `RAY_ADDRESS` names or a local
+    one. Both write the same bytes."""
+    workers: Annotated[int | None, Field(ge=1)] = None
+    """Processes at work; None takes all cores of this machine, or what the cluster has."""
+
+
+class Runner(Protocol):
+    """Applies a task to items."""
+
+    def map(self, task: Callable[[Item], Result], items: Sequence[Item], description: str) -> Iterator[Result]:
+        """Results in the order of the items."""
+        ...
+
+
+def runner_of(config: RunnerConfig) -> Runner:
+    """The runner that a configuration names.
+
+    Raises:
+        MissingExtraError: Ray is asked for and not installed.
+    """
+    if config.kind == "ray":
+        require("ray", "ray")
+        return RayRunner(config.workers)
+    return LocalRunner(config.workers or len(os.sched_getaffinity(0)))
+
+
+class LocalRunner:
+    """A pool of processes; one worker or one item runs in this process."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+
+    def map(self, task: Callable[[Item], Result], items: Sequence[Item], description: str) -> Iterator[Result]:
+        """Results in the order of the items."""
+        with bar(description, len(items)) as progress:
+            if min(self.workers, len(items)) <= 1:
+                for item in items:
+                    yield task(item)
+                    progress.advance()
+                return
+            context = multiprocessing.get_context("forkserver")
+            with ProcessPoolExecutor(min(self.workers, len(items)), context, initializer=_leave_interrupts) as pool:
+                try:
+                    for result in pool.map(task, items):
+                        yield result
+                        progress.advance()
+                except BaseException:
+                    pool.shutdown(wait=True, cancel_futures=True)
+                    raise
+
+
+def _leave_interrupts() -> None:
+    """Ctrl-C reaches the whole group; the parent alone answers it, when the tasks at work are done."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class RayRunner:
+    """Ray Data; files that tasks read and write must be on storage that all nodes share."""
+
+    def __init__(self, workers: int | None) -> None:
+        self.workers = workers
+
+    def map(self, task: Callable[[Item], Result], items: Sequence[Item], description: str) -> Iterator[Result]:
+        """Results in the order of the items."""
+        import ray
+
+        if not ray.is_initialized():
+            ray.init(num_cpus=self.workers, include_dashboard=False, log_to_driver=False)
+
+        def apply(row: dict[str, Any]) -> dict[str, Any]:
+            return {"number": row["number"], "result": pickle.dumps(task(pickle.loads(row["item"])))}
+
+        rows = [{"number": number, "item": pickle.dumps(item)} for number, item in enumerate(items)]
+        found: dict[int, Result] = {}
+        with bar(description, len(items)) as progress:
+            made = ray.data.from_items(rows, override_num_blocks=max(len(rows), 1)).map(apply)
+            for row in made.iter_rows():
+                found[row["number"]] = pickle.loads(row["result"])
+                progress.advance()
+        yield from (found[number] for number in range(len(rows)))

@@ -1,0 +1,106 @@
+"""The units of work of a corpus: files, groups of small files, and parts of large ones.
+
+Which documents a unit holds follows from the inputs alone, never from who works. Knows no cleaning rule.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lmworks.core.generation import Document
+from lmworks.data.extraction.sources import InputFile, Lines, Rejection, RowFields, input_files, parts, read_file
+
+UNIT_BYTES = 32 << 20
+UNIT_FILES = 1000
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Files, or a part of one, that one worker reads."""
+
+    name: str
+    """Digits; units in the order of their names give the documents in the order of the inputs."""
+    files: tuple[InputFile, ...]
+    part: Lines | None = None
+    """Of the only file."""
+    max_documents: int | None = None
+    max_bytes: int | None = None
+
+    def documents(self, fields: RowFields) -> Iterator[Document | Rejection]:
+        """What the unit holds, up to its limits."""
+        count = size = 0
+        for file in self.files:
+            for item in read_file(file, fields, self.part):
+                yield item
+                if isinstance(item, Document):
+                    count += 1
+                    size += len(item.text.encode("utf-8", "surrogatepass"))
+                if (self.max_documents and count >= self.max_documents) or (self.max_bytes and size >= self.max_bytes):
+                    return
+
+    def fingerprint(self) -> str:
+        """Changes when a file of the unit does."""
+        stats = [(file.place, *_identity(file.file)) for file in self.files]
+        return hashlib.blake2b(repr((stats, self)).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _identity(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+@dataclass
+class _Pending:
+    """Small files that wait to become one unit."""
+
+    files: list[InputFile] = field(default_factory=list)
+    size: int = 0
+
+    def full(self) -> bool:
+        return self.size >= UNIT_BYTES or len(self.files) >= UNIT_FILES
+
+
+def units_of(inputs: Sequence[Path], *, max_documents: int | None = None, max_bytes: int | None = None) -> list[Unit]:
+    """The work that inputs make.
+
+    Args:
+        inputs: files, folders and source artifacts.
+        max_documents: of all inputs together, an equal share from the beginning of each.
+        max_bytes: of text, shared alike.
+
+    Raises:
+        DataError: an input does not exist or holds nothing that can be read.
+        ArtifactError: a source artifact's files do not match its manifest.
+    """
+    made: list[Unit] = []
+
+    def add(files: Sequence[InputFile], part: Lines | None = None, documents: int | None = None,
+            size: int | None = None) -> None:  # fmt: skip
+        made.append(Unit(f"{len(made):06d}", tuple(files), part, documents, size))
+
+    for path in inputs:
+        files = input_files(path)
+        if max_documents or max_bytes:  # a share is counted from the front, so one worker reads it
+            add(files, None, *(most and -(-most // len(inputs)) for most in (max_documents, max_bytes)))
+            continue
+        pending = _Pending()
+        for file in files:
+            found = parts(file.file, UNIT_BYTES)
+            if len(found) > 1 and pending.files:
+                add(pending.files)
+                pending = _Pending()
+            if len(found) > 1:
+                for part in found:
+                    add([file], part)
+                continue
+            pending.files.append(file)
+            pending.size += file.file.stat().st_size
+            if pending.full():
+                add(pending.files)
+                pending = _Pending()
+        if pending.files:
+            add(pending.files)
+    return made

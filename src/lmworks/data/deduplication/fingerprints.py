@@ -1,0 +1,119 @@
+"""What deduplication knows of each text: digests, length and MinHash signature.
+
+Signatures are MinHash (Broder 1997) over hashed n-grams. Knows neither texts' places nor which one stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from lmworks.core.config import Config
+from lmworks.data.shingles import MAX_N, Shingles
+from lmworks.data.shuffle import mix
+
+_WORDS_AT_ONCE = 1 << 18
+"""N-grams hashed together: one pass over them stays in a processor's cache."""
+
+
+class DedupConfig(Config):
+    """How duplicates are found and which one stays."""
+
+    exact: bool = True
+    """Drop texts that differ at most in case and white space."""
+    near: bool = True
+    """Drop near duplicates."""
+    threshold: Annotated[float, Field(gt=0.0, le=1.0)] = 0.7
+    """Least estimated Jaccard similarity of two texts' n-grams to count as near duplicates."""
+    ngram: Annotated[int, Field(ge=1, le=MAX_N)] = 5
+    """Words (characters in scripts without spaces) in an n-gram."""
+    bands: Annotated[int, Field(ge=1, le=64)] = 14
+    rows: Annotated[int, Field(ge=1, le=32)] = 8
+    """Hashes in a band; two texts are compared when all of one band agree."""
+    keep: Literal["longest", "first"] = "longest"
+    """Of each group keep the longest text, or the first in the order of the inputs."""
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """Of `n` texts."""
+
+    keys: NDArray[np.uint64]
+    """[n, 2] digest that is blind to case, white space and compatibility forms."""
+    digests: NDArray[np.uint64]
+    """[n] digest of the text as it is."""
+    characters: NDArray[np.int64]
+    """[n]"""
+    words: NDArray[np.int64]
+    """[n]"""
+    signatures: NDArray[np.uint32]
+    """[bands, n, rows]; may be mapped from a file."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def fingerprint(texts: Sequence[str], config: DedupConfig, shingles: Shingles | None = None) -> Fingerprints:
+    """Fingerprints of texts.
+
+    Args:
+        texts: any.
+        config: n-gram and banding.
+        shingles: of the same texts, where they are there already.
+    """
+    shingles = shingles or Shingles(texts)
+    return Fingerprints(
+        np.frombuffer(b"".join(map(exact_key, texts)), "<u8").reshape(-1, 2),
+        np.frombuffer(b"".join(map(digest, texts)), "<u8"),
+        np.asarray([len(text) for text in texts], np.int64),
+        shingles.lengths,
+        minhash(shingles, config),
+    )
+
+
+def exact_key(text: str) -> bytes:
+    """Sixteen bytes that are blind to case, white space and compatibility forms."""
+    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return hashlib.blake2b(folded.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def digest(text: str) -> bytes:
+    """Eight bytes that depend on every character."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+def minhash(shingles: Shingles, config: DedupConfig) -> NDArray[np.uint32]:
+    """[bands, texts, rows] the least value of each of `bands × rows` hash functions over each text's n-grams.
+
+    The functions are multiply-shift hashes (Dietzfelbinger et al. 1997) of well-mixed 64-bit inputs.
+    """
+    hashes = config.bands * config.rows
+    odd = mix(np.arange(1, hashes + 1, dtype=np.uint64)) | np.uint64(1)
+    add = mix(np.arange(1 << 32, (1 << 32) + hashes, dtype=np.uint64))
+    signatures = np.empty((config.bands, len(shingles), config.rows), np.uint32)
+    for begin, end in _slices(shingles):
+        grams, counts = shingles.ngrams(config.ngram, begin, end)
+        starts = np.cumsum(counts) - counts
+        for number in range(hashes):
+            hashed = ((grams * odd[number] + add[number]) >> np.uint64(32)).astype(np.uint32)
+            signatures[number // config.rows, begin:end, number % config.rows] = np.minimum.reduceat(hashed, starts)
+    return signatures
+
+
+def _slices(shingles: Shingles) -> Iterator[tuple[int, int]]:
+    """Runs of texts of about `_WORDS_AT_ONCE` words."""
+    begin = words = 0
+    for number, length in enumerate(shingles.lengths.tolist()):
+        words += length + 1
+        if words >= _WORDS_AT_ONCE:
+            yield begin, number + 1
+            begin, words = number + 1, 0
+    if begin < len(shingles):
+        yield begin, len(shingles)

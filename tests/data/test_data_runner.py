@@ -1,0 +1,151 @@
+"""The corpus is the same whoever works, in whatever order, and however often a run is killed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lmworks.core.errors import DataError
+from lmworks.data.corpus import clean, units
+from lmworks.data.corpus.prepare import PrepareConfig, prepare
+from lmworks.data.corpus.units import units_of
+
+WORDS = [f"{a}{b}{c}" for a in "bdgklmnprst" for b in "aeiou" for c in "lmnrst"]
+
+
+def essay(seed, sentences=12):
+    rng = random.Random(seed)
+    return " ".join(
+        " ".join(["The", *rng.choices(WORDS, k=4), "and", *rng.choices(WORDS, k=4)]) + "." for _ in range(sentences)
+    )
+
+
+@pytest.fixture
+def inputs(tmp_path, monkeypatch):
+    """Rows in two files and essays in a folder, in units of a few kilobytes; a third are copies of others."""
+    monkeypatch.setattr(units, "UNIT_BYTES", 8000)
+    folder = tmp_path / "essays"
+    folder.mkdir()
+    for seed in range(30):
+        (folder / f"{seed:02}.txt").write_text(essay(seed))
+    for name, seeds in (("a.jsonl", range(20, 60)), ("b.jsonl", range(50, 80))):
+        (tmp_path / name).write_text("".join(json.dumps({"text": essay(seed)}) + "\n" for seed in seeds))
+    return folder, tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+
+
+def texts_of(corpus):
+    return [
+        sorted(json.loads(line)["text"] for line in (corpus / f"{split}.jsonl").read_text().splitlines())
+        for split in ("train", "validation")
+    ]
+
+
+def config(inputs, output, **values):
+    return PrepareConfig(inputs=inputs, output=output, validation_fraction=0.2, **values)
+
+
+def test_large_files_and_many_small_ones_become_units(inputs):
+    made = units_of(inputs)
+    assert [unit.name for unit in made] == sorted(unit.name for unit in made)
+    assert sum(len(unit.files) for unit in made if unit.part is None) == 30
+    parts = [unit.part for unit in made if unit.part is not None]
+    assert len(parts) > 4
+    assert parts[0].begin == 0
+    assert parts[1].begin == parts[0].end
+    lines = inputs[1].read_text()[: parts[0].end].count("\n")
+    assert parts[1].first_line == lines + 1
+
+
+def test_parts_name_their_lines(inputs):
+    with inputs[1].open("a") as file:
+        file.write("{oops\n")
+    prepare(config(inputs, inputs[0].parent / "out"))
+    report = json.loads((inputs[0].parent / "out" / "report.json").read_text())
+    assert [r["place"] for r in report["rejections"]["first"]] == ["a.jsonl:41"]
+
+
+def test_neither_workers_nor_the_order_of_inputs_change_the_corpus(inputs, tmp_path):
+    alone = prepare(config(inputs, tmp_path / "alone", runner={"workers": 1}))
+    together = prepare(config(inputs, tmp_path / "together", runner={"workers": 2}))
+    assert alone.files == together.files
+    assert alone.metrics["exact_duplicates"] == 20
+    prepare(config(inputs[::-1], tmp_path / "reversed", runner={"workers": 1}))
+    assert texts_of(tmp_path / "alone") == texts_of(tmp_path / "reversed")
+    shown = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("alone", "reversed")]
+    assert shown[0]["counts"] == shown[1]["counts"]
+
+
+@pytest.mark.slow  # Ray takes fifteen seconds to start
+@pytest.mark.filterwarnings("ignore")
+def test_ray_writes_the_same_bytes(inputs, tmp_path):
+    ray = pytest.importorskip("ray")
+    alone = prepare(config(inputs, tmp_path / "alone", runner={"workers": 1}))
+    try:
+        spread = prepare(config(inputs, tmp_path / "ray", runner={"kind": "ray", "workers": 2}))
+    finally:
+        ray.shutdown()
+    assert alone.files == spread.files
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from lmworks.data.corpus import units
+from lmworks.data.corpus.prepare import PrepareConfig, prepare
+units.UNIT_BYTES = 8000
+inputs = tuple(map(Path, sys.argv[2:]))
+prepare(PrepareConfig(inputs=inputs, output=Path(sys.argv[1]), validation_fraction=0.2, runner={"workers": 1}))
+"""
+
+
+def killed_at_random(inputs, output, rng, seconds):
+    """Run in a process that is killed after a random time; whether it had ended by itself."""
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(output), *map(str, inputs)], stderr=subprocess.PIPE)
+    try:
+        process.communicate(timeout=rng.uniform(0.1, 1.0) * seconds)
+    except subprocess.TimeoutExpired:
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    return process.returncode == 0
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.slow)])
+def test_a_killed_run_goes_on_to_the_same_bytes(inputs, tmp_path, kills):
+    began = time.monotonic()
+    assert killed_at_random(inputs, tmp_path / "whole", random.Random(0), 100)
+    seconds = time.monotonic() - began
+    rng = random.Random(kills)
+    output = tmp_path / "often"
+    for _ in range(kills):
+        killed_at_random(inputs, output, rng, seconds)
+    assert killed_at_random(inputs, output, rng, 1000)
+    for name in ("train.jsonl", "validation.jsonl", "report.json", "report.html"):
+        assert (output / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not (tmp_path / ".often.work").exists()
+
+
+def test_units_cleaned_before_are_not_cleaned_again(inputs, tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lmworks.data.corpus.prepare.decide", fails)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(config(inputs, tmp_path / "out", runner={"workers": 1}))
+    before = sorted(path.name for path in (tmp_path / ".out.work").glob("*/*"))
+    assert len(before) > 5
+    cleaned, write = [], clean.write_unit
+    monkeypatch.setattr(clean, "write_unit", lambda folder, *rest: (cleaned.append(folder), write(folder, *rest)))
+    (inputs[0] / "03.txt").write_text(essay(300))
+    prepare(config(inputs, tmp_path / "out", runner={"workers": 1}))
+    assert len(cleaned) == 1, "the unit whose file changed"
+
+
+def test_nothing_left_is_told_by_the_sum_of_the_workers(inputs, tmp_path):
+    with pytest.raises(DataError, match="no document is left"):
+        prepare(config(inputs, tmp_path / "out", min_words=90_000, runner={"workers": 2}))
