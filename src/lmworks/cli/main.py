@@ -30,6 +30,10 @@ COMMANDS: dict[str, Entry] = {
     "model list": Entry("lmworks.cli.model:list_presets", "List published models that are known by name."),
     "scaling run": Entry("lmworks.cli.scaling:run", "Train small versions of a planned run."),
     "scaling fit": Entry("lmworks.cli.scaling:fit", "Fit a scaling law to runs and plan a larger one."),
+    "launch torchrun": Entry("lmworks.cli.launch:launch_command", "Start a training step on one or several hosts."),
+    "launch slurm": Entry("lmworks.cli.launch:launch_command", "Write a Slurm script for a training step."),
+    "launch kubernetes": Entry("lmworks.cli.launch:launch_command", "Write a manifest for a training step."),
+    "plan train": Entry("lmworks.cli.plan_training:train", "Foresee memory and communication of a training step."),
     "export gguf": Entry("lmworks.cli.export:gguf", "Write a model and its tokenizer as one file for llama.cpp."),
 }
 GROUPS = {
@@ -38,6 +42,8 @@ GROUPS = {
     "tune": "Adapt a trained model.",
     "model": "Look at a model.",
     "export": "Write a model in another format.",
+    "launch": "Train on other machines.",
+    "plan": "Foresee what a step needs.",
     "scaling": "Foresee what a larger model would reach.",
 }
 

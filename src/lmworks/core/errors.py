@@ -62,6 +62,10 @@ class TrainingError(LMWorksError):
     """Training cannot start or cannot go on."""
 
 
+class ModelTooLargeError(TrainingError):
+    """What a step keeps would not fit into the memory there is."""
+
+
 class ParallelError(LMWorksError):
     """A model, a batch or a number of processes cannot be divided as asked, or a rank failed."""
 
