@@ -1,17 +1,53 @@
-"""The proof of parallel training holds, and sees a mean of means."""
+"""The proof of parallel training holds, covers what it says, and sees a mean of means and a refusal that is missing."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 
 from lmworks.objectives.causal_lm import causal_lm
 from lmworks.objectives.loss import Loss
 from lmworks.proofs import parallel
+from lmworks.proofs.parallel_forms import COVER, FORMS, Gap
+from lmworks.proofs.parallel_objectives import CASES
+from lmworks.proofs.parallel_page import parallel_page
 
 
-def test_the_proof_holds():
-    rows = parallel.prove(seed=3)
-    assert len(rows) == 2 * (len(parallel.FORMS) + 1) + 2
+@pytest.fixture(scope="module")
+def rows():
+    return parallel.prove(seed=3)
+
+
+def test_the_proof_holds(rows):
+    assert len(rows) == len(CASES) + len(list(parallel.pairs(long=False))) + 2
     for row in rows:
         assert row.ok, row
+
+
+def test_the_short_proof_takes_every_form_and_every_objective_and_the_long_one_all_pairs(rows):
+    short, long = (set(parallel.pairs(long)) for long in (False, True))
+    assert short < long
+    assert {form for _, form in short} == set(FORMS)
+    assert {(objective, form) for objective in CASES for form in FORMS} < long
+    assert {form for half in COVER for form in half} <= set(FORMS)
+
+
+def test_refusals_are_announced_by_their_words(rows):
+    refused = {(row.objective, row.form) for row in rows if getattr(row, "gradient", 0.0) is None}
+    assert ("balanced experts", "pipeline 1f1b, 8") in refused
+    assert not any(objective == "causal LM" for objective, _ in refused)
+    case = CASES["permutation LM"]
+    assert parallel._row("p", "TP", case, FORMS["TP"], "'xl' attention mixes").ok
+    assert not parallel._row("p", "TP", case, FORMS["TP"], "something else").ok
+    assert not parallel._row("p", "TP", case, FORMS["TP"], Gap(0.0, 0.0)).ok
+    assert not parallel._row("p", "DDP", case, FORMS["DDP"], "'xl' attention mixes").ok
+
+
+def test_the_page_has_every_form_and_every_reason(rows):
+    page = parallel_page(rows)
+    for form in FORMS:
+        assert f"| {form} |" in page
+    assert "balances the experts of all layers" in page
 
 
 def test_a_mean_of_means_is_seen(monkeypatch):
@@ -19,6 +55,6 @@ def test_a_mean_of_means_is_seen(monkeypatch):
         loss = causal_lm(model, batch)
         return Loss(loss.loss_sum / loss.n_targets, torch.ones(()), loss.metrics)
 
-    monkeypatch.setattr(parallel, "causal_lm", mean_of_means)
+    monkeypatch.setitem(CASES, "causal LM", replace(CASES["causal LM"], objective=mean_of_means))
     gap = parallel.accumulation_gap()
     assert min(gap.gradient, gap.loss) > 1e-3

@@ -26,10 +26,14 @@ SEEDED = ("families", "engine", "parallel")
 @click.option("--json", "as_json", is_flag=True, help="End with one JSON object on the last line.")
 @click.option("--seed", default=0, type=click.IntRange(min=0), help="Of the random models.  [default: 0]")
 @click.option("--only", default=None, help="families: measure this family alone.")
+@click.option("--long", is_flag=True, help="parallel: every objective under every form.")
 @click.option(
-    "--write", default=None, type=click.Path(dir_okay=False, path_type=Path), help="families: write the page."
+    "--write",
+    default=None,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="families, and parallel --long: write the page.",
 )
-def prove(suite: str, as_json: bool, seed: int, only: str | None, write: Path | None) -> None:
+def prove(suite: str, as_json: bool, seed: int, only: str | None, long: bool, write: Path | None) -> None:
     """Measure this package's promises on this machine; exit 1 when one does not hold.
 
     SUITE is `core`: train-serve gap, parity, exact resume, accumulation, packing; `families`: every model family
@@ -41,8 +45,12 @@ def prove(suite: str, as_json: bool, seed: int, only: str | None, write: Path | 
 
     if not suite.isidentifier() or find_spec(f"lmworks.proofs.{suite}") is None:
         raise click.UsageError(f"there is no suite {suite!r}; known: {', '.join(SUITES)}")
-    if suite != "families" and (only is not None or write is not None):
+    if suite != "families" and (only is not None or (write is not None and suite != "parallel")):
         raise click.UsageError("--only and --write belong to the suite 'families'")
+    if long and suite != "parallel":
+        raise click.UsageError("--long belongs to the suite 'parallel'")
+    if suite == "parallel" and write is not None and not long:
+        raise click.UsageError("--write needs every objective under every form; add --long")
     if seed and suite not in SEEDED:
         raise click.UsageError(f"--seed belongs to the suites {', '.join(map(repr, SEEDED))}")
     if write is not None and only is not None:
@@ -51,7 +59,14 @@ def prove(suite: str, as_json: bool, seed: int, only: str | None, write: Path | 
         rows: Sequence[Row] = _prove_families(seed, only, write, shown=not as_json)
     else:
         measure = import_module(f"lmworks.proofs.{suite}").prove
-        rows = measure(seed) if suite in SEEDED else measure()
+        if suite == "parallel":
+            rows = measure(seed, long)
+            if write is not None:
+                from lmworks.proofs.parallel_page import parallel_page
+
+                write.write_text(parallel_page(rows), encoding="utf-8")
+        else:
+            rows = measure(seed) if suite in SEEDED else measure()
         if not as_json:
             stdout().print(_table(rows))
     if as_json:

@@ -270,13 +270,13 @@ class _Split:
                 raise ParallelError(
                     "prefixes are of whole documents, of which a rank has pieces", "Use `gather=True` for prefix LM"
                 )
-            split = SplitContext(self.layout, self._method)
-            return self._model(input_ids, positions, split, token_type_ids=token_type_ids)
+            split, types = SplitContext(self.layout, self._method), _segments(token_type_ids)
+            return self._model(input_ids, positions, split, **types)
         layout = Layout.of(context.cu_seqlens, self._group)
         own = layout.share.indices
-        types = None if token_type_ids is None else token_type_ids[own]
+        types = _segments(None if token_type_ids is None else token_type_ids[own])
         split = SplitContext(layout, self._method, context.prefix_lengths)
-        return _gathered(self._model(input_ids[own], positions[own], split, token_type_ids=types), layout)
+        return _gathered(self._model(input_ids[own], positions[own], split, **types), layout)
 
     def __getattr__(self, name: str) -> Any:
         if self.layout is not None and name in _OF_DOCUMENTS:
@@ -287,6 +287,11 @@ class _Split:
         if isinstance(value, nn.Module) and any(isinstance(module, _ATTENTION) for module in value.modules()):
             return _Split(value, self._group, self._method, self.layout)  # one of several models, such as a generator
         return value
+
+
+def _segments(token_type_ids: Tensor | None) -> dict[str, Tensor]:
+    """As an argument, for models that take it."""
+    return {} if token_type_ids is None else {"token_type_ids": token_type_ids}
 
 
 def _gathered(hidden: Tensor, layout: Layout) -> Tensor:

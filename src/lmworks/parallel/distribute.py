@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -36,11 +37,14 @@ class _Call(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, function: Callable[..., Any], *args: Any) -> tuple[type | None, Any]:
-        """The result, a dataclass as its type and fields: torch looks for tensors in mappings, not in objects."""
+    def forward(self, function: Callable[..., Any], *args: Any) -> tuple[Callable[..., Any] | None, Any]:
+        """The result, a dataclass as what makes it and its fields: torch looks for tensors in mappings.
+
+        The class itself does not travel: DDP would look for tensors in its fields.
+        """
         result = function(self.model, *args)
         if is_dataclass(result) and not isinstance(result, type):
-            return type(result), {field.name: getattr(result, field.name) for field in fields(result)}
+            return partial(type(result)), {field.name: getattr(result, field.name) for field in fields(result)}
         return None, result
 
 
@@ -124,12 +128,12 @@ def distribute(
             the objective is to be one of `context_parallel`.
         plan: style of every module that `tensor` divides, by its name.
         units: names of the modules that are gathered together where weights are sharded.
-        precision: type of the forward and backward pass where weights are sharded.
+        precision: type of the forward and backward pass.
 
     Raises:
         ParallelError: there is no plan, or it does not fit the model.
     """
-    config, partial = mesh.config, list[str]()
+    config, summed = mesh.config, list[str]()
     if config.expert > 1 and not any(expert_parameters(model)):
         parallelize_experts(model, mesh.group("expert"))
     experts = dict(expert_parameters(model))
@@ -143,10 +147,11 @@ def distribute(
             raise ParallelError(
                 f"tensor is {config.tensor}, and the model states no plan of how to divide it", "Set `tensor: 1`"
             )
-        partial = divide(model, plan, mesh.weights["tensor"], tokens=config.sequence_parallel)
+        summed = divide(model, plan, mesh.weights["tensor"], tokens=config.sequence_parallel)
     call = _Call(model)
     runner: nn.Module = call
-    if config.shard > 1 or (config.tensor > 1 and mesh.size("replicate") > 1):
+    # What gathers weights also casts them: in lower precision it serves replicas too, as shards of one rank.
+    if config.shard > 1 or precision != torch.float32 or (config.tensor > 1 and mesh.size("replicate") > 1):
         names = ("replicate", "split") if mesh.size("replicate") > 1 else ("split",)
         modules = [model.get_submodule(name) for name in units]
         shard(
@@ -156,7 +161,7 @@ def distribute(
     elif mesh.size("tokens") > 1:
         runner = replicate(
             call, mesh.group("tokens"), config.gradient_compression, ignored=[f"model.{name}" for name in experts],
-            # Of its parameters those for segments have no part in a loss without segments.
-            unused=any(isinstance(module, XLAttention) for module in model.modules()),
+            # XLNet's parameters for segments have no part in a loss without segments, nor have layers left out.
+            unused=any(isinstance(m, XLAttention) or getattr(m, "layerdrop", 0.0) for m in model.modules()),
         )  # fmt: skip
-    return DistributedModel(model, runner, mesh, partial, list(experts.values()))
+    return DistributedModel(model, runner, mesh, summed, list(experts.values()))

@@ -70,19 +70,29 @@ def parallelize_experts(model: nn.Module, group: dist.ProcessGroup) -> int:
     Raises:
         ParallelError: the model has no experts, or they do not divide; nothing was changed.
     """
+    layers = require_experts(model, group.size())
+    for layer in layers:
+        layer.add_module("experts", ExpertShard(layer.experts, group))
+    return len(layers)
+
+
+def require_experts(model: nn.Module, ranks: int) -> list[MixtureOfExperts]:
+    """Check that a model has experts that divide among so many ranks, and find their layers.
+
+    Raises:
+        ParallelError: it has none, or they do not divide.
+    """
     layers = [m for m in model.modules() if isinstance(m, MixtureOfExperts)]
     if not layers:
         raise ParallelError(
             "the model has no layer with experts to split", "Set `expert: 1`, or choose a model with `moe` layers"
         )
     for count in {layer.router.num_experts for layer in layers}:
-        if count % group.size():
+        if count % ranks:
             raise ParallelError(
-                f"{count} experts of a layer do not divide among {group.size()} ranks", "Choose `expert` as a divisor"
+                f"{count} experts of a layer do not divide among {ranks} ranks", "Choose `expert` as a divisor"
             )
-    for layer in layers:
-        layer.add_module("experts", ExpertShard(layer.experts, group))
-    return len(layers)
+    return layers
 
 
 @torch.no_grad()

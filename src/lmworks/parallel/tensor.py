@@ -96,12 +96,7 @@ def divide(model: nn.Module, plan: Mapping[str, str], mesh: DeviceMesh, *, token
     group = mesh.get_group()
     splits = {name: TokenSplit(group) for name, style in plan.items() if style == "tokens" and tokens}
     modules = dict(model.named_modules())
-    for name, style in plan.items():
-        if style in DIVISIBLE and not isinstance(modules.get(name), DIVISIBLE[style]):
-            raise ParallelError(
-                f"{name} is a {type(modules.get(name)).__name__} and cannot be divided by {style}",
-                "Divide the model before adapters are injected or weights are quantized, or set `tensor: 1`",
-            )
+    require_divisible(model, plan)
     made: dict[int, nn.Parameter] = {}
     regions: dict[str, None] = {}
 
@@ -138,6 +133,21 @@ def divide(model: nn.Module, plan: Mapping[str, str], mesh: DeviceMesh, *, token
             modules[whole].register_forward_pre_hook(partial(_join_first, split))
             modules[whole].register_forward_hook(partial(_split_output, split))
     return _partial_parameters(model, plan, list(regions), splits)
+
+
+def require_divisible(model: nn.Module, plan: Mapping[str, str]) -> None:
+    """Check that a plan fits a model.
+
+    Raises:
+        ParallelError: a module that is to be divided is not a plain linear map or table.
+    """
+    modules = dict(model.named_modules())
+    for name, style in plan.items():
+        if style in DIVISIBLE and not isinstance(modules.get(name), DIVISIBLE[style]):
+            raise ParallelError(
+                f"{name} is a {type(modules.get(name)).__name__} and cannot be divided by {style}",
+                "Divide the model before adapters are injected or weights are quantized, or set `tensor: 1`",
+            )
 
 
 def _some(parameter: nn.Parameter | None) -> nn.Parameter:

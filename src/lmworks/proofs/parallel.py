@@ -1,194 +1,154 @@
 """`lmworks prove parallel`: every way to spread a step over processes gives the gradient and loss of one process.
 
-Four processes on this machine, float32, documents of unequal length dealt out unequally, two micro-batches each, so
-that any mean of means would show.
+Four processes on this machine, float32, documents of unequal length dealt out unequally, several micro-batches each,
+so that any mean of means would show. The processes are started once. What makes no sense is refused by name before it
+starts, and a row says so. By default every form is measured for causal language modeling and some of them, in turn,
+for each other objective; the long form measures all for all.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from torch.distributed.tensor import DTensor
+import torch.distributed as dist
+from torch import nn
 
 from lmworks.core.errors import ParallelError
 from lmworks.core.progress import say
-from lmworks.models.build import build_model
-from lmworks.models.config import ModelConfig
-from lmworks.models.parallel_plan import shard_units, tensor_plan
-from lmworks.models.slots import AttentionConfig
-from lmworks.models.transformer import Transformer
-from lmworks.nn.batch import Batch, next_token_document, pack
-from lmworks.objectives.causal_lm import causal_lm
 from lmworks.parallel.config import ParallelConfig
 from lmworks.parallel.consistency import require_equal_replicas
-from lmworks.parallel.distribute import distribute
-from lmworks.parallel.mesh import make_mesh
+from lmworks.parallel.mesh import Mesh
 from lmworks.parallel.processes import run_processes
+from lmworks.proofs.parallel_forms import COVER, FORMS, RANKS, Form, Gap, Outcome, distributed, mesh_of, one_process
+from lmworks.proofs.parallel_objectives import BALANCED, CASES, UNITS, Case, net
 from lmworks.proofs.row import Row
-from lmworks.proofs.tiny import LLAMA
 
-RANKS = 4
 BOUND = 1e-6
-MICRO_BATCHES = 2
-LENGTHS = (13, 41, 5, 28, 61, 9, 33, 17, 50, 8, 22, 37, 11, 30, 19, 45)
-
-FORMS = {
-    "DDP": ParallelConfig(data=4),
-    "ZeRO-1": ParallelConfig(shard=4, zero_stage=1),
-    "ZeRO-2": ParallelConfig(shard=4, zero_stage=2),
-    "ZeRO-3": ParallelConfig(shard=4),
-    "HSDP 2x2": ParallelConfig(data=2, shard=2),
-    "TP": ParallelConfig(tensor=4, sequence_parallel=False),
-    "TP+SP": ParallelConfig(tensor=4),
-    "DP x TP+SP 2x2": ParallelConfig(data=2, tensor=2),
-    "FSDP x TP+SP 2x2": ParallelConfig(shard=2, tensor=2),
-}
-"""Everything but `context`, `pipeline` and `expert`."""
+SPLITS = "accumulation splits"
+PLAIN = "causal LM"
+BALANCED_FORMS = ("DDP", "EP", "TP+SP", "ring", "pipeline 1f1b, 8")
+TIMEOUT = 3000.0
+"""Seconds for all forms on a slow machine; what hangs is ended then."""
 
 
 @dataclass(frozen=True)
-class Gap:
-    """How far one form is from one process."""
+class ParallelRow(Row):
+    """One objective under one form: the larger of both gaps, or a refusal."""
 
-    gradient: float
-    """‖difference‖ / ‖gradient‖, over all parameters as one vector."""
-    loss: float
-    """Relative."""
+    objective: str = ""
+    form: str = ""
+    gradient: float | None = None
+    """‖difference‖ / ‖gradient‖; None where the form is refused."""
+    loss: float | None = None
+    """Relative difference."""
 
 
-def prove(seed: int = 0) -> list[Row]:
-    """Measure every form."""
+Found = Gap | str
+"""A gap, or the words of a refusal."""
+
+
+def prove(seed: int = 0, long: bool = False) -> list[Row]:
+    """Measure.
+
+    Args:
+        seed: of models and documents.
+        long: every objective under every form.
+    """
+    chosen = list(pairs(long))
     say("measuring accumulation splits …")
-    gaps = {"accumulation splits": accumulation_gap(seed)}
-    say(f"measuring {len(FORMS)} forms on {RANKS} processes …")
-    measured, found = run_processes(_measure, RANKS, seed)[0]
-    rows = []
-    for form, gap in (gaps | measured).items():
-        rows.append(Row(f"causal LM, {form}: relative Δ gradient", gap.gradient, BOUND))
-        rows.append(Row(f"causal LM, {form}: relative Δ loss", gap.loss, BOUND))
-    rows.append(Row("parameter hashes: forms whose replicas differ after an update", found["differ"], 0))
-    rows.append(Row("parameter hashes: a planted difference is found and its rank named", found["planted"], 1, ">="))
+    rows: list[Row] = [_row(name, SPLITS, CASES[name], None, accumulation_gap(name, seed)) for name in CASES]
+    say(f"measuring {len(chosen)} pairs of an objective and a form on {RANKS} processes …")
+    measured, hashes = run_processes(_measure, RANKS, seed, chosen, timeout=TIMEOUT)[0]
+    for (objective, form), found in zip(chosen, measured, strict=True):
+        rows.append(_row(objective, form, _case(objective), FORMS[form], found))
+    rows.append(Row("parameter hashes: forms whose replicas differ after an update", hashes["differ"], 0))
+    rows.append(Row("parameter hashes: a planted difference is found and its rank named", hashes["planted"], 1, ">="))
     return rows
 
 
-def proof_config() -> ModelConfig:
-    """Llama's shape with heads and vocabulary that divide by four."""
-    assert LLAMA.decoder is not None, "Llama is a decoder"
-    attention = AttentionConfig(num_attention_heads=8, num_key_value_heads=4, head_dim=8)
-    decoder = LLAMA.decoder.model_copy(update={"attention": attention, "num_hidden_layers": 2})
-    return LLAMA.model_copy(update={"decoder": decoder, "vocab_size": 132})
+def pairs(long: bool) -> Iterator[tuple[str, str]]:
+    """Objectives and forms that are measured."""
+    for index, objective in enumerate(CASES):
+        forms = FORMS if long or objective == PLAIN else COVER[index % len(COVER)]
+        yield from ((objective, form) for form in forms)
+    yield from (("balanced experts", form) for form in BALANCED_FORMS)
 
 
-def accumulation_gap(seed: int = 0) -> Gap:
-    """One process, the documents in 1, 2, 3, ... micro-batches."""
-    documents, reference = _documents(seed), one_process(seed)
-    gaps = []
-    for count in range(2, len(documents) + 1):
-        model = build_model(proof_config(), seed=seed)
-        sums = _step(model, [_batch(documents[i::count]) for i in range(count)])
-        gaps.append(_gap(reference, ({n: _of(p.grad) for n, p in model.named_parameters()}, sums)))
+def accumulation_gap(objective: str = PLAIN, seed: int = 0) -> Gap:
+    """One process, the documents in 2, 5, and as many micro-batches as there are units: the worst."""
+    reference = one_process(CASES[objective], seed, 2)
+    gaps = [reference.gap(one_process(CASES[objective], seed, 2, splits=count)) for count in (2, 5, UNITS)]
     return Gap(max(g.gradient for g in gaps), max(g.loss for g in gaps))
 
 
-Outcome = tuple[dict[str, Tensor], float]
-"""Gradients by name and the loss, both per target."""
+def _case(objective: str) -> Case:
+    return CASES.get(objective, BALANCED)
 
 
-def one_process(seed: int) -> Outcome:
-    """All documents in one batch."""
-    model = build_model(proof_config(), seed=seed)
-    loss = _step(model, [_batch(_documents(seed))])
-    return {name: _of(p.grad) for name, p in model.named_parameters()}, loss
+def _row(objective: str, form: str, case: Case, shape: Form | None, found: Found) -> ParallelRow:
+    """A gap holds within the bound, where no refusal is announced; a refusal where one is, by its words."""
+    label = f"{objective}, {form}"
+    announced = [] if shape is None else [w for name, w in case.refused.items() if shape.degrees[name] > 1]
+    if isinstance(found, str):
+        right = any(words in found for words in announced)
+        return ParallelRow(f"{label}: refused", float(right), 1, ">=", f"refused: {found}", objective, form)
+    worst = max(found.gradient, found.loss) if not announced else float("inf")
+    note = "a refusal is missing" if announced else ""
+    return ParallelRow(label, worst, BOUND, "<=", note, objective, form, found.gradient, found.loss)
 
 
-def distributed(form: ParallelConfig, seed: int) -> tuple[Outcome, Transformer]:
-    """The same on the calling rank's part of a mesh; gradients are gathered whole."""
-    mesh = make_mesh(form)
-    config = proof_config()
-    model = build_model(config, seed=seed)
-    plan = tensor_plan(config, form.tensor) if form.tensor > 1 else None
-    runner = distribute(model, mesh, plan=plan, units=shard_units(config))
-    own = _documents(seed)[mesh.batch_rank :: mesh.config.batch_degree]
-    batches = [_batch(own[i::MICRO_BATCHES]) for i in range(MICRO_BATCHES)]
-    totals = torch.zeros(2, dtype=torch.float64)
-    for index, batch in enumerate(batches):
-        with runner.micro_batch(last=index + 1 == len(batches)):
-            loss = runner(causal_lm, batch)
-            torch.autograd.backward(loss.loss_sum)
-        totals += torch.stack([loss.loss_sum.detach(), loss.n_targets])
-    loss_sum, n_targets = map(float, mesh.sum_tokens(totals.unbind()))
-    for parameter in model.parameters():
-        _of(parameter.grad).div_(n_targets)
-    gradients = {name: _whole(_of(p.grad)) for name, p in model.named_parameters()}
-    return (gradients, loss_sum / n_targets), model
-
-
-def _measure(seed: int) -> tuple[dict[str, Gap], dict[str, int]]:
-    """On every rank: all forms in turn."""
+def _measure(seed: int, chosen: list[tuple[str, str]]) -> tuple[list[Found], dict[str, int]]:
+    """On every rank: all pairs in turn. One rank alone knows what one process gives."""
     logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)  # it advises on speed
-    reference = one_process(seed)
-    gaps, found = {}, {"differ": 0, "planted": 0}
-    for name, form in FORMS.items():
-        outcome, model = distributed(form, seed)
-        gaps[name] = _gap(reference, outcome)
-        mesh = make_mesh(form)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.sub_(0.1 * _of(parameter.grad))
+    references: dict[tuple[str, int, bool, int], Outcome] = {}
+    found: list[Found] = []
+    hashes = {"differ": 0, "planted": _planted(seed)}
+    for objective, name in chosen:
+        case, form = _case(objective), FORMS[name]
+        if case is BALANCED:
+            form = Form(form.config, form.micro_batches, experts=True)
         try:
-            require_equal_replicas(model, mesh)
-        except ParallelError:
-            found["differ"] += 1
-    model = build_model(proof_config(), seed=seed)
-    mesh = make_mesh(FORMS["DDP"])
+            outcome, model, mesh = distributed(case, form, seed)
+        except ParallelError as error:
+            found.append(error.problem)
+            continue
+        if objective == PLAIN and form.config.pipeline == form.config.expert == 1:
+            hashes["differ"] += not _equal_after_update(model, mesh)
+        if dist.get_rank():
+            found.append(Gap(0.0, 0.0))
+            continue
+        splits = form.micro_batches * form.config.batch_degree if case is BALANCED else 1
+        key = (objective, form.layers, form.experts, splits)
+        if key not in references:
+            references[key] = one_process(case, seed, form.layers, experts=form.experts, splits=splits)
+        found.append(references[key].gap(outcome))
+    return found, hashes
+
+
+@torch.no_grad()
+def _equal_after_update(model: nn.Module, mesh: Mesh) -> bool:
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.sub_(1e-4 * parameter.grad)
+    try:
+        require_equal_replicas(model, mesh)
+    except ParallelError:
+        return False
+    return True
+
+
+@torch.no_grad()
+def _planted(seed: int) -> int:
+    """Whether one changed weight of one rank is found, and the rank named."""
+    model, _, _ = CASES[PLAIN].build(2, seed, net(experts=False), 1)
+    mesh = mesh_of(ParallelConfig(data=RANKS))
     if mesh.batch_rank == 2:
-        with torch.no_grad():
-            model.embed_tokens.weight[7, 3] += 1e-6
+        model.get_parameter("embed_tokens.weight")[7, 3] += 1e-6
     try:
         require_equal_replicas(model, mesh)
     except ParallelError as error:
-        found["planted"] = int("rank 2 " in str(error) and "embed_tokens.weight" in str(error))
-    return gaps, found
-
-
-def _step(model: Transformer, batches: list[Batch]) -> float:
-    """Gradients per target are left in the model; the mean loss."""
-    losses = []
-    for batch in batches:
-        loss = causal_lm(model, batch)
-        torch.autograd.backward(loss.loss_sum)
-        losses.append(loss)
-    n_targets = sum(float(loss.n_targets) for loss in losses)
-    for parameter in model.parameters():
-        _of(parameter.grad).div_(n_targets)
-    return sum(float(loss.loss_sum.detach()) for loss in losses) / n_targets
-
-
-def _gap(reference: Outcome, outcome: Outcome) -> Gap:
-    (expected, loss), (found, other_loss) = reference, outcome
-    assert expected.keys() == found.keys(), "a form changes no parameter's name"
-    difference = sum(float((found[n] - g).double().square().sum()) for n, g in expected.items())
-    whole = sum(float(g.double().square().sum()) for g in expected.values())
-    return Gap((difference / whole) ** 0.5, abs(other_loss - loss) / abs(loss))
-
-
-def _documents(seed: int) -> list[list[int]]:
-    generator = torch.Generator().manual_seed(seed)
-    vocabulary = proof_config().vocab_size
-    return [torch.randint(0, vocabulary, (n,), generator=generator).tolist() for n in LENGTHS]
-
-
-def _batch(documents: list[list[int]]) -> Batch:
-    return pack([next_token_document(d) for d in documents])
-
-
-def _of(gradient: Tensor | None) -> Tensor:
-    assert gradient is not None, "every parameter has a part in the loss"
-    return gradient
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        return int("rank 2 " in str(error) and "embed_tokens.weight" in str(error))
+    return 0
