@@ -13,6 +13,9 @@ from typing import Any
 
 from lmworks.core.errors import disk_errors
 
+HANG = "hang"
+"""What a report of the watchdog has as its `finding`."""
+
 
 class EventLog:
     """Appends to a file and cuts it back.
@@ -30,13 +33,22 @@ class EventLog:
             file.write(json.dumps({key: _strict(value) for key, value in event.items()}) + "\n")
 
     def keep(self, count: int) -> None:
-        """Forget all but the first `count` events: those that the checkpoint at hand remembers."""
+        """Forget all but the first `count` verdicts of the guard: those that the checkpoint at hand remembers.
+
+        Reports of hangs stay: what they tell of will not come again with the same step.
+        """
         if not self.path.exists():
             return
         lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        kept = []
+        for line in lines:
+            report = f'"finding": "{HANG}"' in line
+            count -= not report
+            if report or count >= 0:
+                kept.append(line)
         staging = self.path.with_name(f".{self.path.name}.tmp")
         with disk_errors(self.path):
-            staging.write_text("".join(lines[:count]), encoding="utf-8")
+            staging.write_text("".join(kept), encoding="utf-8")
             staging.replace(self.path)
 
 

@@ -1,10 +1,13 @@
-"""Faults on purpose: named rows whose loss or gradient goes wrong, to prove what the guard does about them.
+"""Faults on purpose: rows whose loss or gradient goes wrong, ranks that stall or die, to prove what is done about them.
 
 Knows no trainer: it stands between a run and its data and objective.
 """
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
@@ -48,6 +51,22 @@ def spike(factor: float) -> Fault:
         return replace(loss, loss_sum=loss.loss_sum * factor)
 
     return apply
+
+
+def stalled(seconds: float) -> Fault:
+    """The rank that has the row stands still for a while; its numbers stay as they are."""
+
+    def apply(loss: Loss) -> Loss:
+        time.sleep(seconds)
+        return loss
+
+    return apply
+
+
+def killed(loss: Loss) -> Loss:
+    """The process of the rank that has the row ends as by the kernel's out-of-memory killer."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    return loss
 
 
 class FaultInjector:
