@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lmworks.kernels.bucketed_attention import LONGEST, bucketed_attention
+from lmworks.kernels.causal_attention import attends_natively, causal_attention
 from lmworks.kernels.masks import Causal, Document, Full, Places, Prefix
 from lmworks.kernels.scores import Scores, attention_formula
 
@@ -39,12 +40,12 @@ def varlen_attention(
 ) -> Tensor:  # fmt: skip
     """Attention inside each document of a packed batch, no work spent across documents.
 
-    Training on CPU with causal documents of up to 512 tokens takes plain matrix products over buckets of like
-    lengths (`bucketed_attention`), whose backward is several times as fast there as the fused one. All else
-    takes torch's fused attention: documents of one length in one batched call, so a dense `[B, T]` batch costs
-    what it would without packing, ragged ones document by document. Windows are cut into tiles of queries, each
-    with the keys it can reach. A soft cap or sinks, which the fused call has not, take the formula, tile by tile;
-    so does a bias on CPU.
+    Training on CPU with causal documents takes a native operation in bfloat16 (`causal_attention`), and for up to
+    512 tokens otherwise plain matrix products over buckets of like lengths (`bucketed_attention`); both are several
+    times as fast there as torch's fused attention. That takes all else: documents of one length in one batched call,
+    so a dense `[B, T]` batch costs what it would without packing, ragged ones document by document. Windows are cut
+    into tiles of queries, each with the keys it can reach. A soft cap or sinks, which the fused call has not, take
+    the formula, tile by tile; so does a bias on CPU.
 
     Args:
         query: [N, H, D].
@@ -64,9 +65,12 @@ def varlen_attention(
     rule = _rule(scores, crossed=key_cu_seqlens is not None, prefixed=prefix_lengths is not None)
     if (
         rule.plain and isinstance(rule.mask, Causal) and query.device.type == "cpu"
-        and torch.is_grad_enabled() and max(lengths) <= LONGEST and value.shape[-1] == key.shape[-1]
+        and torch.is_grad_enabled() and value.shape[-1] == key.shape[-1]
     ):  # fmt: skip
-        return bucketed_attention(query, key, value, tuple(lengths), rule.scale)
+        if attends_natively(query, key, value):
+            return causal_attention(query, key, value, cu_seqlens, rule.scale)
+        if max(lengths) <= LONGEST:
+            return bucketed_attention(query, key, value, tuple(lengths), rule.scale)
     if len(set(lengths)) == 1 and len(set(key_lengths)) == 1:
         q, k, v = (
             t.view(len(lengths), n[0], *t.shape[1:]).transpose(1, 2)

@@ -15,6 +15,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from lmworks.kernels import training_operations  # noqa: F401 - registers the operations
+from lmworks.kernels.native.training import trains_natively
+
 
 def linear_cross_entropy_reference(
     hidden: Tensor, weight: Tensor, targets: Tensor, loss_weights: Tensor, *, bias: Tensor | None = None,
@@ -100,30 +103,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 torch.split(loss_weights.index_select(0, kept).float(), chunk_tokens),
                 strict=True,
             )
+            native = softcap is None and trains_natively(rows, cast)
+            of_chunk = _native_chunk if native else _chunk
             for i, (x, target, scale) in enumerate(chunks if kept.numel() else ()):
                 logits = F.linear(x, cast, None if bias is None else bias.to(x.dtype))
-                if softcap is not None:
-                    logits = softcap * torch.tanh(logits / softcap)
-                # One exponential per logit: the largest probability, never below 1/V, gives the normalizer back.
-                p = logits.softmax(-1, dtype=torch.float32)
-                log_sum = logits.amax(-1).float() - p.amax(-1).log()
-                expected = logits.gather(1, target[:, None]).squeeze(1).float()
-                if label_smoothing:
-                    everywhere = logits.mean(-1, dtype=torch.float32)
-                    expected = (1 - label_smoothing) * expected + label_smoothing * everywhere
-                loss += (log_sum - expected) @ scale
-                if z_loss:
-                    loss += z_loss * (log_sum.square() @ scale)
-                if d_rows is None and d_weight is None:
+                part, d_logits = of_chunk(logits, target, scale, softcap, z_loss, label_smoothing, any(grads))
+                loss += part
+                if d_logits is None:
                     continue
-                if z_loss:
-                    p.mul_(1 + 2 * z_loss * log_sum[:, None])
-                if label_smoothing:
-                    p.sub_(label_smoothing / p.shape[1])
-                p[torch.arange(len(target), device=x.device), target] -= 1 - label_smoothing
-                if softcap is not None:
-                    p.mul_(1 - (logits.float() / softcap).square())
-                d_logits = p.mul_(scale[:, None]).to(x.dtype)  # softmax minus what is expected, times the row's weight
                 if d_rows is not None:
                     torch.mm(d_logits, cast, out=d_rows[i * chunk_tokens : i * chunk_tokens + len(x)])
                 if d_weight is not None:
@@ -140,9 +127,54 @@ class _LinearCrossEntropy(torch.autograd.Function):
         kept, d_rows, d_weight, d_bias = ctx.saved_tensors
         d_hidden = None
         if d_rows is not None:
-            d_hidden = d_rows.new_zeros(ctx.shape).index_copy_(0, kept, d_rows * grad.to(d_rows.dtype))
+            scaled = _scaled(d_rows, grad)
+            whole = len(kept) == ctx.shape[0]
+            d_hidden = scaled if whole else scaled.new_zeros(ctx.shape).index_copy_(0, kept, scaled)
         if d_weight is not None:
-            d_weight = (d_weight * grad).to(ctx.weight_dtype)
+            d_weight = _scaled(d_weight, grad).to(ctx.weight_dtype)
         if d_bias is not None:
-            d_bias = (d_bias * grad).to(ctx.weight_dtype)
+            d_bias = _scaled(d_bias, grad).to(ctx.weight_dtype)
         return d_hidden, d_weight, d_bias, *(None,) * 7
+
+
+def _scaled(gradient: Tensor, factor: Tensor) -> Tensor:
+    """Times a scalar, which on CPU, where it costs nothing to look, is usually found to be 1."""
+    return gradient if factor.device.type == "cpu" and float(factor) == 1.0 else gradient * factor.to(gradient.dtype)
+
+
+def _chunk(
+    logits: Tensor, target: Tensor, scale: Tensor, softcap: float | None, z_loss: float, label_smoothing: float,
+    gradient: bool,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """Loss of some rows, and its gradient by their logits before the cap where it is wanted."""
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    # One exponential per logit: the largest probability, never below 1/V, gives the normalizer back.
+    p = logits.softmax(-1, dtype=torch.float32)
+    log_sum = logits.amax(-1).float() - p.amax(-1).log()
+    expected = logits.gather(1, target[:, None]).squeeze(1).float()
+    if label_smoothing:
+        everywhere = logits.mean(-1, dtype=torch.float32)
+        expected = (1 - label_smoothing) * expected + label_smoothing * everywhere
+    loss = (log_sum - expected) @ scale
+    if z_loss:
+        loss += z_loss * (log_sum.square() @ scale)
+    if not gradient:
+        return loss, None
+    if z_loss:
+        p.mul_(1 + 2 * z_loss * log_sum[:, None])
+    if label_smoothing:
+        p.sub_(label_smoothing / p.shape[1])
+    p[torch.arange(len(target), device=p.device), target] -= 1 - label_smoothing
+    if softcap is not None:
+        p.mul_(1 - (logits.float() / softcap).square())
+    return loss, p.mul_(scale[:, None]).to(logits.dtype)  # softmax minus what is expected, times the row's weight
+
+
+def _native_chunk(
+    logits: Tensor, target: Tensor, scale: Tensor, _softcap: float | None, z_loss: float, label_smoothing: float,
+    gradient: bool,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """As `_chunk` without a cap, in bfloat16 on CPU: the gradient takes the place of the logits."""
+    losses = torch.ops.lmworks.cross_entropy_(logits, target, scale, z_loss, label_smoothing, gradient)
+    return losses.sum(), logits if gradient else None

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from lmworks.kernels import training_operations  # noqa: F401 - registers the operations
+from lmworks.kernels.native.training import trains_natively
 from lmworks.kernels.triton import launching
 
 
@@ -39,8 +41,25 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return fused(x, weight, eps)
     if not torch.is_grad_enabled():  # serving: nothing to keep for a backward pass, and fewer operations
         return weight * F.rms_norm(x.float(), x.shape[-1:], None, eps).to(x.dtype)
-    result: Tensor = _RMSNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
+    function = _NativeRMSNorm if trains_natively(x, weight) else _RMSNorm
+    result: Tensor = function.apply(x, weight, eps)  # type: ignore[no-untyped-call]
     return result
+
+
+class _NativeRMSNorm(torch.autograd.Function):
+    """One pass over memory forward and one backward, in bfloat16 on CPU; keeps its input and one number a row."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        out, inverse = torch.ops.lmworks.rms_norm(x, weight, eps)
+        ctx.save_for_backward(x, weight, inverse)
+        result: Tensor = out
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return (*torch.ops.lmworks.rms_norm_backward(grad, *ctx.saved_tensors), None)
 
 
 class _RMSNorm(torch.autograd.Function):

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lmworks.kernels.native.training import trains_natively
+from lmworks.kernels.rotary import rotate
 from lmworks.kernels.triton import launching
 
 SpeedsOfLength = Callable[[Tensor], Tensor]
@@ -34,6 +36,8 @@ class Rotation:
             from lmworks.kernels.triton.rotary import turn
 
             return turn(x, self.cos, self.sin, self.interleaved)
+        if not self.interleaved and torch.is_grad_enabled() and trains_natively(x, self.cos, self.sin):
+            return rotate(x, self.cos, self.sin)
         rotary_dim = self.cos.shape[-1]
         turned, rest = x[..., :rotary_dim], x[..., rotary_dim:]
         if self.interleaved:

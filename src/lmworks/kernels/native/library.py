@@ -50,8 +50,11 @@ logger = logging.getLogger(__name__)
 
 
 @cache
-def library() -> ctypes.CDLL | None:
+def library(part: str = "") -> ctypes.CDLL | None:
     """The native operations, compiled if need be; None where they cannot be had, with the reason in the log.
+
+    Args:
+        part: folder beside this file whose sources make a library of their own; empty for the files of this one.
 
     Raises:
         ConfigError: an environment variable names no level.
@@ -66,7 +69,7 @@ def library() -> ctypes.CDLL | None:
         return None
     level = isa()
     try:
-        path = compiled(compiler, level)
+        path = compiled(compiler, level, part)
         loaded = ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or error
@@ -101,21 +104,22 @@ def processor_features() -> frozenset[str]:
     return frozenset(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), ()))
 
 
-def compiled(compiler: str, level: Isa) -> Path:
-    """The shared library of a level, compiled unless the cache has it; two processes may do so at once.
+def compiled(compiler: str, level: Isa, part: str = "") -> Path:
+    """The shared library of a level and part, compiled unless the cache has it; two processes may do so at once.
 
     Raises:
         OSError: the cache cannot be written.
         subprocess.SubprocessError: the compiler failed.
     """
-    folder = Path(__file__).parent
+    folder = Path(__file__).parent / part
     sources = sorted(folder.glob("*.cpp"))
     flags = (*COMMON_FLAGS, *FLAGS[level])
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=30).stdout
     digest = hashlib.sha256(repr((version, flags)).encode())
     for source in sorted([*sources, *folder.glob("*.h")]):
         digest.update(source.name.encode() + source.read_bytes())
-    target = cache_folder() / f"native-{level}-{digest.hexdigest()[:16]}.so"
+    name = f"native-{part}" if part else "native"
+    target = cache_folder() / f"{name}-{level}-{digest.hexdigest()[:16]}.so"
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
