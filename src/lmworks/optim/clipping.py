@@ -48,13 +48,22 @@ class GradientNorms:
         return norms_by_layer(self.by_name())
 
 
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    """The gradients that are there, by the names of their parameters."""
+    return {name: p.grad for name, p in trainable(model) if p.grad is not None}
+
+
+def norms_of(tensors: Mapping[str, Tensor]) -> GradientNorms:
+    """Norms of named tensors that are whole on this process."""
+    if not tensors:
+        return GradientNorms((), torch.zeros(0), torch.zeros(()))
+    each = torch.stack([norm.float() for norm in torch._foreach_norm(list(tensors.values()))])
+    return GradientNorms(tuple(tensors), each, torch.linalg.vector_norm(each))
+
+
 def gradient_norms(model: nn.Module) -> GradientNorms:
     """Norms of all gradients of a model that is whole on this process."""
-    found = {name: p.grad for name, p in trainable(model) if p.grad is not None}
-    if not found:
-        return GradientNorms((), torch.zeros(0), torch.zeros(()))
-    each = torch.stack([norm.float() for norm in torch._foreach_norm(list(found.values()))])
-    return GradientNorms(tuple(found), each, torch.linalg.vector_norm(each))
+    return norms_of(gradients(model))
 
 
 @torch.no_grad()
@@ -67,11 +76,11 @@ def clip_gradients(model: nn.Module, norms: GradientNorms, config: ClippingConfi
         config: the limit.
     """
     named = {name: p for name, p in trainable(model) if p.grad is not None}
-    gradients = [part(p.grad) for p in named.values() if p.grad is not None]
+    parts = [part(gradient) for gradient in gradients(model).values()]
     if config.kind == "norm":
-        torch._foreach_mul_(gradients, _factor(norms.total, config.limit))
+        torch._foreach_mul_(parts, _factor(norms.total, config.limit))
     elif config.kind == "per_parameter":
-        for gradient, factor in zip(gradients, _factor(norms.each, config.limit), strict=True):
+        for gradient, factor in zip(parts, _factor(norms.each, config.limit), strict=True):
             gradient.mul_(factor)
     else:
         for name, parameter in named.items():

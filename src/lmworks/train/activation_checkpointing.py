@@ -44,12 +44,7 @@ def recomputing(model: nn.Module, mode: Recompute) -> Iterator[None]:
     if mode == "none":
         yield
         return
-    layers = [
-        layer
-        for name, module in model.named_modules()
-        if name.rpartition(".")[2] == "layers" and isinstance(module, nn.ModuleList)
-        for layer in module
-    ]
+    layers = [model.get_submodule(name) for name in layer_names(model)]
     if not layers:
         raise ConfigError(
             f"activation_checkpointing {mode!r} needs a module list called 'layers', and the model has none",
@@ -63,6 +58,16 @@ def recomputing(model: nn.Module, mode: Recompute) -> Iterator[None]:
     finally:
         for layer in layers:
             del vars(layer)["forward"]
+
+
+def layer_names(model: nn.Module) -> list[str]:
+    """Names of the blocks of a model: what stands in its lists called `layers`."""
+    return [
+        f"{name}.{index}"
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] == "layers" and isinstance(module, nn.ModuleList)
+        for index, _ in module.named_children()
+    ]
 
 
 def _selective_contexts() -> tuple[Any, Any]:

@@ -5,11 +5,11 @@ Evaluation inside training comes in this way, from whoever starts the run. Knows
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,11 @@ def every(steps: int | None, callback: Callback) -> Callback:
 class TellsSteps(Protocol):
     """An objective that does something of its own after each step, such as moving biases of routers."""
 
-    def step_done(self, *, updated: bool) -> Mapping[str, float]:
-        """Called once per step; `updated` says whether the weights were changed. Figures join the record."""
+    def step_done(self, *, updated: bool, total: Callable[[Sequence[Tensor]], list[Tensor]]) -> Mapping[str, float]:
+        """Called once per step, on every rank. Figures join the record.
+
+        Args:
+            updated: whether the weights were changed.
+            total: sums over the ranks that saw other tokens.
+        """
         ...

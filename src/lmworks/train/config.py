@@ -10,7 +10,9 @@ from lmworks.core.config import Config
 from lmworks.optim.clipping import ClippingConfig
 from lmworks.optim.optimizer import OptimizerConfig
 from lmworks.optim.schedules import ScheduleConfig
+from lmworks.parallel.config import ParallelConfig
 from lmworks.train.activation_checkpointing import Recompute
+from lmworks.train.checkpoint_config import CheckpointConfig
 from lmworks.train.guard import GuardConfig
 from lmworks.train.loss_scaling import LossScaleConfig
 from lmworks.train.sinks import TrackingConfig
@@ -68,6 +70,11 @@ class TrainConfig(Config):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Share of an average of the weights that stays at each update; measurements and the finished model are of that
     average. None keeps none."""
+    parallel: ParallelConfig = ParallelConfig()
+    """How the processes that torchrun starts share the work; their number and arrangement change the weights by
+    rounding alone."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """How checkpoints are written, which are kept besides the last, and where copies go."""
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -149,4 +156,14 @@ class TrainConfig(Config):
         return None if self.max_grad_norm is None else ClippingConfig(kind=self.clipping, limit=self.max_grad_norm)
 
 
-_NOT_IDENTITY = {"checkpoint_every", "keep_last", "eval_every", "norms_every", "tracking", "activation_checkpointing"}
+_NOT_IDENTITY = {
+    "checkpoint_every",
+    "keep_last",
+    "eval_every",
+    "norms_every",
+    "tracking",
+    "activation_checkpointing",
+    "parallel",
+    "micro_batch_tokens",
+    "checkpoint",
+}

@@ -3,43 +3,57 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
-
-from torch import nn
+from collections.abc import Callable, Iterable, Mapping
 
 from lmworks.nn.batch import Batch
-from lmworks.objectives.loss import Loss
+from lmworks.train.step import Objective, Working
 
 MOST = 8
 """Rows that are named."""
 
+RowSums = dict[int, tuple[float, float]]
+"""Sum of losses and number of targets by row."""
 
-def culprits(
-    model: nn.Module, objective: Callable[[Any, Batch], Loss], row: Callable[[int], Batch], first: int, count: int
-) -> list[int]:
+
+def measure_rows(
+    working: Working, objective: Objective, row: Callable[[int], Batch], numbers: Iterable[int]
+) -> RowSums:
+    """The loss of each row alone.
+
+    Args:
+        working: the model with the weights that the step saw.
+        objective: the loss.
+        row: gives one row of data.
+        numbers: of the rows; on every rank equally many.
+    """
+    training = working.model.training
+    working.model.eval()  # without dropout, and without moving running statistics
+    sums: RowSums = {}
+    for number in numbers:
+        batch = row(number)
+        loss = working.call(lambda model, batch=batch: objective(model, batch))  # type: ignore[misc]  # bound now
+        sums[number] = float(loss.loss_sum.detach()), float(loss.n_targets)
+    working.model.train(training)
+    return sums
+
+
+def culprits(measured: Iterable[Mapping[int, tuple[float, float]]]) -> list[int]:
     """Rows whose loss alone is not finite; else those far above the median row; [] when all are alike.
 
     A fault that is gone when the rows are read again was not theirs: it was the machine's, or the weights'.
 
     Args:
-        model: in the precision of the forward pass, with the weights that the step saw.
-        objective: the loss.
-        row: gives one row of data.
-        first: number of the step's first row.
-        count: rows of the step.
+        measured: what each rank found. Ranks that share a row have parts of it, or all of them the whole.
     """
-    training = model.training
-    model.eval()  # without dropout, and without moving running statistics
-    losses: dict[int, float] = {}
-    for number in range(first, first + count):
-        loss = objective(model, row(number))
-        if (targets := float(loss.n_targets)) > 0:
-            losses[number] = float(loss.loss_sum.detach()) / targets
-    model.train(training)
+    totals: RowSums = {}
+    for found in measured:
+        for number, (loss_sum, n_targets) in found.items():
+            before = totals.get(number, (0.0, 0.0))
+            totals[number] = before[0] + loss_sum, before[1] + n_targets
+    losses = {number: loss_sum / targets for number, (loss_sum, targets) in totals.items() if targets > 0}
     broken = [number for number, loss in losses.items() if not math.isfinite(loss)]
     if broken or not losses:
-        return broken[:MOST]
+        return sorted(broken)[:MOST]
     middle = sorted(losses.values())[len(losses) // 2]
     high = [number for number, loss in losses.items() if loss > 1.5 * middle]
     return sorted(sorted(high, key=losses.__getitem__, reverse=True)[:MOST])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Annotated, Literal
@@ -85,7 +85,15 @@ class StepGuard:
         self._in_a_row = 0
         self._furthest = -1
 
-    def judge(self, step: int, loss: float, grad_norm: float, *, can_rescale: bool = False) -> Verdict:
+    def judge(
+        self,
+        step: int,
+        loss: float,
+        grad_norm: float,
+        *,
+        can_rescale: bool = False,
+        agree: Callable[[int], int] = int,
+    ) -> Verdict:
         """Decide on a step.
 
         Args:
@@ -93,8 +101,11 @@ class StepGuard:
             loss: nats per target over all micro-batches.
             grad_norm: global norm before clipping.
             can_rescale: a lower loss scale is left to try.
+            agree: the greatest of what all ranks find.
         """
         finding, reason = self._find(loss, grad_norm, can_rescale)
+        if (agreed := Finding(agree(finding))) != finding:
+            finding, reason = agreed, f"another rank finds a step to be {agreed.name.lower()}"
         action = self._action(finding)
         if action in ("skip", "rewind") and finding is not Finding.OVERFLOW:
             self._in_a_row += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -17,11 +17,19 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
 
-    @property
-    def exit_code(self) -> int:
-        """What a shell reports for a process stopped by this signal: 130 for Ctrl-C, 143 for SIGTERM."""
-        assert self.signal is not None
-        return 128 + self.signal
+    def agreed(self, greatest: Callable[[int], int]) -> signal.Signals | None:
+        """The signal that asks all ranks to stop, if one of them was asked to.
+
+        Args:
+            greatest: of what all ranks have.
+        """
+        number = greatest(int(self.signal or 0))
+        return signal.Signals(number) if number else None
+
+
+def exit_code(number: signal.Signals) -> int:
+    """What a shell reports for a process stopped by this signal: 130 for Ctrl-C, 143 for SIGTERM."""
+    return 128 + number
 
 
 @contextmanager

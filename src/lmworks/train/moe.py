@@ -107,13 +107,14 @@ class RoutedObjective:
         return Loss(loss_sum, loss.n_targets, metrics)
 
     @torch.no_grad()
-    def step_done(self, *, updated: bool) -> dict[str, float]:
+    def step_done(self, *, updated: bool, total: Callable[[Sequence[Tensor]], list[Tensor]] = list) -> dict[str, float]:
         """Move the biases, if the step was made; the worst balance of a layer over the step's tokens.
 
         Args:
             updated: whether the weights were changed; if not, the loads are dropped.
+            total: sums over the ranks that saw other tokens.
         """
-        loads, self._loads = self._loads, {}
+        loads, self._loads = {router: total([load])[0] for router, load in self._loads.items()}, {}
         if not updated or not loads:
             return {}
         for router, load in loads.items():

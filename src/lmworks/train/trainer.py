@@ -14,39 +14,37 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from signal import Signals
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from lmworks.core.errors import CheckpointError, TrainingError
-from lmworks.core.progress import bar, say
-from lmworks.core.telemetry import emit
 from lmworks.nn.batch import Batch
 from lmworks.optim.averaging import WeightAverage
 from lmworks.optim.clipping import GradientNorms
 from lmworks.optim.optimizer import CompositeOptimizer
 from lmworks.optim.param_groups import trainable
 from lmworks.optim.schedules import learning_rate_factor
+from lmworks.optim.shards import part
 from lmworks.train.activation_checkpointing import recomputing
+from lmworks.train.arrangement import arrange
 from lmworks.train.callbacks import Callback, StepEnd, TellsSteps
 from lmworks.train.checkpoint import Checkpoints, require_same_run
 from lmworks.train.config import TrainConfig
-from lmworks.train.culprits import culprits
-from lmworks.train.events import EventLog
+from lmworks.train.culprits import RowSums, culprits, measure_rows
 from lmworks.train.guard import Finding, StepGuard, Verdict
-from lmworks.train.interrupt import stop_on_signals
+from lmworks.train.interrupt import exit_code, stop_on_signals
 from lmworks.train.loss_scaling import DynamicLossScale
-from lmworks.train.metrics import MetricsLog, RunFigures, read_metrics
+from lmworks.train.metrics import RunFigures
 from lmworks.train.norms import LayerNorms
 from lmworks.train.profiling import StepProfiler, phase
+from lmworks.train.ranks import join_ranks
+from lmworks.train.run_log import Record, RunLog
 from lmworks.train.run_state import RunState
-from lmworks.train.signals import RunWatch
-from lmworks.train.sinks import open_sinks
 from lmworks.train.sizes import cut
-from lmworks.train.step import Objective, StepTotals, WorkingCopy, accumulate_gradients, finish_gradients
-
-Record = dict[str, Any]
+from lmworks.train.step import Objective, StepTotals, accumulate_gradients, finish_gradients
 
 
 class Rows(Protocol):
@@ -100,6 +98,14 @@ class Trainer:
         flops_per_token: of forward and backward; gives model FLOPs utilization when known.
         bytes_per_target: of text; gives the training loss in bits per byte when known.
         profile: folder for a trace and a report of a few steps; None profiles nothing.
+        tensor_plan: how the model's matrices can be divided, by module; see `parallel/distribute.py`.
+        shard_units: names of the modules that are gathered together where weights are sharded; None: the layers.
+
+    On several processes every one makes a `Trainer` of the same model, and all call the same methods.
+
+    Raises:
+        ParallelError: model, batch sizes and `config.parallel` do not fit the processes; nothing was done.
+        TrainingError: a trainable weight is not float32.
     """
 
     def __init__(
@@ -116,21 +122,27 @@ class Trainer:
         flops_per_token: float | None = None,
         bytes_per_target: float | None = None,
         profile: Path | None = None,
+        tensor_plan: Mapping[str, str] | None = None,
+        shard_units: Sequence[str] | None = None,
     ) -> None:
-        self.model, self.objective, self.rows, self.config = model, objective, rows, config
+        self.model, self.rows, self.config = model, rows, config
         self.run_folder, self.code_version, self.callbacks = run_folder, code_version, callbacks
         self.identity = {**(identity or {}), "train": config.identity(), "parameters": _shapes_digest(model)}
+        self._device = next(model.parameters()).device
+        self.ranks = join_ranks(config.parallel, self._device)
+        self._told = objective if isinstance(objective, TellsSteps) else None
+        self.objective = self.ranks.objective(objective)
+        self.working = arrange(model, self.objective, config, self.ranks, plan=tensor_plan, units=shard_units)
         self.optimizer = CompositeOptimizer(model, config.optimizer)
-        self.working = WorkingCopy(model, getattr(torch, config.precision))
         self.average = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
         self.guard = StepGuard(config.guard)
         self.loss_scale = DynamicLossScale(config.loss_scale) if config.precision == "float16" else None
         self.state = RunState(model, self.optimizer, self.guard, self.average, self.loss_scale)
-        self.checkpoints = Checkpoints(run_folder, config.keep_last)
-        self.events = EventLog(run_folder / "events.jsonl")
-        self._device = next(model.parameters()).device
+        kept = config.checkpoint
+        self.checkpoints = Checkpoints(run_folder, config.keep_last, keep_best=kept.keep_best, upload=kept.upload)
+        self.log = RunLog(run_folder, config, writes=self.ranks.is_first)
         self._figures = RunFigures(config.precision, self._device, flops_per_token, bytes_per_target)
-        self._profiler = None if profile is None else StepProfiler(profile)
+        self._profiler = StepProfiler(profile) if profile is not None and self.ranks.is_first else None
 
     def fit(self) -> TrainResult:
         """Train to the last step, from the newest intact checkpoint if there is one.
@@ -138,47 +150,40 @@ class Trainer:
         Raises:
             TrainingError: the checkpoint is of another run, or the guard halts.
             DiskFullError: a checkpoint cannot be written; older ones are intact.
-            SystemExit: with 130 or 143 after SIGINT or SIGTERM, once a checkpoint is written.
+            SystemExit: with 130 or 143 after SIGINT or SIGTERM on any rank, once a checkpoint is written.
         """
         self.run_folder.mkdir(parents=True, exist_ok=True)
-        config, log, watch = self.config, MetricsLog(self.run_folder / "metrics.jsonl"), RunWatch()
-        done, saved = self._resume(log)
-        record: Record = {}
-        for record in read_metrics(log.path):
-            watch.tell(record)
+        config = self.config
+        done, saved, record = self._resume()
         if done == 0 and "rewind" in (config.guard.nonfinite, config.guard.spike):
-            saved = self._save(0)  # there must be something to return to
+            saved = self._save(0, {})  # there must be something to return to
         self._figures.begin()
         self.model.train()
         self.working.model.train()
         with (
+            self._published(),
             stop_on_signals() as stop,
-            bar("training", config.steps, done) as progress,
+            self.log.opened(done),
             recomputing(self.working.model, config.activation_checkpointing),
-            open_sinks(config.tracking, self.run_folder, done, config.to_dict()) as sinks,
             nullcontext() if self._profiler is None else self._profiler,
         ):
             while done < config.steps:
                 made = self._step(done)
                 if made is None:
-                    back = self._rewind(done, log)
-                    progress.advance(back - done)
-                    done = back
+                    done = self._rewind(done)
                     continue
                 record, done = made, done + 1
-                log.append(record)
-                for sink in sinks:
-                    sink.write(record)
-                if (sentence := watch.tell(record)) is not None:
-                    say(f"step {done}: {sentence}")
-                progress.advance(note=_note(record))
-                if stop.signal or done == config.steps or done % config.checkpoint_every == 0:
-                    saved = self._save(done)
-                if stop.signal and done < config.steps:
-                    say(f"stopped by {stop.signal.name} after step {done}; run the same again to go on from {saved}")
-                    raise SystemExit(stop.exit_code)
+                self.log.step(record)
+                signal = stop.agreed(self.ranks.greatest)
+                if signal is not None and done < config.steps:
+                    self._stop(done, record, signal)
+                    raise SystemExit(exit_code(signal))
+                if done == config.steps or done % config.checkpoint_every == 0:
+                    saved = self._save(done, record)
+                elif self.ranks.greatest(int(self.checkpoints.failed)):
+                    self.checkpoints.wait()  # on all ranks, for one of them to raise its error on all
         self._take_average()
-        return TrainResult(done, record.get("loss", float("nan")), record, log.path, saved)
+        return TrainResult(done, record.get("loss", float("nan")), record, self.log.metrics_file, saved)
 
     def _step(self, step: int) -> Record | None:
         """Do update number `step`, counted from 0, and return its record; None asks to rewind."""
@@ -191,6 +196,7 @@ class Trainer:
             attempt.totals.loss,
             float(attempt.norms.total),
             can_rescale=self.loss_scale is not None and self.loss_scale.can_lower,
+            agree=self.ranks.greatest,
         )
         if verdict.action != "update":
             self._report(attempt, verdict)
@@ -198,8 +204,8 @@ class Trainer:
             self.loss_scale.update(overflow=verdict.finding is Finding.OVERFLOW)
         record = self._apply(attempt) if verdict.updates else {"skipped": verdict.reason}
         self.optimizer.zero_grad()
-        if isinstance(self.objective, TellsSteps):
-            record |= self.objective.step_done(updated=verdict.updates)
+        if self._told is not None:
+            record |= self._told.step_done(updated=verdict.updates, total=self.ranks.total)
         if verdict.action == "rewind":
             return None
         if math.isfinite(attempt.totals.loss):
@@ -215,15 +221,17 @@ class Trainer:
     def _gradients(self, step: int) -> _Attempt:
         """Leave the mean gradient of a step's rows in the master weights."""
         config, size = self.config, self.config.size_at(step)
-        torch.manual_seed(config.seed * 1_000_003 + step)  # dropout follows from the step, not from the past
+        # Dropout follows from the step and the share of its rows, not from the past.
+        torch.manual_seed(config.seed * 1_000_003 + step + self.ranks.reader * 7_368_787)
         first = config.tokens_before(step) // config.sequence_length + self.guard.rows_passed
         rows = size.batch_tokens // config.sequence_length
         where = f"step {step + 1} (rows {first} to {first + rows - 1})"
-        count = config.micro_batch_rows(rows)
-        batches = (self._batch(start, count, size.sequence_length) for start in range(first, first + rows, count))
+        start, own = self.ranks.rows(first, rows)
+        count = config.micro_batch_rows(own)
+        batches = (self._batch(at, count, size.sequence_length) for at in range(start, start + own, count))
         scale = None if self.loss_scale is None else self.loss_scale.scale
         totals = accumulate_gradients(self.working, self.objective, batches, where, scale)
-        norms = finish_gradients(self.model, totals.n_targets, config.gradient_clipping())
+        norms = finish_gradients(self.model, totals.n_targets, config.gradient_clipping(), self.working.norms)
         return _Attempt(step, first, rows, totals, norms)
 
     def _batch(self, start: int, count: int, sequence_length: int) -> Batch:
@@ -239,7 +247,7 @@ class Trainer:
         config, step = self.config, attempt.step
         factor = learning_rate_factor(config.schedule, step, config.steps)
         due = config.norms_every is not None and (step + 1) % config.norms_every == 0
-        layers = LayerNorms(self.model, attempt.norms) if due else None
+        layers = LayerNorms(self.model, attempt.norms, self.working.norms) if due else None
         with phase("optimizer"):
             self.optimizer.step(factor)
             self.working.refresh()
@@ -257,11 +265,15 @@ class Trainer:
             TrainingError: the verdict is to halt.
         """
         length = self.config.size_at(attempt.step).sequence_length
-        bad: list[int] = []
+        measured: list[RowSums] = []
         if verdict.finding is not Finding.OVERFLOW:
-            rows = attempt.first_row, attempt.rows
-            bad = culprits(self.working.model, self.objective, lambda row: self._batch(row, 1, length), *rows)
-        event = {
+            start, own = self.ranks.rows(attempt.first_row, attempt.rows)
+            rows = range(start, start + own)
+            measured = self.ranks.everywhere(
+                measure_rows(self.working, self.objective, lambda row: self._batch(row, 1, length), rows)
+            )
+        bad = culprits(measured)
+        event: Record = {
             "step": attempt.step + 1,
             "finding": verdict.finding.name.lower(),
             "action": verdict.action,
@@ -269,16 +281,18 @@ class Trainer:
             "first_row": attempt.first_row,
             "last_row": attempt.first_row + attempt.rows - 1,
             "culprits": bad,
+            "culprit_ranks": [rank for rank, found in enumerate(measured) if set(bad) & found.keys()],
             "loss": attempt.totals.loss,
             "grad_norm": float(attempt.norms.total),
         }
-        self.events.append(event)
-        emit("train.guard", **event)
+        self.log.event(event)
         named = f"; bad rows: {', '.join(map(str, bad))}" if bad else ""
+        if len(measured) > 1 and bad:
+            named += f" (rank{'s' * (len(event['culprit_ranks']) > 1)} {', '.join(map(str, event['culprit_ranks']))})"
         if verdict.action == "halt":
             raise TrainingError(f"{verdict.reason} at {attempt.where}{named}", _REMEDY)
         if verdict.action != "record" and verdict.finding is not Finding.OVERFLOW:
-            say(f"{verdict.action}: {verdict.reason} at {attempt.where}{named}")
+            self.log.say(f"{verdict.action}: {verdict.reason} at {attempt.where}{named}")
 
     def _call_back(self, done: int, loss: float) -> Record:
         """What the callbacks measure; where weights are averaged, on the average whenever it is time to evaluate."""
@@ -287,7 +301,11 @@ class Trainer:
         due = done == config.steps or (every is not None and done % every == 0)
         with self._averaged() if due else nullcontext():
             for callback in self.callbacks:
-                figures |= callback(StepEnd(done, config.steps, self.working.model, loss))
+
+                def measure(model: Any, callback: Callback = callback) -> Mapping[str, float]:
+                    return callback(StepEnd(done, config.steps, model, loss))
+
+                figures |= self.working.call(measure) if due else measure(self.working.model)
         return figures
 
     @contextmanager
@@ -307,10 +325,10 @@ class Trainer:
         if self.average is not None:
             own = dict(trainable(self.model))
             for name, tensor in self.average.state_dict().items():
-                own[name].copy_(tensor)
+                part(own[name].detach()).copy_(part(tensor))
             self.working.refresh()
 
-    def _rewind(self, step: int, log: MetricsLog) -> int:
+    def _rewind(self, step: int) -> int:
         """Return to the last checkpoint and pass over the rows from there through step `step`; updates then done."""
         newest = self.checkpoints.newest()
         if newest is None:
@@ -318,27 +336,52 @@ class Trainer:
         passed = self.config.tokens_before(step + 1) - self.config.tokens_before(newest.step)
         self.state.load(newest, passed_rows=passed // self.config.sequence_length)
         self.working.refresh()
-        log.truncate(newest.step)
-        say(f"going on from step {newest.step} with rows after those of step {step + 1}")
+        self.log.back(newest.step, step - newest.step)
+        self.log.say(f"going on from step {newest.step} with rows after those of step {step + 1}")
         return newest.step
 
-    def _resume(self, log: MetricsLog) -> tuple[int, Path]:
-        """Load the newest checkpoint; `(updates done, where from)`, zero when there is none."""
+    def _resume(self) -> tuple[int, Path, Record]:
+        """Load the newest checkpoint: updates done, where from, the last record; zero when there is none."""
         newest = self.checkpoints.newest()
-        step = newest.step if newest else 0
-        log.truncate(step)
-        if newest is None:
-            self.events.keep(0)
-            return 0, self.run_folder
-        require_same_run(newest, self.identity)
-        self.state.load(newest)
-        self.working.refresh()
-        self.events.keep(self.guard.events)
-        say(f"going on from {newest.path} after step {step} of {self.config.steps}")
-        return step, newest.path
+        step, path = 0, self.run_folder
+        if newest is not None:
+            require_same_run(newest, self.identity)
+            self.state.load(newest)
+            self.working.refresh()
+            step, path = newest.step, newest.path
+            self.log.say(f"going on from {path} after step {step} of {self.config.steps}")
+        record = self.ranks.from_first(lambda: self.log.go_on_from(step, self.guard.events))
+        return step, path, record
 
-    def _save(self, done: int) -> Path:
-        return self.checkpoints.save(done, self.state.state_dict(), self.identity, self.code_version)
+    def _save(self, done: int, record: Record) -> Path:
+        return self.checkpoints.save(
+            done,
+            self.state.state_dict(),
+            self.identity,
+            self.code_version,
+            metrics=record,
+            asynchronous=self.config.checkpoint.asynchronous,
+        )
+
+    def _stop(self, done: int, record: Record, signal: Signals) -> None:
+        """Save what there is time for, and say how to go on."""
+        seconds = self.config.checkpoint.stop_deadline_seconds
+        state = self.state.state_dict()
+        saved = self.checkpoints.save_within(
+            seconds, done, state, self.identity, self.code_version, metrics=record
+        )  # fmt: skip
+        where = "the last checkpoint" if saved is None else saved
+        self.log.say(f"stopped by {signal.name} after step {done}; run the same again to go on from {where}")
+
+    @contextmanager
+    def _published(self) -> Iterator[None]:
+        """After the block, or an error in it, what is being written is there. A stop has waited as long as it may."""
+        try:
+            yield
+        except Exception:
+            self.checkpoints.wait()
+            raise
+        self.checkpoints.wait()
 
 
 _REMEDY = (
@@ -351,9 +394,3 @@ def _shapes_digest(model: nn.Module) -> str:
     """One hash of all parameter names and shapes."""
     listing = "".join(f"{name} {tuple(p.shape)} {p.requires_grad}\n" for name, p in model.named_parameters())
     return hashlib.sha256(listing.encode()).hexdigest()[:16]
-
-
-def _note(record: Mapping[str, Any]) -> str:
-    """What stands beside the progress bar."""
-    loss = f"loss {record['loss']:.3f}" if "loss" in record else "skipped"
-    return f"{loss} {record['tokens_per_second']:,.0f} tokens/s"

@@ -1,0 +1,108 @@
+"""What a run leaves in words and figures: metrics, events, sinks, the progress bar and sentences for a person.
+
+The first rank writes for all; on the others the same calls do nothing. Knows no trainer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lmworks.core.progress import Bar, bar, say
+from lmworks.core.telemetry import emit
+from lmworks.train.config import TrainConfig
+from lmworks.train.events import EventLog
+from lmworks.train.metrics import MetricsLog, read_metrics
+from lmworks.train.signals import RunWatch
+from lmworks.train.sinks import Sink, open_sinks
+
+Record = dict[str, Any]
+
+
+class RunLog:
+    """The records of one run.
+
+    Args:
+        folder: of the run.
+        config: the run.
+        writes: whether the caller is the one that does.
+    """
+
+    def __init__(self, folder: Path, config: TrainConfig, *, writes: bool) -> None:
+        self.metrics_file = folder / "metrics.jsonl"
+        self._folder, self._config, self._writes = folder, config, writes
+        self._metrics, self._events = MetricsLog(self.metrics_file), EventLog(folder / "events.jsonl")
+        self._watch = RunWatch()
+        self._sinks: list[Sink] = []
+        self._bar: Bar | None = None
+
+    def go_on_from(self, step: int, events: int) -> Record:
+        """Forget what came after a step; the last record that is left.
+
+        Args:
+            step: updates done.
+            events: how many were before.
+        """
+        record: Record = {}
+        if self._writes:
+            self._metrics.truncate(step)
+            self._events.keep(events)
+            for record in read_metrics(self.metrics_file):
+                self._watch.tell(record)
+        return record
+
+    @contextmanager
+    def opened(self, done: int) -> Iterator[None]:
+        """While the block runs, sinks and the progress bar are there.
+
+        Args:
+            done: updates.
+        """
+        if not self._writes:
+            yield
+            return
+        config = self._config
+        with (
+            bar("training", config.steps, done) as self._bar,
+            open_sinks(config.tracking, self._folder, done, config.to_dict()) as self._sinks,
+        ):
+            yield
+        self._bar, self._sinks = None, []
+
+    def step(self, record: Record) -> None:
+        """Write the record of a step."""
+        if not self._writes:
+            return
+        self._metrics.append(record)
+        for sink in self._sinks:
+            sink.write(record)
+        if (sentence := self._watch.tell(record)) is not None:
+            self.say(f"step {record['step']}: {sentence}")
+        if self._bar is not None:
+            self._bar.advance(note=_note(record))
+
+    def back(self, step: int, lost: int) -> None:
+        """Take back the records after `step`, of `lost` steps."""
+        if self._writes:
+            self._metrics.truncate(step)
+        if self._bar is not None:
+            self._bar.advance(-lost)
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Write down a step that was not simply made."""
+        if self._writes:
+            self._events.append(event)
+            emit("train.guard", **event)
+
+    def say(self, sentence: str) -> None:
+        """Tell the person at the terminal."""
+        if self._writes:
+            say(sentence)
+
+
+def _note(record: Mapping[str, Any]) -> str:
+    """What stands beside the progress bar."""
+    loss = f"loss {record['loss']:.3f}" if "loss" in record else "skipped"
+    return f"{loss} {record['tokens_per_second']:,.0f} tokens/s"
