@@ -7,7 +7,8 @@ another takes up. Knows neither files nor the loop.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -20,7 +21,7 @@ from lmworks.core.errors import CheckpointError
 from lmworks.optim.averaging import WeightAverage
 from lmworks.optim.optimizer import CompositeOptimizer
 from lmworks.optim.param_groups import trainable
-from lmworks.parallel.expert import expert_parameters
+from lmworks.parallel.expert import ExpertShard
 from lmworks.train.checkpoint import Checkpoint
 from lmworks.train.guard import StepGuard
 from lmworks.train.loss_scaling import DynamicLossScale
@@ -45,17 +46,15 @@ class Divided:
         return DTensor.from_local(part, self.mesh, self.placements, run_check=False)
 
 
-def divided_experts(model: nn.Module, mesh: DeviceMesh) -> dict[str, Divided]:
-    """What `parallelize_experts` divided, by the names it has now.
-
-    Args:
-        model: with split experts.
-        mesh: the ranks that share them, such as `Mesh.experts["expert"]`.
-    """
-    return {
-        name: Divided(name.replace(".experts.local.", ".experts."), mesh, [Shard(0)])
-        for name, _ in expert_parameters(model)
-    }
+def divided_experts(model: nn.Module) -> dict[str, Divided]:
+    """What `parallelize_experts` divided, by the names it has now."""
+    found: dict[str, Divided] = {}
+    for prefix, module in model.named_modules():
+        if isinstance(module, ExpertShard):
+            for name, parameter in module.local.named_parameters():
+                mesh = DeviceMesh.from_group(module.group, parameter.device.type)
+                found[f"{prefix}.local.{name}"] = Divided(f"{prefix}.{name}", mesh, [Shard(0)])
+    return found
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,11 @@ class RunState:
     guard: StepGuard
     average: WeightAverage | None
     loss_scale: DynamicLossScale | None
-    divided: Mapping[str, Divided] = field(default_factory=dict)
-    """Parameters of which each rank has a part without their being DTensors."""
+
+    @cached_property
+    def divided(self) -> Mapping[str, Divided]:
+        """Parameters of which each rank has a part without their being DTensors, by the names they have here."""
+        return divided_experts(self.model)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors by prefixed names; those of model, optimizer and average are shared, not copied."""
