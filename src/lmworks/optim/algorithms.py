@@ -52,8 +52,13 @@ class OptimizerConfig(Config):
     depth_multiplier: Rate = 1.0
     """num_hidden_layers over that of the model whose learning rates these are (arXiv:2310.02244)."""
 
+    offload_state: bool = False
+    """Keep moments in host memory and fetch those of one parameter at a time: less device memory, slower updates."""
+
     @model_validator(mode="after")
     def _possible(self) -> Self:
+        if self.offload_state and self.state_bits == 8:
+            raise ValueError("offload_state moves whole moments; choose it or state_bits 8")
         if self.state_bits == 8 and self.kind == "adafactor":
             raise ValueError("adafactor keeps factored state already; state_bits 8 is for the others")
         return self

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lmworks.core.errors import CheckpointError, ConfigError
 from lmworks.optim.algorithms import ALGORITHMS, Algorithm, OptimizerConfig
 from lmworks.optim.mup import learning_rate_multipliers
+from lmworks.optim.offload import HOST, OffloadedState, travels
 from lmworks.optim.param_groups import DECAYED, Role, parameter_roles, trainable
 from lmworks.optim.quantized_state import QuantizedState, packed_slots
 from lmworks.optim.shards import WholeParameters, divided_as, layout
@@ -112,16 +113,28 @@ class CompositeOptimizer:
                             "Resume with the optimizer that the run was started with",
                         )
                     optimizer.state[parameter] = {
-                        slot: divided_as(value.to(parameter.device), parameter) for slot, value in found.items()
+                        slot: divided_as(value.to(self._home(value, parameter)), parameter)
+                        for slot, value in found.items()
                     }
 
     def _stepper(
         self, algorithm: Algorithm, optimizer: torch.optim.Optimizer
-    ) -> torch.optim.Optimizer | QuantizedState | WholeParameters:
+    ) -> torch.optim.Optimizer | QuantizedState | OffloadedState | WholeParameters:
         if self._config.state_bits == 8:
             return QuantizedState(optimizer)
         divided = any(layout(p) is not None for group in optimizer.param_groups for p in group["params"])
+        if self._config.offload_state and divided:
+            raise ConfigError(
+                "offload_state needs whole parameters, and these are divided among processes",
+                "Set `parallel.cpu_offload` instead",
+            )
+        if self._config.offload_state:
+            return OffloadedState(optimizer)
         return WholeParameters(optimizer) if divided and not algorithm.entrywise else optimizer
+
+    def _home(self, value: Tensor, parameter: nn.Parameter) -> torch.device:
+        """Where a state tensor is between steps."""
+        return HOST if self._config.offload_state and travels(value) else parameter.device
 
     def _slots(self, algorithm: Algorithm, parameter: nn.Parameter) -> frozenset[str]:
         slots = algorithm.slots(parameter, self._config)
