@@ -1,18 +1,22 @@
 """Runs on several processes, as functions that a new process can import."""
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from train_case import Documents, tiny_config
 
-from lmworks.core.errors import LMWorksError
+from lmworks.core.errors import LMWorksError, TrainingError
 from lmworks.data.tokens.packing import PackedRows
 from lmworks.models.build import build_model
 from lmworks.models.config import ModelConfig, StackConfig
 from lmworks.models.parallel_plan import tensor_plan
 from lmworks.models.slots import AttentionConfig, MLPConfig, MoEConfig
+from lmworks.nn.attention_context import PackedContext
 from lmworks.objectives.causal_lm import causal_lm
 from lmworks.train.callbacks import StepEnd
 from lmworks.train.faults import FaultInjector, nan_loss
@@ -71,8 +75,6 @@ def whole(made: Trainer) -> Weights:
 def mean_weight(end: StepEnd) -> dict[str, float]:
     """A figure that needs a forward pass."""
     ids = torch.arange(5)
-    from lmworks.nn.attention_context import PackedContext
-
     hidden = end.model(ids, ids, PackedContext(torch.tensor([0, 5], dtype=torch.int32)))
     return {"figure": float(hidden.detach().float().abs().mean())}
 
@@ -88,3 +90,52 @@ def train_forms(folder: Path, forms: dict[str, dict[str, Any]]) -> dict[str, Any
         except LMWorksError as error:
             found[name] = {}, {"error": str(error)}
     return found
+
+
+def stop_second_rank(end: StepEnd) -> dict[str, float]:
+    """One of two ranks is asked to stop after step 3."""
+    if end.step == 3 and dist.get_rank() == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return {}
+
+
+def resume_and_faults(folder: Path, faulty_row: int) -> dict[str, Any]:
+    """On every rank of two: a run that was stopped and one that was not; then bad rows of the second rank."""
+    found: dict[str, Any] = {}
+    sharded = {"parallel": {"shard": 2}, "precision": "bfloat16", "ema_decay": 0.5, "optimizer": {"kind": "muon"}}
+    straight = trainer(folder / "straight", **sharded)
+    straight.fit()
+    try:
+        trainer(folder / "cut", callbacks=(stop_second_rank,), **sharded).fit()
+    except SystemExit as stopped:
+        found["exit"] = stopped.code
+    resumed = trainer(folder / "cut", seed=7, callbacks=(mean_weight,), eval_every=4, **sharded)
+    found["figure"] = resumed.fit().metrics["figure"]
+    found["straight"], found["resumed"] = whole(straight), whole(resumed)
+    for action in ("skip", "halt"):
+        bad = trainer(folder / action, faults=(faulty_row,), parallel={"data": 2}, guard={"nonfinite": action})
+        try:
+            found[action] = bad.fit().metrics
+        except TrainingError as error:
+            found[action] = str(error)
+        found[f"{action} weights"] = whole(bad)
+    return found
+
+
+def misfits(folder: Path) -> list[str]:
+    """What is refused before anything is done."""
+    messages = []
+    for changes in (
+        {},
+        {"parallel": {"data": 3}},
+        {"parallel": {"data": 2}, "batch_tokens": 96},
+        {"parallel": {"data": 2}, "micro_batch_tokens": 64, "batch_tokens": 64},
+        {"parallel": {"pipeline": 2}, "precision": "float16"},
+        {"parallel": {"data": 2, "gradient_compression": "bfloat16"}, "precision": "bfloat16"},
+        {"parallel": {"shard": 2}, "optimizer": {"kind": "adamw", "state_bits": 8}},
+    ):
+        try:
+            trainer(folder, **changes)
+        except LMWorksError as error:
+            messages.append(str(error))
+    return messages
