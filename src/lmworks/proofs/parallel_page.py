@@ -14,7 +14,7 @@ from lmworks.proofs.row import Row
 
 INTRODUCTION = """# Parallel training against one process
 
-Written by `lmworks prove parallel --long --write docs/parallel.md`: each cell is one step on {ranks} gloo processes in
+Written by `lmworks prove parallel{long} --write docs/parallel.md`: each cell is one step on {ranks} gloo processes in
 float32, of tiny models over documents of unequal length. It shows ‖difference‖ / ‖gradient‖ over all parameters as
 one vector, or the relative difference of the loss where that is larger. Bound {bound:g}. A letter stands for a
 refusal, before anything starts; the reasons are below. The number behind a schedule is that of micro-batches. Under EP
@@ -22,21 +22,21 @@ every feed-forward net is a mixture of eight experts; a pipeline's model has a l
 """
 
 
-def parallel_page(rows: Sequence[Row]) -> str:
-    """Markdown of the long proof's rows."""
+def parallel_page(rows: Sequence[Row], *, long: bool) -> str:
+    """Markdown of a proof's rows."""
     measured = [row for row in rows if isinstance(row, ParallelRow)]
     objectives = list(dict.fromkeys(row.objective for row in measured))
     reasons = list(dict.fromkeys(row.note for row in measured if row.gradient is None))
     letters = {reason: chr(ord("a") + index) for index, reason in enumerate(reasons)}
     cells = {(row.form, row.objective): _cell(row, letters) for row in measured}
     lines = [
-        INTRODUCTION.format(ranks=RANKS, bound=BOUND),
+        INTRODUCTION.format(ranks=RANKS, bound=BOUND, long=" --long" if long else ""),
         "| form | " + " | ".join(objectives) + " |",
         "|---|" + "---|" * len(objectives),
     ]
     for form in (SPLITS, *FORMS):
         lines.append(f"| {form} | " + " | ".join(cells.get((form, o), "–") for o in objectives) + " |")
-    lines += ["", "A dash stands where a pair is not measured.", ""]
+    lines += ["", "A dash stands where a pair is not measured; `--long` measures all.", ""]
     lines += [f"- **{letter}**: {reason.removeprefix('refused: ')}." for reason, letter in letters.items()]
     lines += ["", "| replicas after an update | value | bound |", "|---|---|---|"]
     lines += [f"| {r.case} | {r.value:.0f} | {r.rule} {r.bound:.0f} |" for r in rows if not isinstance(r, ParallelRow)]
