@@ -1,53 +1,25 @@
-"""What is worth keeping, as rows of a table: a measure, its bounds and where they were published.
+"""The named presets: which rules a text has to keep, as rows of tables, and the entries that a stage calls.
 
-A preset is a list of rows; a document leaves at the first row it breaks. Knows neither files nor duplicates.
+A preset is a list of steps; a document leaves at the first rule it breaks. Knows neither files nor duplicates.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
+from lmworks.data.cleaning.c4 import C4, C4Lines
+from lmworks.data.cleaning.chinese import CHINESE
+from lmworks.data.cleaning.fineweb import FINEWEB, FINEWEB_STEPS
+from lmworks.data.cleaning.gopher import GOPHER, GOPHER_QUALITY, GOPHER_REPETITION
+from lmworks.data.cleaning.published_measures import PublishedMeasures
+from lmworks.data.cleaning.rules import LineRule, Rule, TextStep, rules_in
 from lmworks.data.cleaning.text_measures import TextMeasures
 
-Preset = Literal["prose", "english", "code", "none"]
-GOPHER = "Gopher, Rae et al. 2021, appendix A.1"
-C4 = "C4, Raffel et al. 2020, section 2.2"
-FINEWEB = "FineWeb, Penedo et al. 2024, section 3.6"
+Preset = Literal["prose", "english", "code", "none", "gopher", "c4", "fineweb", "chinese"]
 CODEX = "Codex, Chen et al. 2021, section 3.1"
 STARCODER = "StarCoder, Li et al. 2023, section 3"
-OWN = "ours"
-
-
-@dataclass(frozen=True)
-class Rule:
-    """Keep a document whose `measure` lies within `[low, high]`."""
-
-    name: str
-    measure: Callable[[TextMeasures], float]
-    low: float = float("-inf")
-    high: float = float("inf")
-    source: str = OWN
-    spaced_only: bool = False
-    """Does not apply to scripts without spaces between words."""
-
-    def breaks(self, measures: TextMeasures) -> float | None:
-        """The measured value when it lies out of bounds, else None."""
-        if self.spaced_only and not measures.spaced:
-            return None
-        value = self.measure(measures)
-        return None if self.low <= value <= self.high else value
-
-
-@dataclass(frozen=True)
-class LineRule:
-    """Remove each line that matches; what is left goes on to the rules."""
-
-    name: str
-    pattern: re.Pattern[str]
-    source: str
 
 
 def _top(n: int) -> Callable[[TextMeasures], float]:
@@ -96,12 +68,17 @@ _CODE = (
     Rule("generated", lambda m: sum(bool(_GENERATED.search(line)) for line in m.lines[:5]), high=0, source=STARCODER),
 )
 
-PRESETS: dict[Preset, tuple[Rule, ...]] = {
+PRESETS: dict[Preset, tuple[TextStep, ...]] = {
     "prose": (_NOT_EMPTY, *_QUALITY, *_REPETITION, *_LINES),
     "english": (_NOT_EMPTY, *_QUALITY, *_ENGLISH, *_REPETITION, *_LINES),
     "code": (_NOT_EMPTY, *_CODE),
     "none": (_NOT_EMPTY,),
+    "gopher": (*GOPHER_QUALITY, *GOPHER_REPETITION),
+    "c4": (C4Lines(),),
+    "fineweb": FINEWEB_STEPS,
+    "chinese": CHINESE,
 }
+_WORDS = ("words", "gopher_words", "chinese_characters")
 LINE_RULES: dict[Preset, tuple[LineRule, ...]] = {
     "english": (
         LineRule("javascript", re.compile(r"(?i)\b(?:enable|disable|requires?|turn on)\b.{0,40}\bjavascript\b"), C4),
@@ -125,17 +102,22 @@ def remove_lines(text: str, preset: Preset) -> tuple[str, list[str]]:
     return "\n".join(kept).strip(), removed
 
 
-def rules_of(preset: Preset, min_words: int | None = None) -> tuple[Rule, ...]:
-    """A preset's rules, the fewest words a document may have replaced by `min_words` where that is given."""
+def steps_of(preset: Preset, min_words: int | None = None) -> tuple[TextStep, ...]:
+    """A preset's steps, the fewest words a document may have replaced by `min_words` where that is given."""
     if min_words is None:
         return PRESETS[preset]
     words = Rule("words", lambda m: m.word_count, min_words, 100_000)
-    return (words, *(rule for rule in PRESETS[preset] if rule.name != words.name))
+    return (words, *(step for step in PRESETS[preset] if not isinstance(step, Rule) or step.name not in _WORDS))
+
+
+def rules_of(preset: Preset, min_words: int | None = None) -> tuple[Rule, ...]:
+    """Every rule that `steps_of` may drop a text by."""
+    return rules_in(steps_of(preset, min_words))
 
 
 def first_broken(text: str, rules: Sequence[Rule]) -> tuple[Rule, float] | None:
     """The first rule that a text breaks, with the value measured; None when it keeps them all."""
-    measures = TextMeasures(text)
+    measures = PublishedMeasures(text)
     for rule in rules:
         value = rule.breaks(measures)
         if value is not None:

@@ -1,0 +1,194 @@
+"""Words of a text as arrays, from figures that are computed once for each distinct run of characters.
+
+A text is cut at white space; most runs were met before, so that a look-up in a dictionary replaces the cutting of words
+and every loop over characters. What is remembered never changes a figure. Knows no rule.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import unicodedata
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmworks.data.cleaning.english_words import split_run
+from lmworks.data.cleaning.punctuation import SENTENCE_ENDS, SYMBOLS
+
+STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
+MOST_RUNS = 500_000
+MOST_CHARACTERS = 32_000_000
+"""Of remembered runs; then all are forgotten."""
+
+_COLUMNS = (
+    "words",
+    "alphabetic",
+    "solid",
+    "solid_characters",
+    "stop_words",
+    "starts_after_end",
+    "starts",
+    "ends",
+    "clear",
+)
+_AT = {name: number for number, name in enumerate(_COLUMNS)}
+_STOP_BITS = {word: 1 << bit for bit, word in enumerate(STOP_WORDS)}
+
+
+class _Lexicon(dict[str, int]):
+    """Each run's number, and by it a row of figures and the run's words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._characters = 0
+        self.figures = np.zeros((1024, len(_COLUMNS)), dtype=np.int64)
+        self.first_word = np.zeros(1025, dtype=np.int64)
+        self.word_hashes = np.zeros(2048, dtype=np.uint64)
+        self.word_lengths = np.zeros(2048, dtype=np.int64)
+
+    @property
+    def full(self) -> bool:
+        """Whether it is time to begin anew."""
+        return len(self) >= MOST_RUNS or self._characters >= MOST_CHARACTERS
+
+    def __missing__(self, run: str) -> int:
+        with self._lock:
+            if run in self:  # another thread was faster
+                return self[run]
+            number, words = len(self), split_run(run)
+            if number + 1 >= len(self.figures):
+                self.figures = _doubled(self.figures)
+                self.first_word = _doubled(self.first_word)
+            start = int(self.first_word[number])
+            while start + len(words) > len(self.word_hashes):
+                self.word_hashes, self.word_lengths = _doubled(self.word_hashes), _doubled(self.word_lengths)
+            for at, word in enumerate(words, start):
+                self.word_hashes[at] = _hash(word)
+                self.word_lengths[at] = len(word)
+            self.first_word[number + 1] = start + len(words)
+            self.figures[number] = _figures(words)
+            self._characters += len(run)
+            self[run] = number
+            return number
+
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+
+
+def _doubled(array: NDArray[_Scalar]) -> NDArray[_Scalar]:
+    return np.concatenate([array, np.zeros_like(array)])
+
+
+def _hash(word: str) -> int:
+    return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def _figures(words: tuple[str, ...]) -> list[int]:
+    solid = [word for word in words if any(c not in SYMBOLS for c in word)]
+    stop_words = 0
+    for word in words:
+        stop_words |= _STOP_BITS.get(word, 0)
+    after_end, fresh = _sentences(words, after_end=True), _sentences(words, after_end=False)
+    return [
+        len(words), sum(any(map(str.isalpha, word)) for word in words), len(solid), sum(map(len, solid)), stop_words,
+        after_end[0], fresh[0], fresh[1], after_end[1] == fresh[1],
+    ]  # fmt: skip
+
+
+def _sentences(words: tuple[str, ...], *, after_end: bool) -> tuple[int, bool]:
+    """How many sentences start inside a run, and whether its end ends one: the rule of spaCy's sentencizer."""
+    starts = 0
+    for word in words:
+        ends = word in SENTENCE_ENDS
+        if after_end and not ends and any(unicodedata.category(c)[0] != "P" for c in word):
+            starts, after_end = starts + 1, False
+        elif ends:
+            after_end = True
+    return starts, after_end
+
+
+_shared = _Lexicon()
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words of a text, as numbers and lengths.
+
+    Args:
+        runs: number of each run of the text in `lexicon`, [R].
+        lexicon: what they refer to.
+    """
+
+    runs: NDArray[np.int64]
+    lexicon: _Lexicon
+
+    @classmethod
+    def of(cls, text: str) -> Words:
+        """Cut a text."""
+        global _shared
+        lexicon = _shared
+        if lexicon.full:
+            lexicon = _shared = _Lexicon()
+        runs = text.split()
+        numbers = np.fromiter(map(lexicon.__getitem__, runs), dtype=np.int64, count=len(runs))
+        return cls(numbers, lexicon)
+
+    @cached_property
+    def _totals(self) -> NDArray[np.int64]:
+        return self.lexicon.figures[self.runs].sum(axis=0)
+
+    @property
+    def count(self) -> int:
+        """All words, punctuation marks among them."""
+        return int(self._totals[_AT["words"]])
+
+    @property
+    def alphabetic(self) -> int:
+        """Words with a letter."""
+        return int(self._totals[_AT["alphabetic"]])
+
+    @property
+    def solid(self) -> int:
+        """Words that are not of punctuation alone."""
+        return int(self._totals[_AT["solid"]])
+
+    @property
+    def solid_characters(self) -> int:
+        """Characters of these."""
+        return int(self._totals[_AT["solid_characters"]])
+
+    @property
+    def stop_words(self) -> int:
+        """How many of the eight stop words occur, as written."""
+        return int(np.bitwise_or.reduce(self.lexicon.figures[self.runs, _AT["stop_words"]], initial=0)).bit_count()
+
+    @property
+    def sentences(self) -> int:
+        """Sentences, at least one."""
+        figures = self.lexicon.figures[self.runs]
+        figures = figures[figures[:, _AT["clear"]] == 1]  # a run that leaves open what it found starts nothing either
+        ended = np.concatenate([[0], figures[:-1, _AT["ends"]]])
+        starts = np.where(ended == 1, figures[:, _AT["starts_after_end"]], figures[:, _AT["starts"]])
+        return 1 + int(starts.sum()) if len(figures) else 1
+
+    @cached_property
+    def _positions(self) -> NDArray[np.int64]:
+        first = self.lexicon.first_word
+        sizes = self.lexicon.figures[self.runs, _AT["words"]]
+        skipped = np.repeat(first[self.runs] - np.cumsum(sizes) + sizes, sizes)
+        return skipped + np.arange(len(skipped))
+
+    @cached_property
+    def hashes(self) -> NDArray[np.uint64]:
+        """A number for each word, equal for equal words."""
+        return self.lexicon.word_hashes[self._positions]
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Characters of each word."""
+        return self.lexicon.word_lengths[self._positions]
