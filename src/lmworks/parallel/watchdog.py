@@ -107,7 +107,8 @@ class Watchdog:
         self._thread.join()
         if self._asked is not None:
             self._beats.ask(False)
-        self._ended = "done" if error is None else f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"
+        first_line = str(error).partition("\n")[0][:300]
+        self._ended = "done" if error is None else f"{type(error).__name__}: {first_line}"
         self._beat()
         if named is not None and named.culprits:
             raise ParallelError(f"step {self._step} cannot be finished: {named.reason}", _REMEDY) from error

@@ -15,6 +15,7 @@ from lmworks.train.activation_checkpointing import Recompute
 from lmworks.train.checkpoint_config import CheckpointConfig
 from lmworks.train.guard import GuardConfig
 from lmworks.train.loss_scaling import LossScaleConfig
+from lmworks.train.rank_watch import RankWatchConfig
 from lmworks.train.sinks import TrackingConfig
 from lmworks.train.sizes import SizeStage, StepSize, size_at, tokens_before
 
@@ -75,6 +76,8 @@ class TrainConfig(Config):
     rounding alone."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """How checkpoints are written, which are kept besides the last, and where copies go."""
+    watch: RankWatchConfig = RankWatchConfig()
+    """How the ranks of a mesh are compared and watched while they train."""
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -166,4 +169,5 @@ _NOT_IDENTITY = {
     "parallel",
     "micro_batch_tokens",
     "checkpoint",
+    "watch",
 }

@@ -40,6 +40,7 @@ from lmworks.train.loss_scaling import DynamicLossScale
 from lmworks.train.metrics import RunFigures
 from lmworks.train.norms import LayerNorms
 from lmworks.train.profiling import StepProfiler, phase
+from lmworks.train.rank_watch import RankWatch
 from lmworks.train.ranks import join_ranks
 from lmworks.train.run_log import Record, RunLog
 from lmworks.train.run_state import RunState
@@ -141,6 +142,7 @@ class Trainer:
         kept = config.checkpoint
         self.checkpoints = Checkpoints(run_folder, config.keep_last, keep_best=kept.keep_best, upload=kept.upload)
         self.log = RunLog(run_folder, config, writes=self.ranks.is_first)
+        self._watch = RankWatch(config.watch, run_folder, model, getattr(self.ranks, "mesh", None))
         self._figures = RunFigures(config.precision, self._device, flops_per_token, bytes_per_target)
         self._profiler = StepProfiler(profile) if profile is not None and self.ranks.is_first else None
 
@@ -161,6 +163,7 @@ class Trainer:
         self.model.train()
         self.working.model.train()
         with (
+            self._watch.watching(),
             self._published(),
             stop_on_signals() as stop,
             self.log.opened(done),
@@ -188,9 +191,11 @@ class Trainer:
     def _step(self, step: int) -> Record | None:
         """Do update number `step`, counted from 0, and return its record; None asks to rewind."""
         begin = time.perf_counter()
+        self._watch.step_begins(step + 1)
         if self._profiler is not None:
             self._profiler.step_begins()
         attempt = self._gradients(step)
+        self._watch.gradients_are_there()
         verdict = self.guard.judge(
             step,
             attempt.totals.loss,
@@ -216,7 +221,7 @@ class Trainer:
         record |= self._figures.of_step(attempt.totals.loss, tokens, time.perf_counter() - begin)
         if self._profiler is not None:
             self._profiler.step_ends()
-        return record | self._call_back(step + 1, attempt.totals.loss)
+        return record | self._watch.step_ends() | self._call_back(step + 1, attempt.totals.loss)
 
     def _gradients(self, step: int) -> _Attempt:
         """Leave the mean gradient of a step's rows in the master weights."""
@@ -366,10 +371,9 @@ class Trainer:
     def _stop(self, done: int, record: Record, signal: Signals) -> None:
         """Save what there is time for, and say how to go on."""
         seconds = self.config.checkpoint.stop_deadline_seconds
-        state = self.state.state_dict()
         saved = self.checkpoints.save_within(
-            seconds, done, state, self.identity, self.code_version, metrics=record
-        )  # fmt: skip
+            seconds, done, self.state.state_dict(), self.identity, self.code_version, metrics=record
+        )
         where = "the last checkpoint" if saved is None else saved
         self.log.say(f"stopped by {signal.name} after step {done}; run the same again to go on from {where}")
 

@@ -222,6 +222,11 @@ class MixedRows:
         assert count > 0, "a batch holds at least one row"
         return join([self._row(row) for row in range(start, start + count)])
 
+    def documents(self, row: int) -> list[str]:
+        """The source of a row and the number in it of each document, in their order."""
+        source, own = self.schedule.place(row)
+        return [f"{self.schedule.names[source]} {number}" for number in self._sources[source].documents(own)]
+
     def _row(self, row: int) -> Batch:
         source, own = self.schedule.place(row)
         limit = self._limits[source]

@@ -95,6 +95,11 @@ class PackedRows:
             loss_weights=torch.from_numpy(weights),
         )
 
+    def documents(self, row: int) -> list[str]:
+        """The number in the store of each document in a row, in their order."""
+        width = self.sequence_length
+        return [str(document) for document, _, _ in self._segments(row * width, (row + 1) * width)]
+
     def _segments(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
         """`(document, begin, end)` for each piece of a document inside the stream's `[start, end)`."""
         while start < end:
