@@ -100,7 +100,7 @@ class Watchdog:
             ParallelError: in place of a broken or timed-out collective, naming the rank whose fault it was.
         """
         named = None
-        self._follows = isinstance(error, RuntimeError) and _FOLLOWS.search(str(error)) is not None
+        self._follows = _from_elsewhere(error)
         if self._follows:
             named = self._explain()
         self._stop.set()
@@ -196,6 +196,15 @@ class Watchdog:
         logging.shutdown()
         print(f"Error: {ParallelError(message, _REMEDY)}", file=sys.__stderr__, flush=True)
         os._exit(1)
+
+
+def _from_elsewhere(error: BaseException | None) -> bool:
+    """Whether an error began with a collective that failed; a checkpoint under way may have wrapped or replaced it."""
+    while error is not None:
+        if isinstance(error, RuntimeError) and _FOLLOWS.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def mesh_groups(mesh: Mesh) -> dict[str, dist.ProcessGroup]:
