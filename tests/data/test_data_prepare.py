@@ -8,6 +8,7 @@ import pytest
 
 from lmworks.core.errors import ConfigError, DataError
 from lmworks.core.lineage import verify
+from lmworks.data.corpus.inputs import InputConfig
 from lmworks.data.corpus.prepare import PrepareConfig, prepare
 from lmworks.data.deduplication.fingerprints import DedupConfig
 
@@ -176,4 +177,21 @@ def test_configurations_are_checked():
     ):
         with pytest.raises(ConfigError):
             PrepareConfig.parse({**values, "output": "y"})
-    assert PrepareConfig.parse({"inputs": ["x"], "output": "y"}).inputs == (Path("x"),)
+    assert PrepareConfig.parse({"inputs": ["x"], "output": "y"}).inputs == (InputConfig(path=Path("x")),)
+    for place in ({}, {"path": "x", "source": "wikipedia-intros"}):
+        with pytest.raises(ConfigError, match="give one of the two"):
+            PrepareConfig.parse({"inputs": [place], "output": "y"})
+
+
+def test_each_input_is_cleaned_by_its_own_rules(tmp_path, folder):
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "short.py").write_text("def answer():\n    return 42\n")
+    inputs = (folder, InputConfig(path=code, preset="code", license="MIT"))
+    prepare(PrepareConfig(inputs=inputs, output=tmp_path / "corpus", validation_fraction=0.2))
+    found = [row for split in ("train", "validation") for row in rows(tmp_path / "corpus" / f"{split}.jsonl")]
+    python = next(row for row in found if row["source"] == "code/short.py")
+    assert (python["text"], python["license"]) == ("def answer():\n    return 42", "MIT")
+    report = json.loads((tmp_path / "corpus" / "report.json").read_text())
+    assert report["presets"] == ["prose", "code"]
+    assert report["sources"]["code"]["documents"] == 1

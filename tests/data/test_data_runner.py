@@ -12,8 +12,10 @@ import pytest
 
 from lmworks.core.errors import DataError
 from lmworks.data.corpus import clean, units
+from lmworks.data.corpus.inputs import InputConfig, Treatment, resolve_inputs
 from lmworks.data.corpus.prepare import PrepareConfig, prepare
 from lmworks.data.corpus.units import units_of
+from lmworks.data.extraction.sources import RowFields
 
 WORDS = [f"{a}{b}{c}" for a in "bdgklmnprst" for b in "aeiou" for c in "lmnrst"]
 
@@ -50,7 +52,7 @@ def config(inputs, output, **values):
 
 
 def test_large_files_and_many_small_ones_become_units(inputs):
-    made = units_of(inputs)
+    made = units_of(resolve_inputs([InputConfig(path=path) for path in inputs], Treatment("prose", None, RowFields())))
     assert [unit.name for unit in made] == sorted(unit.name for unit in made)
     assert sum(len(unit.files) for unit in made if unit.part is None) == 30
     parts = [unit.part for unit in made if unit.part is not None]
@@ -96,6 +98,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from lmworks.data.corpus import units
+from lmworks.data.corpus.inputs import InputConfig, Treatment, resolve_inputs
 from lmworks.data.corpus.prepare import PrepareConfig, prepare
 units.UNIT_BYTES = 8000
 inputs = tuple(map(Path, sys.argv[2:]))

@@ -23,6 +23,7 @@ class Dropped:
     """A document that a rule takes out."""
 
     rule: str
+    """`preset/rule`, or `step/rule`."""
     value: float
     """What was measured."""
 

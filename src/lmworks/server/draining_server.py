@@ -17,6 +17,8 @@ import uvicorn
 from lmworks.server.admission import Turnstile
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+IDLE_SECONDS = 75
+"""How long a connection that asks nothing stays open: longer than clients keep theirs, who else ask into its closing."""
 CLOSING_SECONDS = 1
 """For what still runs when the drain is over to notice that it is cancelled."""
 

@@ -248,7 +248,7 @@ def _uvicorn(models: Mapping[str, ServedModel], config: ServeConfig) -> Draining
     from lmworks.server.admission import Turnstile
     from lmworks.server.app import create_app
     from lmworks.server.connection import limited
-    from lmworks.server.draining_server import CLOSING_SECONDS, DrainingServer
+    from lmworks.server.draining_server import CLOSING_SECONDS, IDLE_SECONDS, DrainingServer
 
     turnstile = Turnstile(config)
     settings = uvicorn.Config(
@@ -260,5 +260,6 @@ def _uvicorn(models: Mapping[str, ServedModel], config: ServeConfig) -> Draining
         lifespan="on",
         ws="none",
         timeout_graceful_shutdown=CLOSING_SECONDS,
+        timeout_keep_alive=IDLE_SECONDS,
     )
     return DrainingServer(settings, turnstile, config.drain_seconds)

@@ -9,16 +9,16 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 from lmworks.core.generation import Document
-from lmworks.data.cleaning.filters import Preset, first_broken, remove_lines, rules_of
+from lmworks.data.cleaning.filters import Preset, remove_lines, steps_of
 from lmworks.data.cleaning.normalize import divide, normalize
+from lmworks.data.cleaning.rules import Broken, clean
 from lmworks.data.corpus.index import write_unit
 from lmworks.data.corpus.units import Unit
 from lmworks.data.deduplication.fingerprints import DedupConfig
-from lmworks.data.extraction.sources import Rejection, RowFields
+from lmworks.data.extraction.sources import Rejection
 from lmworks.data.steps import Dropped, Step, Tally, shown
 
 NAMED_REJECTIONS = 20
@@ -28,12 +28,16 @@ class RuleStep:
     """Keep a document that breaks no rule of a preset."""
 
     def __init__(self, preset: Preset, min_words: int | None) -> None:
-        self.rules = rules_of(preset, min_words)
+        self.preset, self.steps = preset, steps_of(preset, min_words)
 
     def __call__(self, document: Document, tally: Tally) -> Document | Dropped:
         """See `Step`."""
-        broken = first_broken(document.text, self.rules)
-        return document if broken is None else Dropped(broken[0].name, broken[1])
+        outcome = clean(document.text, self.steps)
+        if isinstance(outcome, Broken):
+            return Dropped(f"{self.preset}/{outcome.rule.name}", outcome.value)
+        for rule in outcome.removed_lines:
+            tally.count("lines", rule)
+        return document if outcome.text == document.text else replace(document, text=outcome.text)
 
 
 @dataclass(frozen=True)
@@ -42,18 +46,12 @@ class Clean:
 
     Args:
         workspace: holds the folders of units.
-        fields: of rows.
-        preset: filter rules; also tells how texts are normalized.
-        min_words: replaces the preset's.
         max_characters: longer documents are divided.
         steps: that follow the rules.
         dedup: for the fingerprints.
     """
 
     workspace: Path
-    fields: RowFields
-    preset: Preset
-    min_words: int | None
     max_characters: int
     steps: tuple[Step, ...]
     dedup: DedupConfig
@@ -74,13 +72,10 @@ class Clean:
             staging.rename(folder)
         return folder
 
-    @cached_property
-    def _all_steps(self) -> Sequence[Step]:
-        return (RuleStep(self.preset, self.min_words), *self.steps)
-
     def _documents(self, unit: Unit, tally: Tally) -> Iterator[Document]:
-        keep_layout = self.preset == "code"
-        for raw in unit.documents(self.fields):
+        preset = unit.treatment.preset
+        steps = (RuleStep(preset, unit.treatment.min_words), *self.steps)
+        for raw in unit.documents():
             if isinstance(raw, Rejection):
                 tally.count("rejections", raw.reason)
                 named = {"place": raw.place, "reason": raw.reason, "detail": raw.detail[:200]}
@@ -88,22 +83,24 @@ class Clean:
                 continue
             tally.count("documents", "read")
             tally.count("documents", "characters_read", len(raw.text))
-            text, removed = remove_lines(normalize(raw.text, keep_layout=keep_layout), self.preset)
+            text, removed = remove_lines(normalize(raw.text, keep_layout=preset == "code"), preset)
             for rule in removed:
                 tally.count("lines", rule)
             pieces = divide(text, self.max_characters) or [""]
             for number, piece in enumerate(pieces):
                 identity = raw.id if len(pieces) == 1 else f"{raw.id}-{number}"
-                kept = self._through_steps(replace(raw, id=identity, text=piece), tally)
+                kept = _through(steps, replace(raw, id=identity, text=piece), tally)
                 if kept is not None:
                     yield kept
 
-    def _through_steps(self, document: Document, tally: Tally) -> Document | None:
-        for step in self._all_steps:
-            outcome = step(document, tally)
-            if isinstance(outcome, Dropped):
-                tally.count("rules", outcome.rule)
-                tally.sample("rules", outcome.rule, document.id, {**shown(document), "value": round(outcome.value, 4)})
-                return None
-            document = outcome
-        return document
+
+def _through(steps: Sequence[Step], document: Document, tally: Tally) -> Document | None:
+    """What the steps make of a document; None where one of them drops it."""
+    for step in steps:
+        outcome = step(document, tally)
+        if isinstance(outcome, Dropped):
+            tally.count("rules", outcome.rule)
+            tally.sample("rules", outcome.rule, document.id, {**shown(document), "value": round(outcome.value, 4)})
+            return None
+        document = outcome
+    return document

@@ -21,10 +21,11 @@ from lmworks.core.config import Config
 from lmworks.core.errors import DataError
 from lmworks.core.lineage import Manifest, clock, write_artifact
 from lmworks.core.progress import say
-from lmworks.data.cleaning.filters import Preset, rules_of
+from lmworks.data.cleaning.filters import Preset
 from lmworks.data.corpus.clean import Clean
 from lmworks.data.corpus.decide import TRAIN, VALIDATION, Decisions, decide
 from lmworks.data.corpus.index import DOCUMENTS, TALLY, Index
+from lmworks.data.corpus.inputs import InputConfig, Treatment, resolve_inputs
 from lmworks.data.corpus.report import Findings, losses, render_html
 from lmworks.data.corpus.runner import Runner, RunnerConfig, runner_of
 from lmworks.data.corpus.units import Unit, units_of
@@ -38,8 +39,9 @@ SPLITS = {"train": TRAIN, "validation": VALIDATION}
 class PrepareConfig(Config):
     """What to read and how to clean it."""
 
-    inputs: Annotated[tuple[Path, ...], Field(min_length=1)]
-    """Fetched sources, folders or files (.txt, .md, .rst, .py, .jsonl, .parquet, .html, .pdf; also .gz)."""
+    inputs: Annotated[tuple[InputConfig, ...], Field(min_length=1)]
+    """Fetched sources, folders or files (.txt, .md, .rst, .py, .jsonl, .parquet, .html, .pdf; also .gz); each a path,
+    or a mapping with the settings that differ for it."""
     output: Path
     """Folder of the corpus artifact."""
     preset: Preset = "prose"
@@ -65,6 +67,11 @@ class PrepareConfig(Config):
     """Chooses which documents are held out."""
     runner: RunnerConfig = RunnerConfig()
 
+    @property
+    def treatment(self) -> Treatment:
+        """Of inputs that say nothing else."""
+        return Treatment(self.preset, self.min_words, RowFields(self.text_field, self.license))
+
     def work_key(self) -> str:
         """Changes with everything that the cleaning of a unit depends on, other than the unit."""
         values = self.to_dict()
@@ -86,7 +93,8 @@ def prepare(config: PrepareConfig) -> Manifest:
     started = clock()
     workspace = Workspace(config.output, config.work_key())
     runner = runner_of(config.runner)
-    units = units_of(config.inputs, max_documents=config.max_documents, max_bytes=config.max_bytes)
+    inputs = resolve_inputs(config.inputs, config.treatment)
+    units = units_of(inputs, max_documents=config.max_documents, max_bytes=config.max_bytes)
     folders = clean_units(config, units, workspace, runner)
     tally = Tally()
     for folder in folders:
@@ -102,12 +110,14 @@ def prepare(config: PrepareConfig) -> Manifest:
         index, config.dedup, runner, validation_fraction=config.validation_fraction,
         max_overlap=config.max_overlap, seed=config.seed,
     )  # fmt: skip
-    findings = Findings(config.preset, rules_of(config.preset, config.min_words), tally, index, decisions)
+    findings = Findings(
+        {given.treatment.preset: given.treatment.min_words for given in inputs}, tally, index, decisions
+    )
     with write_artifact(
         config.output,
         "corpus",
         config=config.to_dict(),
-        parents={f"inputs.{number}": path for number, path in enumerate(config.inputs)},
+        parents={f"inputs.{number}": given.path for number, given in enumerate(inputs)},
         code_version=code_version(__name__),
         started=started,
     ) as writer:
@@ -151,8 +161,7 @@ class Workspace:
 def clean_units(config: PrepareConfig, units: Sequence[Unit], workspace: Workspace, runner: Runner) -> list[Path]:
     """Folders of the cleaned units, in the order of the inputs."""
     steps: tuple[Step, ...] = ()
-    fields = RowFields(config.text_field, config.license)
-    task = Clean(workspace.folder, fields, config.preset, config.min_words, config.max_characters, steps, config.dedup)
+    task = Clean(workspace.folder, config.max_characters, steps, config.dedup)
     done = sum(task.folder(unit).exists() for unit in units)
     if done:
         say(f"{done} of {len(units)} parts of the inputs were cleaned before")

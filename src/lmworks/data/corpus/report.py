@@ -7,7 +7,7 @@ neither on the order of the inputs nor on who worked. Knows no cleaning step.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined, Template
 from numpy.typing import NDArray
 
-from lmworks.data.cleaning.filters import Rule
+from lmworks.data.cleaning.filters import Preset, rules_of
 from lmworks.data.corpus.decide import LEFT_OUT, TRAIN, VALIDATION, Decisions
 from lmworks.data.corpus.index import Index
 from lmworks.data.shuffle import mix
@@ -32,15 +32,14 @@ class Findings:
     """What a corpus came to.
 
     Args:
-        preset: name of the filter rules.
-        rules: in the order of their application.
+        presets: of filter rules, each with the fewest words where they were set.
         tally: of cleaning.
         index: of the cleaned documents.
         decisions: about them.
     """
 
-    def __init__(self, preset: str, rules: Sequence[Rule], tally: Tally, index: Index, decisions: Decisions) -> None:
-        self._preset, self._rules, self._tally, self._index, self._decisions = preset, rules, tally, index, decisions
+    def __init__(self, presets: Mapping[Preset, int | None], tally: Tally, index: Index, decisions: Decisions) -> None:
+        self._presets, self._tally, self._index, self._decisions = presets, tally, index, decisions
         dropped = np.flatnonzero(decisions.split == LEFT_OUT)
         exact = decisions.groups.exact
         same = exact[dropped] == exact[decisions.winners[dropped]]
@@ -74,21 +73,10 @@ class Findings:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `report.json`."""
-        dropped = self._tally.counts("rules")
         return {
             "counts": self.counts,
-            "preset": self._preset,
-            "rules": [
-                {
-                    "name": rule.name,
-                    "low": rule.low if math.isfinite(rule.low) else None,
-                    "high": rule.high if math.isfinite(rule.high) else None,
-                    "source": rule.source,
-                    "dropped": dropped[rule.name],
-                    "samples": self._tally.samples("rules", rule.name),
-                }
-                for rule in self._rules
-            ],
+            "presets": list(self._presets),
+            "rules": self._rules(),
             "removed_lines": dict(sorted(self._tally.counts("lines").items())),
             "rejections": {
                 "counts": dict(sorted(self._tally.counts("rejections").items())),
@@ -100,6 +88,28 @@ class Findings:
             "sources": self._shares("source"),
             "lengths": histogram(self._index.records["characters"][self._kept]),
         }
+
+    def _rules(self) -> list[dict[str, Any]]:
+        """Every rule of the presets in order, and whatever else dropped documents."""
+        rows: list[dict[str, Any]] = [
+            {
+                "preset": preset,
+                "name": rule.name,
+                "low": rule.low if math.isfinite(rule.low) else None,
+                "high": rule.high if math.isfinite(rule.high) else None,
+                "source": rule.source,
+            }
+            for preset, min_words in self._presets.items()
+            for rule in rules_of(preset, min_words)
+        ]
+        dropped = self._tally.counts("rules")
+        for key in sorted(dropped.keys() - {f"{row['preset']}/{row['name']}" for row in rows}):
+            step, _, name = key.partition("/")
+            rows.append({"preset": step, "name": name, "low": None, "high": None, "source": ""})
+        for row in rows:
+            key = f"{row['preset']}/{row['name']}"
+            row |= {"dropped": dropped[key], "samples": self._tally.samples("rules", key)}
+        return rows
 
     def _pairs(self, why: str, numbers: NDArray[np.int64]) -> list[dict[str, Any]]:
         """Some dropped documents beside the one that stays."""
@@ -134,7 +144,7 @@ class Findings:
 def losses(tally: Tally) -> str:
     """One line: how many were read, and what was lost to what."""
     lost = [f"{count:,} {reason}" for reason, count in _most(tally.counts("rejections"))]
-    lost += [f"{count:,} broke {name!r}" for name, count in _most(tally.counts("rules"))]
+    lost += [f"{count:,} broke {name.partition('/')[2]!r}" for name, count in _most(tally.counts("rules"))]
     first = tally.samples("rejections", "first")
     named = f" (for one: {first[0]['place']}: {first[0]['detail']})" if first else ""
     return f"{tally.counts('documents')['read']:,} read; lost: {', '.join(lost) or 'none'}{named}"

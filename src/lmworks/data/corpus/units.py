@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lmworks.core.generation import Document
-from lmworks.data.extraction.sources import InputFile, Lines, Rejection, RowFields, input_files, parts, read_file
+from lmworks.data.corpus.inputs import Input, Treatment
+from lmworks.data.extraction.sources import InputFile, Lines, Rejection, input_files, parts, read_file
 
 UNIT_BYTES = 32 << 20
 UNIT_FILES = 1000
@@ -24,16 +25,17 @@ class Unit:
     name: str
     """Digits; units in the order of their names give the documents in the order of the inputs."""
     files: tuple[InputFile, ...]
+    treatment: Treatment
     part: Lines | None = None
     """Of the only file."""
     max_documents: int | None = None
     max_bytes: int | None = None
 
-    def documents(self, fields: RowFields) -> Iterator[Document | Rejection]:
+    def documents(self) -> Iterator[Document | Rejection]:
         """What the unit holds, up to its limits."""
         count = size = 0
         for file in self.files:
-            for item in read_file(file, fields, self.part):
+            for item in read_file(file, self.treatment.fields, self.part):
                 yield item
                 if isinstance(item, Document):
                     count += 1
@@ -63,11 +65,11 @@ class _Pending:
         return self.size >= UNIT_BYTES or len(self.files) >= UNIT_FILES
 
 
-def units_of(inputs: Sequence[Path], *, max_documents: int | None = None, max_bytes: int | None = None) -> list[Unit]:
+def units_of(inputs: Sequence[Input], *, max_documents: int | None = None, max_bytes: int | None = None) -> list[Unit]:
     """The work that inputs make.
 
     Args:
-        inputs: files, folders and source artifacts.
+        inputs: places to read, with their treatment.
         max_documents: of all inputs together, an equal share from the beginning of each.
         max_bytes: of text, shared alike.
 
@@ -76,31 +78,27 @@ def units_of(inputs: Sequence[Path], *, max_documents: int | None = None, max_by
         ArtifactError: a source artifact's files do not match its manifest.
     """
     made: list[Unit] = []
+    for given in inputs:
 
-    def add(files: Sequence[InputFile], part: Lines | None = None, documents: int | None = None,
-            size: int | None = None) -> None:  # fmt: skip
-        made.append(Unit(f"{len(made):06d}", tuple(files), part, documents, size))
+        def add(files: Sequence[InputFile], part: Lines | None = None, *most: int | None, given: Input = given) -> None:
+            made.append(Unit(f"{len(made):06d}", tuple(files), given.treatment, part, *most))
 
-    for path in inputs:
-        files = input_files(path)
+        files = input_files(given.path)
         if max_documents or max_bytes:  # a share is counted from the front, so one worker reads it
             add(files, None, *(most and -(-most // len(inputs)) for most in (max_documents, max_bytes)))
             continue
         pending = _Pending()
         for file in files:
             found = parts(file.file, UNIT_BYTES)
-            if len(found) > 1 and pending.files:
+            if pending.files and (pending.full() or len(found) > 1):
                 add(pending.files)
                 pending = _Pending()
             if len(found) > 1:
                 for part in found:
                     add([file], part)
-                continue
-            pending.files.append(file)
-            pending.size += file.file.stat().st_size
-            if pending.full():
-                add(pending.files)
-                pending = _Pending()
+            else:
+                pending.files.append(file)
+                pending.size += file.file.stat().st_size
         if pending.files:
             add(pending.files)
     return made
