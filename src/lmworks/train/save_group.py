@@ -96,7 +96,8 @@ class SaveGroup:
         try:
             return _Outcome(self.rank, work())
         except Exception as error:  # noqa: BLE001  # it is raised on every rank
-            return _Outcome(self.rank, None, error if self.size == 1 else _portable(error, self.rank))
+            first = _first_cause(error)
+            return _Outcome(self.rank, None, first if self.size == 1 else _portable(first, self.rank))
 
     def _gather(self, outcome: _Outcome[Result]) -> list[_Outcome[Result]]:
         """Everyone's outcome on the first rank, once it is known to all that none has failed."""
@@ -111,6 +112,16 @@ class SaveGroup:
         if failure is not None:
             raise failure
         return outcomes
+
+
+def _first_cause(error: Exception) -> Exception:
+    """The operating system's error where there was one: torch's file writer fails once more while it is closed."""
+    at: BaseException | None = error
+    while at is not None:
+        if isinstance(at, OSError):
+            return at
+        at = at.__cause__ or at.__context__
+    return error
 
 
 def _portable(error: Exception, rank: int) -> Exception:
