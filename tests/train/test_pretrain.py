@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import lmworks.train.pretrain as stage
+import lmworks.train.held_out_text as held_out_text
 from lmworks.core.errors import ArtifactError, ConfigError, MissingExtraError, TokenizerError, TrainingError
 from lmworks.core.lineage import verify, write_artifact
 from lmworks.data.tokens.tokenize import TokenizeConfig, tokenize
@@ -78,14 +78,14 @@ def test_a_stopped_stage_goes_on_and_gives_the_same_weights(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     pretrain(config(inputs, tmp_path / "straight"))
-    original, seen = stage.bits_per_byte, []
+    original, seen = held_out_text.bits_per_byte, []
 
     def stops(*args: object, **kwargs: object) -> float:
         if not seen:
             seen.append(os.kill(os.getpid(), signal.SIGTERM))
         return original(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(stage, "bits_per_byte", stops)
+    monkeypatch.setattr(held_out_text, "bits_per_byte", stops)
     with pytest.raises(SystemExit):
         pretrain(config(inputs, tmp_path / "cut"))
     assert not (tmp_path / "cut").exists()

@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import tokenizers
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lmworks.core.code_version import code_version
 from lmworks.core.config import Config
@@ -46,6 +46,25 @@ class TokenizerConfig(Config):
     """Longest run of digits in one token; single digits suit arithmetic and small vocabularies."""
     reference: Path | None = None
     """Tokenizer folder or `.gguf` file to compare the bytes per token with."""
+    special_tokens: tuple[str, ...] = ()
+    """Further ones that objectives ask for, such as `<mask>` or `<fim_prefix>`; they come after the three."""
+    num_sentinels: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Also `<extra_id_0>`, `<extra_id_1>`, ...: so many, which stand for hidden spans (T5 has 100)."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        named = self.all_special_tokens
+        if len(set(named)) < len(named) or not all(named):
+            raise ValueError(f"special_tokens {self.special_tokens} must be new and not empty")
+        if self.vocab_size < (least := len(named) + 256):
+            raise ValueError(f"vocab_size {self.vocab_size} does not hold 256 bytes and {len(named)} special tokens: "
+                             f"give at least {least}")  # fmt: skip
+        return self
+
+    @property
+    def all_special_tokens(self) -> tuple[str, ...]:
+        """By id, from 0."""
+        return (*SPECIAL_TOKENS, *self.special_tokens, *(f"<extra_id_{i}>" for i in range(self.num_sentinels)))
 
 
 def train_tokenizer(config: TokenizerConfig) -> Manifest:
@@ -95,7 +114,7 @@ def learn(config: TokenizerConfig) -> tuple[Tokenizer, int]:
     backend = tokenizers.Tokenizer.from_str(json.dumps(empty))
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=config.vocab_size,
-        special_tokens=list(SPECIAL_TOKENS),
+        special_tokens=list(config.all_special_tokens),
         initial_alphabet=sorted(BYTE_OF),
         min_frequency=2,
         show_progress=False,

@@ -1,51 +1,66 @@
 """The pretrain stage: from token shards and a tokenizer to a model folder. Knows no text.
 
-The run's checkpoints live beside the output, in `<output>.checkpoints`, until the model is published.
+From random weights or from a model folder, on one source or a mixture, by any objective. The run's checkpoints live
+beside the output, in `<output>.checkpoints`, until the model is published.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field
+import torch
+from pydantic import Field, model_validator
 
 from lmworks.core.code_version import code_version
 from lmworks.core.config import Config
-from lmworks.core.errors import DataError, MissingExtraError, TokenizerError
-from lmworks.core.lineage import Manifest, clock, content_hash, verify, write_artifact
+from lmworks.core.errors import ConfigError, DataError, MissingExtraError
+from lmworks.core.lineage import Manifest, clock, content_hash, write_artifact
 from lmworks.core.progress import say
+from lmworks.data.tokens.mixing import MixedRows, MixtureConfig, Name
 from lmworks.data.tokens.packing import PackedRows
 from lmworks.data.tokens.token_store import TokenStore
 from lmworks.models.accounting import flops_per_token
 from lmworks.models.build import build_model
 from lmworks.models.config import ModelConfig
-from lmworks.models.hub import save_pretrained
-from lmworks.objectives.causal_lm import causal_lm
+from lmworks.models.hub import load_pretrained, save_pretrained
+from lmworks.models.parallel_plan import tensor_plan
+from lmworks.models.transformer import Transformer
+from lmworks.nn.quantized import QuantizedLinear
+from lmworks.objectives.arrange import ArrangedRows
 from lmworks.optim.mup import scale_initial_weights
-from lmworks.tokenization import load_tokenizer
-from lmworks.train.callbacks import Callback, StepEnd, every
+from lmworks.parallel.config import ParallelConfig
+from lmworks.tokenization import Tokenizer, check_compatible, load_tokenizer
+from lmworks.train.anchor import AnchorConfig, AnchoredObjective
+from lmworks.train.callbacks import Callback, every
+from lmworks.train.checkpoint import Checkpoints
 from lmworks.train.config import TrainConfig
+from lmworks.train.export import export_checkpoint
+from lmworks.train.fisher import load_fisher
+from lmworks.train.held_out_text import HeldOutText, bytes_per_target, measure_loss, measure_texts, require_tokenizer
 from lmworks.train.model_preset import ModelPreset
 from lmworks.train.moe import balanced
+from lmworks.train.objective_choice import SHAPES, CausalLMObjective, ObjectiveChoice, check_shape, head_of
+from lmworks.train.objective_wiring import WiredObjective, longest_document, wire
 from lmworks.train.plot import plot_run
+from lmworks.train.ranks import OneProcess
 from lmworks.train.trainer import Trainer, TrainResult
-from lmworks.train.validation import bits_per_byte
 
-SAMPLED_DOCUMENTS = 200
-"""Training documents by which the bytes of a token are estimated."""
+CUT = ("causal_lm", "masked_lm")
+"""Objectives whose documents may be cut into shorter pieces after they were arranged."""
 
 
 class PretrainConfig(Config):
-    """Train a model from random weights on tokenized documents."""
+    """Train a model on tokenized documents, from random weights or from another model's."""
 
     model: ModelPreset = ModelPreset()
     """Family and sizes; the vocabulary is the tokenizer's."""
-    tokens: Path
-    """Tokens artifact with a `train` and a `validation` split."""
+    tokens: Path | MixtureConfig
+    """Tokens artifact with a `train` and a `validation` split, or several with their shares."""
     tokenizer: Path
     """Tokenizer folder that made the tokens."""
     output: Path
@@ -53,9 +68,47 @@ class PretrainConfig(Config):
     train: TrainConfig
     """How long and on how much at a time."""
     validation_documents: Annotated[int, Field(gt=0)] = 200
-    """At most this many validation documents are measured during and after training."""
+    """At most this many validation documents of each source are measured during and after training."""
     profile: bool = False
     """Trace a few early steps, and write the trace and a report of the bottlenecks to `<output>.profile`."""
+    objective: ObjectiveChoice = CausalLMObjective()
+    """What the model learns to do, with its settings, such as `{kind: masked_lm, whole_word: true}`."""
+    init_from: Path | None = None
+    """Model folder to go on from, instead of `model` and random weights (continual pretraining)."""
+    anchor: AnchorConfig | None = None
+    """Hold the weights near those of `init_from`."""
+    also_validate: dict[Name, Path] = {}
+    """Further tokens artifacts whose validation split is measured, by name: what the model should not forget."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.init_from is not None and self.model != ModelPreset():
+            raise ValueError("`init_from` names a whole model; leave `model` out")
+        if self.anchor is not None and self.init_from is None:
+            raise ValueError("`anchor` holds a run at the weights of `init_from`; give it")
+        if self.anchor is not None and self.train.precision == "float16":
+            raise ValueError(
+                "`anchor` works in float32 and bfloat16; float16 scales the loss, and it must not be scaled"
+            )
+        if self.anchor is not None and self.train.parallel != ParallelConfig():
+            raise ValueError("`anchor` needs all weights in one process; leave `train.parallel` out")
+        if self.also_validate and self.objective.kind != "causal_lm":
+            raise ValueError(f"`also_validate` measures bits per byte, which {self.objective.kind} models do not give")
+        if self.objective.kind not in CUT and any(stage.sequence_length for stage in self.train.size_schedule):
+            raise ValueError(
+                f"size_schedule's sequence_length cuts documents, and those of {self.objective.kind} must stay whole"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One tokens artifact of a run."""
+
+    name: str
+    path: Path
+    train: TokenStore
+    validation: TokenStore
 
 
 def pretrain(config: PretrainConfig) -> Manifest:
@@ -65,117 +118,251 @@ def pretrain(config: PretrainConfig) -> Manifest:
 
     Raises:
         ArtifactError: the tokens are missing or damaged.
-        TokenizerError: the tokens were made with another tokenizer.
-        DataError: there is nothing to train on or to validate with.
+        TokenizerError: the tokens were made with another tokenizer, or `init_from` has another vocabulary.
+        ConfigError: the objective does not fit the model, the tokenizer or the lengths.
+        DataError: there is nothing to train on or to validate with, or a source ends early.
         TrainingError: the guard halts the run, or the checkpoints there are of another run.
     """
     started = clock()
     version = code_version(__name__)
     tokenizer = load_tokenizer(config.tokenizer)
-    train, validation = TokenStore(config.tokens / "train"), TokenStore(config.tokens / "validation")
-    made_with = verify(config.tokens).notes.get("tokenizer_fingerprint")
-    if made_with != tokenizer.fingerprint:
-        raise TokenizerError(
-            f"the tokens in {config.tokens} were made with the tokenizer {made_with}, "
-            f"and the one in {config.tokenizer} is {tokenizer.fingerprint}",
-            "Tokenize the corpus again with this tokenizer, or name the one that was used",
-        )
-    model_config = config.model.to_model_config(
-        vocab_size=tokenizer.vocab_size,
-        sequence_length=config.train.sequence_length,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_ids=tokenizer.eos_token_ids,
-    )
-    model = build_model(model_config, seed=config.train.seed)
-    scale_initial_weights(model, config.train.optimizer)
+    sources = _sources(config, tokenizer)
+    model = _model(config, tokenizer)
+    model_config = model.config
+    wired = wire(config.objective, model_config, tokenizer, config.train.sequence_length)
+    module = wired.module(model, config.train.seed)
+    objective = balanced(wired.loss, model_config, config.train.router_bias_update_speed)
+    if config.anchor is not None and config.init_from is not None:
+        known = None if config.anchor.fisher is None else load_fisher(config.anchor.fisher, config.init_from)
+        objective = AnchoredObjective(objective, module, config.anchor.strength, known)
+    mixture = _mixture(config, sources)
+    rows = mixture if wired.arrangement is None else ArrangedRows(mixture, wired.arrangement, config.train.seed)
+    shares = _shares(config, mixture, sources)
     parameters = sum(p.numel() for p in model.parameters())
-    epochs = config.train.total_tokens / max(1, train.num_tokens)
-    say(f"{parameters / 1e6:.2f}M parameters, {train.num_tokens:,} training tokens, {epochs:.2f} epochs")
+    say(f"{parameters / 1e6:.2f}M parameters, {config.train.total_tokens:,} training tokens" + _said(shares))
     run_folder = config.output.with_name(config.output.name + ".checkpoints")
-    result = Trainer(
-        model,
-        balanced(causal_lm, model_config, config.train.router_bias_update_speed),
-        PackedRows(train, config.train.sequence_length, config.train.seed),
+    trainer = Trainer(
+        module,
+        objective,
+        rows,
         config.train,
         run_folder,
         code_version=version,
-        callbacks=[every(config.train.eval_every, _validation(config, validation, tokenizer))],
-        identity={
-            "model": model_config.to_dict(),
-            "tokens": content_hash(config.tokens),
-            "tokenizer": tokenizer.fingerprint,
-        },
-        flops_per_token=_training_flops_per_token(model_config, train, config.train.sequence_length),
-        bytes_per_target=_bytes_per_target(train, tokenizer),
+        callbacks=[every(config.train.eval_every, _validation(config, wired, model, sources, tokenizer))],
+        identity=_identity(config, model_config, tokenizer),
+        flops_per_token=_flops_per_token(config, model_config, shares, sources),
+        bytes_per_target=_bytes_per_target(wired, shares, sources, tokenizer),
         profile=config.output.with_name(config.output.name + ".profile") if config.profile else None,
-    ).fit()
-    with write_artifact(
-        config.output,
-        "model",
-        config=config.to_dict(),
-        parents={"tokens": config.tokens, "tokenizer": config.tokenizer},
-        code_version=version,
-        started=started,
-    ) as writer:
-        save_pretrained(model, writer.folder)
-        tokenizer.save(writer.folder)
-        shutil.copyfile(result.metrics_file, writer.folder / "metrics.jsonl")
-        if (events := run_folder / "events.jsonl").exists():
-            shutil.copyfile(events, writer.folder / "events.jsonl")
-        try:
-            plot_run(result.metrics_file, writer.folder / "loss.png")
-        except MissingExtraError as error:
-            say(f"no loss.png: {error}")
-        writer.metrics.update(_summary(result, parameters))
-    shutil.rmtree(run_folder)
-    assert writer.manifest is not None
-    return writer.manifest
+        tensor_plan=_tensor_plan(config, model_config) if module is model else None,
+    )
+    result = trainer.fit()
+
+    def publish() -> Manifest:
+        whole = model if isinstance(trainer.ranks, OneProcess) else _gathered(config, tokenizer, wired, run_folder)
+        with write_artifact(
+            config.output,
+            "model",
+            config=config.to_dict(),
+            parents=_parents(config),
+            code_version=version,
+            started=started,
+        ) as writer:
+            save_pretrained(whole, writer.folder)
+            tokenizer.save(writer.folder)
+            shutil.copyfile(result.metrics_file, writer.folder / "metrics.jsonl")
+            if (events := run_folder / "events.jsonl").exists():
+                shutil.copyfile(events, writer.folder / "events.jsonl")
+            try:
+                plot_run(result.metrics_file, writer.folder / "loss.png")
+            except MissingExtraError as error:
+                say(f"no loss.png: {error}")
+            writer.metrics.update(_summary(result, parameters))
+            if len(sources) > 1:
+                writer.metrics.update({f"share.{name}": figures["share"] for name, figures in shares.items()})
+            writer.metrics.update({f"epochs.{name}": figures["epochs"] for name, figures in shares.items()})
+        shutil.rmtree(run_folder)
+        assert writer.manifest is not None
+        return writer.manifest
+
+    return trainer.ranks.from_first(publish)
 
 
-def _validation(config: PretrainConfig, store: TokenStore, tokenizer: Any) -> Callback:
-    """Measures bits per byte on some of the validation documents."""
-    documents = _spread(store, config.validation_documents)
-    num_bytes = _text_bytes(documents, tokenizer)
-    if not num_bytes:
-        raise DataError(f"{store.path} holds no text to validate with", "Keep some documents for validation")
-
-    def measure(end: StepEnd) -> dict[str, float]:
-        model: Any = end.model
-        model.eval()
-        value = bits_per_byte(model, documents, num_bytes, window=config.train.sequence_length)
-        model.train()
-        say(f"step {end.step}: validation {value:.4f} bits per byte")
-        return {"validation_bits_per_byte": value}
-
-    return measure
+def _tensor_plan(config: PretrainConfig, model: ModelConfig) -> dict[str, str] | None:
+    """How the model is divided, where it is to be."""
+    ranks = config.train.parallel.tensor
+    return tensor_plan(model, ranks) if ranks > 1 else None
 
 
-def _spread(store: TokenStore, at_most: int) -> list[NDArray[np.unsignedinteger]]:
-    """Some documents over the whole store: neighbors come from one source."""
-    count = min(len(store), at_most)
-    return [store[i * len(store) // count] for i in range(count)]
+def _gathered(config: PretrainConfig, tokenizer: Tokenizer, wired: WiredObjective, run_folder: Path) -> Transformer:
+    """The trained model in one process, from the last checkpoint of all ranks."""
+    model = _model(config, tokenizer)
+    last = Checkpoints(run_folder, config.train.keep_last).newest()
+    assert last is not None, "the last step writes a checkpoint"
+    export_checkpoint(last, wired.module(model, config.train.seed))
+    return model
 
 
-def _text_bytes(documents: list[NDArray[np.unsignedinteger]], tokenizer: Any) -> int:
-    """UTF-8 bytes of their texts: byte-level tokens know their bytes, so the texts themselves are not needed."""
-    return sum(len(tokenizer.token_bytes(int(token))) for ids in documents for token in ids[1:-1])
+def _sources(config: PretrainConfig, tokenizer: Tokenizer) -> list[_Source]:
+    """The stores to train on, all of this tokenizer."""
+    tokens = config.tokens
+    paths = {"tokens": tokens} if isinstance(tokens, Path) else {n: s.tokens for n, s in tokens.sources.items()}
+    sources = []
+    for name, path in paths.items():
+        train, validation = TokenStore(path / "train"), TokenStore(path / "validation")
+        require_tokenizer(path, tokenizer, config.tokenizer)
+        sources.append(_Source(name, path, train, validation))
+    return sources
 
 
-def _bytes_per_target(store: TokenStore, tokenizer: Any) -> float | None:
-    """Of text, for each token that is learned, over some training documents; None without text."""
-    documents = _spread(store, SAMPLED_DOCUMENTS)
-    num_bytes = _text_bytes(documents, tokenizer)
-    return num_bytes / sum(len(ids) - 1 for ids in documents) if num_bytes else None
+def _model(config: PretrainConfig, tokenizer: Tokenizer) -> Transformer:
+    """The model before training.
+
+    Raises:
+        ConfigError: it is of another kind than the objective's, or quantized.
+        TokenizerError: it has another vocabulary.
+    """
+    if config.init_from is not None:
+        model = load_pretrained(config.init_from, dtype=torch.float32)
+        check_compatible(tokenizer, model.config.vocab_size)
+        if any(isinstance(part, QuantizedLinear) for part in model.modules()):
+            raise ConfigError(f"the weights of {config.init_from} are quantized", "Give the model before that")
+        return model
+    objective, length = config.objective, config.train.sequence_length
+    check_shape(objective, config.model.shape, config.model.preset)
+    model_config = config.model.to_model_config(
+        vocab_size=tokenizer.vocab_size,
+        sequence_length=max(longest_document(objective, shape, length) for shape in SHAPES[objective.kind]),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_ids=tokenizer.eos_token_ids,
+        head=head_of(objective),
+    )
+    model = build_model(model_config, seed=config.train.seed)
+    scale_initial_weights(model, config.train.optimizer)
+    return model
 
 
-def _training_flops_per_token(model: ModelConfig, store: TokenStore, sequence_length: int) -> float:
-    """Forward and backward, with the causal attention that documents of these lengths need and no more."""
-    lengths = np.minimum(store.lengths, sequence_length).astype(np.float64)
-    keys_per_query = float((lengths * lengths).sum() / lengths.sum() / 2)
-    return flops_per_token(model, keys_per_query).training
+def _mixture(config: PretrainConfig, sources: list[_Source]) -> PackedRows | MixedRows:
+    """The rows of all sources; the first has the run's seed, so that one alone is what it would be by itself.
+
+    Raises:
+        DataError: a source has no documents, or not enough for the run.
+    """
+    length, seed = config.train.sequence_length, config.train.seed
+    packed = [PackedRows(source.train, length, seed + 1_000_003 * i) for i, source in enumerate(sources)]
+    if isinstance(config.tokens, Path):
+        return packed[0]
+    total = config.train.total_tokens // length
+    sizes = {source.name: source.train.num_tokens for source in sources}
+    limits = [source.max_epochs for source in config.tokens.sources.values()]
+    mixed = MixedRows(packed, config.tokens.schedule(sizes, total), limits)
+    mixed.require(total)
+    return mixed
+
+
+def _shares(
+    config: PretrainConfig, rows: PackedRows | MixedRows, sources: list[_Source]
+) -> dict[str, dict[str, float]]:
+    """What the run takes of each source: its share of the rows and the passes over it."""
+    total = config.train.total_tokens // config.train.sequence_length
+    if isinstance(rows, MixedRows):
+        return {name: {str(k): v for k, v in figures.items()} for name, figures in rows.report(total).items()}
+    return {sources[0].name: {"share": 1.0, "epochs": total / rows.rows_per_epoch}}
+
+
+def _said(shares: dict[str, dict[str, float]]) -> str:
+    if len(shares) == 1:
+        return "".join(f", {figures['epochs']:.2f} epochs" for figures in shares.values())
+    return "".join(f"; {n} {s['share']:.2%}, {s['epochs']:.2f} epochs" for n, s in shares.items())
+
+
+def _validation(
+    config: PretrainConfig, wired: WiredObjective, model: Transformer, sources: list[_Source], tokenizer: Tokenizer
+) -> Callback:
+    """Bits per byte of the held-out text of every source, or the objective's loss on it.
+
+    Raises:
+        DataError: a source holds no text to validate with.
+    """
+    length, at_most = config.train.sequence_length, config.validation_documents
+    if config.objective.kind != "causal_lm":
+        held_out = []
+        for source in sources:
+            if not len(source.validation):
+                raise DataError(f"{source.validation.path} holds no documents", "Keep some documents for validation")
+            packed = PackedRows(source.validation, length, config.train.seed)
+            count = math.ceil(packed.rows_per_epoch * min(1.0, at_most / len(source.validation)))
+            arranged = (
+                packed if wired.arrangement is None else ArrangedRows(packed, wired.arrangement, config.train.seed)
+            )
+            held_out.append((arranged, count))
+        return measure_loss(wired.loss, held_out)
+    stores = {source.name: source.validation for source in sources}
+    for name, path in config.also_validate.items():
+        require_tokenizer(path, tokenizer, config.tokenizer)
+        stores[name] = TokenStore(path / "validation")
+    texts = {name: HeldOutText.of(store, tokenizer, at_most) for name, store in stores.items()}
+    started_with = {} if config.init_from is None else texts
+    before = {name: text.bits_per_byte(model, length) for name, text in started_with.items()}
+    return measure_texts(texts, length, before)
+
+
+def _identity(config: PretrainConfig, model: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What a checkpoint must share with the run; folders by what is in them, not by where they are."""
+    mixture, anchor = config.tokens, config.anchor
+    facts: dict[str, Any] = {
+        "model": model.to_dict(),
+        "tokenizer": tokenizer.fingerprint,
+        "objective": config.objective.to_dict(),
+        "anchor": None if anchor is None else anchor.model_dump(mode="json", exclude={"fisher"}),
+    }
+    if isinstance(mixture, MixtureConfig):
+        facts["mixture"] = mixture.model_dump(mode="json", exclude={"sources": {"__all__": {"tokens"}}})
+    return facts | {role: content_hash(path) for role, path in _parents(config).items() if role != "tokenizer"}
+
+
+def _parents(config: PretrainConfig) -> dict[str, Path]:
+    """Everything that was read, by field."""
+    parents = {"tokenizer": config.tokenizer}
+    if isinstance(config.tokens, Path):
+        parents["tokens"] = config.tokens
+    else:
+        parents |= {f"tokens.sources.{name}.tokens": s.tokens for name, s in config.tokens.sources.items()}
+    if config.init_from is not None:
+        parents["init_from"] = config.init_from
+    if config.anchor is not None and config.anchor.fisher is not None:
+        parents["anchor.fisher"] = config.anchor.fisher
+    return parents | {f"also_validate.{name}": path for name, path in config.also_validate.items()}
+
+
+def _bytes_per_target(
+    wired: WiredObjective, shares: dict[str, dict[str, float]], sources: list[_Source], tokenizer: Tokenizer
+) -> float | None:
+    """Of text, for each token that is learned; None where targets are not the next tokens, or without text."""
+    if not wired.next_tokens:
+        return None
+    known = [bytes_per_target(source.train, tokenizer) for source in sources]
+    whole = [shares[s.name]["share"] * b for s, b in zip(sources, known, strict=True) if b is not None]
+    return sum(whole) if len(whole) == len(sources) else None
+
+
+def _flops_per_token(
+    config: PretrainConfig, model: ModelConfig, shares: dict[str, dict[str, float]], sources: list[_Source]
+) -> float | None:
+    """Forward and backward, with the attention that documents of these lengths need and no more.
+
+    None where an objective runs more than the model, or reads other tokens than the rows'.
+    """
+    if config.objective.kind not in CUT:
+        return None
+    keys = 0.0
+    for source in sources:
+        lengths = np.minimum(source.train.lengths, config.train.sequence_length).astype(np.float64)
+        keys += shares[source.name]["share"] * float((lengths * lengths).sum() / lengths.sum())
+    return flops_per_token(model, keys / 2 if model.output_stack.causal else keys).training
 
 
 def _summary(result: TrainResult, parameters: int) -> dict[str, float]:
     """The figures for the manifest."""
-    kept = ("loss", "tokens", "tokens_per_second", "mfu", "validation_bits_per_byte")
-    return {"parameters": parameters, "steps": result.step, **{k: v for k, v in result.metrics.items() if k in kept}}
+    kept = ("loss", "tokens", "tokens_per_second", "mfu", "validation_", "bits_per_byte.", "forgetting.")
+    return {"parameters": parameters, "steps": result.step,
+            **{k: v for k, v in result.metrics.items() if k.startswith(kept)}}  # fmt: skip
