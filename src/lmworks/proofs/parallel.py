@@ -20,9 +20,20 @@ from lmworks.core.errors import ParallelError
 from lmworks.core.progress import say
 from lmworks.parallel.config import ParallelConfig
 from lmworks.parallel.consistency import require_equal_replicas
-from lmworks.parallel.mesh import Mesh
+from lmworks.parallel.mesh import Mesh, make_mesh
 from lmworks.parallel.processes import run_processes
-from lmworks.proofs.parallel_forms import COVER, FORMS, RANKS, Form, Gap, Outcome, distributed, mesh_of, one_process
+from lmworks.proofs.parallel_forms import (
+    COVER,
+    FORMS,
+    RANKS,
+    Form,
+    Gap,
+    Meshes,
+    Outcome,
+    distributed,
+    few_meshes,
+    one_process,
+)  # fmt: skip
 from lmworks.proofs.parallel_objectives import BALANCED, CASES, UNITS, Case, net
 from lmworks.proofs.row import Row
 
@@ -61,11 +72,17 @@ def prove(seed: int = 0, long: bool = False) -> list[Row]:
     say("measuring accumulation splits …")
     rows: list[Row] = [_row(name, SPLITS, CASES[name], None, accumulation_gap(name, seed)) for name in CASES]
     say(f"measuring {len(chosen)} pairs of an objective and a form on {RANKS} processes …")
-    measured, hashes = run_processes(_measure, RANKS, seed, chosen, timeout=TIMEOUT)[0]
-    for (objective, form), found in zip(chosen, measured, strict=True):
-        rows.append(_row(objective, form, _case(objective), FORMS[form], found))
-    rows.append(Row("parameter hashes: forms whose replicas differ after an update", hashes["differ"], 0))
-    rows.append(Row("parameter hashes: a planted difference is found and its rank named", hashes["planted"], 1, ">="))
+    measured, differing = dict[int, Found](), 0
+    for numbers in few_meshes(chosen, FORMS):
+        some = [chosen[number] for number in numbers]
+        found, unequal = run_processes(_measure, RANKS, seed, some, timeout=TIMEOUT)[0]
+        measured.update(zip(numbers, found, strict=True))
+        differing += unequal
+    for number, (objective, form) in enumerate(chosen):
+        rows.append(_row(objective, form, _case(objective), FORMS[form], measured[number]))
+    rows.append(Row("parameter hashes: forms whose replicas differ after an update", differing, 0))
+    planted = run_processes(_planted, RANKS, seed)[0]
+    rows.append(Row("parameter hashes: a planted difference is found and its rank named", planted, 1, ">="))
     return rows
 
 
@@ -100,23 +117,22 @@ def _row(objective: str, form: str, case: Case, shape: Form | None, found: Found
     return ParallelRow(label, worst, BOUND, "<=", note, objective, form, found.gradient, found.loss)
 
 
-def _measure(seed: int, chosen: list[tuple[str, str]]) -> tuple[list[Found], dict[str, int]]:
+def _measure(seed: int, chosen: list[tuple[str, str]]) -> tuple[list[Found], int]:
     """On every rank: all pairs in turn. One rank alone knows what one process gives."""
     logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)  # it advises on speed
     references: dict[tuple[str, int, bool, int], Outcome] = {}
-    found: list[Found] = []
-    hashes = {"differ": 0, "planted": _planted(seed)}
+    meshes, found, differing = Meshes(), list[Found](), 0
     for objective, name in chosen:
         case, form = _case(objective), FORMS[name]
         if case is BALANCED:
             form = Form(form.config, form.micro_batches, experts=True)
         try:
-            outcome, model, mesh = distributed(case, form, seed)
+            outcome, model, mesh = distributed(case, form, seed, meshes)
         except ParallelError as error:
             found.append(error.problem)
             continue
         if objective == PLAIN and form.config.pipeline == form.config.expert == 1:
-            hashes["differ"] += not _equal_after_update(model, mesh)
+            differing += not _equal_after_update(model, mesh)
         if dist.get_rank():
             found.append(Gap(0.0, 0.0))
             continue
@@ -125,7 +141,7 @@ def _measure(seed: int, chosen: list[tuple[str, str]]) -> tuple[list[Found], dic
         if key not in references:
             references[key] = one_process(case, seed, form.layers, experts=form.experts, splits=splits)
         found.append(references[key].gap(outcome))
-    return found, hashes
+    return found, differing
 
 
 @torch.no_grad()
@@ -144,7 +160,7 @@ def _equal_after_update(model: nn.Module, mesh: Mesh) -> bool:
 def _planted(seed: int) -> int:
     """Whether one changed weight of one rank is found, and the rank named."""
     model, _, _ = CASES[PLAIN].build(2, seed, net(experts=False), 1)
-    mesh = mesh_of(ParallelConfig(data=RANKS))
+    mesh = make_mesh(ParallelConfig(data=RANKS))
     if mesh.batch_rank == 2:
         model.get_parameter("embed_tokens.weight")[7, 3] += 1e-6
     try:

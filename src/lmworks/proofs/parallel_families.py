@@ -28,7 +28,7 @@ from lmworks.parallel.config import ParallelConfig
 from lmworks.parallel.support import check_support
 from lmworks.proofs import reference
 from lmworks.proofs.cases import all_cases
-from lmworks.proofs.parallel_forms import Form, Gap, Outcome, distributed, one_process
+from lmworks.proofs.parallel_forms import Form, Gap, Meshes, Outcome, distributed, one_process
 from lmworks.proofs.parallel_objectives import TOKENS, VOCABULARY, Case, Made
 
 FAMILY_FORMS: dict[str, Form] = {
@@ -102,11 +102,10 @@ def family_gaps(seed: int, configs: Mapping[str, ModelConfig], chosen: Sequence[
     Raises:
         ParallelError: a form was let through and cannot be.
     """
-    references = dict[str, Outcome]()
-    gaps = []
+    meshes, references, gaps = Meshes(), dict[str, Outcome](), list[Gap]()
     for family, form in chosen:
         case = family_case(configs[family])
-        outcome, _, _ = distributed(case, FAMILY_FORMS[form], seed)
+        outcome, _, _ = distributed(case, FAMILY_FORMS[form], seed, meshes)
         if dist.get_rank():
             gaps.append(Gap(0.0, 0.0))
             continue

@@ -5,7 +5,7 @@ Knows no bound and no table.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,6 +26,7 @@ from lmworks.parallel.support import check_support
 from lmworks.proofs.parallel_objectives import Case, Objective, net
 
 RANKS = 4
+MESHES = 6
 LAYERS = 2
 """Of a model that is not cut into stages."""
 
@@ -126,7 +127,7 @@ def one_process(case: Case, seed: int, layers: int, *, experts: bool = False, sp
     return _outcome({name: _of(p) for name, p in model.named_parameters()}, totals)
 
 
-def distributed(case: Case, form: Form, seed: int) -> tuple[Outcome, nn.Module, Mesh]:
+def distributed(case: Case, form: Form, seed: int, meshes: Meshes) -> tuple[Outcome, nn.Module, Mesh]:
     """The same on the calling rank's part of a mesh.
 
     Returns:
@@ -138,7 +139,7 @@ def distributed(case: Case, form: Form, seed: int) -> tuple[Outcome, nn.Module, 
     config = form.config
     model, plan, units = case.build(form.layers, seed, net(experts=form.experts), config.tensor)
     check_support(model, config, plan=plan, num_microbatches=form.micro_batches)
-    mesh = mesh_of(config)
+    mesh = meshes.of(config)
     own = case.units(seed)[mesh.batch_rank :: config.batch_degree]
     batches = [join(own[i :: form.micro_batches]) for i in range(form.micro_batches)]
     objective: Objective = case.objective
@@ -163,15 +164,35 @@ def distributed(case: Case, form: Form, seed: int) -> tuple[Outcome, nn.Module, 
     return _outcome(gradients, torch.stack(mesh.sum_tokens(totals.unbind()))), model, mesh
 
 
-def mesh_of(config: ParallelConfig) -> Mesh:
-    """The mesh of a form; forms of the same degrees share process groups, of which each keeps threads."""
-    key = tuple(getattr(config, name) for name in (*DIMENSIONS, "expert"))
-    if key not in _MESHES:
-        _MESHES[key] = make_mesh(config)
-    return replace(_MESHES[key], config=config)
+class Meshes:
+    """Meshes that were made; forms of the same degrees share process groups, of which each keeps threads."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, ...], Mesh] = {}
+
+    def of(self, config: ParallelConfig) -> Mesh:
+        """The mesh of a form."""
+        key = degrees_of(config)
+        if key not in self._made:
+            self._made[key] = make_mesh(config)
+        return replace(self._made[key], config=config)
 
 
-_MESHES: dict[tuple[int, ...], Mesh] = {}
+def degrees_of(config: ParallelConfig) -> tuple[int, ...]:
+    """What the groups of a mesh follow from."""
+    return tuple(getattr(config, name) for name in (*DIMENSIONS, "expert"))
+
+
+def few_meshes(chosen: Sequence[tuple[str, str]], forms: Mapping[str, Form]) -> list[list[int]]:
+    """Numbers of pairs of an objective and a form, in parts that need at most `MESHES` meshes each.
+
+    Groups cannot be left for good while tensors know them by name, so each part gets processes of its own.
+    """
+    by_mesh: dict[tuple[int, ...], list[int]] = {}
+    for number, (_, form) in enumerate(chosen):
+        by_mesh.setdefault(degrees_of(forms[form].config), []).append(number)
+    parts = list(by_mesh.values())
+    return [[n for part in parts[i : i + MESHES] for n in part] for i in range(0, len(parts), MESHES)]
 
 
 def _through_stages(
