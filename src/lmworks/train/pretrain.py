@@ -6,6 +6,7 @@ beside the output, in `<output>.checkpoints`, until the model is published.
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from dataclasses import dataclass
@@ -18,10 +19,10 @@ from pydantic import Field, model_validator
 
 from lmworks.core.code_version import code_version
 from lmworks.core.config import Config
-from lmworks.core.errors import ConfigError, DataError, MissingExtraError
+from lmworks.core.errors import ConfigError, DataError, MissingExtraError, disk_errors
 from lmworks.core.lineage import Manifest, clock, content_hash, write_artifact
 from lmworks.core.progress import say
-from lmworks.data.tokens.mixing import MixedRows, MixtureConfig, Name
+from lmworks.data.tokens.mixing import MixtureConfig, Name
 from lmworks.data.tokens.packing import PackedRows
 from lmworks.data.tokens.token_store import TokenStore
 from lmworks.models.accounting import flops_per_token
@@ -48,10 +49,13 @@ from lmworks.train.objective_choice import SHAPES, CausalLMObjective, ObjectiveC
 from lmworks.train.objective_wiring import WiredObjective, longest_document, wire
 from lmworks.train.plot import plot_run
 from lmworks.train.ranks import OneProcess
+from lmworks.train.sources import Shares, Source, mixed_rows, open_sources, shares_of, told
 from lmworks.train.trainer import Trainer, TrainResult
 
 CUT = ("causal_lm", "masked_lm")
 """Objectives whose documents may be cut into shorter pieces after they were arranged."""
+CONFIG_FILE = "pretrain.json"
+"""The run's configuration, in the folder of its checkpoints."""
 
 
 class PretrainConfig(Config):
@@ -102,31 +106,44 @@ class PretrainConfig(Config):
 
 
 @dataclass(frozen=True)
-class _Source:
-    """One tokens artifact of a run."""
+class PretrainRun:
+    """Everything that a run is made of, before its first step."""
 
-    name: str
-    path: Path
-    train: TokenStore
-    validation: TokenStore
+    trainer: Trainer
+    model: Transformer
+    wired: WiredObjective
+    tokenizer: Tokenizer
+    sources: list[Source]
+    shares: Shares
+    """What it takes of each source; see `shares_of`."""
+
+    @property
+    def parameters(self) -> int:
+        """Of the model that is kept."""
+        return sum(p.numel() for p in self.model.parameters())
 
 
-def pretrain(config: PretrainConfig) -> Manifest:
-    """Train, and write the model folder with its tokenizer, `metrics.jsonl` and `loss.png`.
+def run_folder_of(output: Path) -> Path:
+    """Where a run that writes `output` keeps its checkpoints, its records and its configuration."""
+    return output.with_name(output.name + ".checkpoints")
 
-    Started again after a stop or a crash, it goes on from the newest intact checkpoint.
+
+def assemble(config: PretrainConfig, run_folder: Path, version: str = "") -> PretrainRun:
+    """Read what a run needs and build its trainer; nothing is written.
+
+    Args:
+        config: the run.
+        run_folder: of the trainer.
+        version: of the code, for checkpoints.
 
     Raises:
         ArtifactError: the tokens are missing or damaged.
         TokenizerError: the tokens were made with another tokenizer, or `init_from` has another vocabulary.
         ConfigError: the objective does not fit the model, the tokenizer or the lengths.
         DataError: there is nothing to train on or to validate with, or a source ends early.
-        TrainingError: the guard halts the run, or the checkpoints there are of another run.
     """
-    started = clock()
-    version = code_version(__name__)
     tokenizer = load_tokenizer(config.tokenizer)
-    sources = _sources(config, tokenizer)
+    sources = open_sources(config.tokens, tokenizer, config.tokenizer)
     model = _model(config, tokenizer)
     model_config = model.config
     wired = wire(config.objective, model_config, tokenizer, config.train.sequence_length)
@@ -135,12 +152,9 @@ def pretrain(config: PretrainConfig) -> Manifest:
     if config.anchor is not None and config.init_from is not None:
         known = None if config.anchor.fisher is None else load_fisher(config.anchor.fisher, config.init_from)
         objective = AnchoredObjective(objective, module, config.anchor.strength, known)
-    mixture = _mixture(config, sources)
+    mixture = mixed_rows(config.tokens, sources, config.train)
     rows = mixture if wired.arrangement is None else ArrangedRows(mixture, wired.arrangement, config.train.seed)
-    shares = _shares(config, mixture, sources)
-    parameters = sum(p.numel() for p in model.parameters())
-    say(f"{parameters / 1e6:.2f}M parameters, {config.train.total_tokens:,} training tokens" + _said(shares))
-    run_folder = config.output.with_name(config.output.name + ".checkpoints")
+    shares = shares_of(mixture, sources, config.train)
     trainer = Trainer(
         module,
         objective,
@@ -155,10 +169,31 @@ def pretrain(config: PretrainConfig) -> Manifest:
         profile=config.output.with_name(config.output.name + ".profile") if config.profile else None,
         tensor_plan=_tensor_plan(config, model_config) if module is model else None,
     )
+    return PretrainRun(trainer, model, wired, tokenizer, sources, shares)
+
+
+def pretrain(config: PretrainConfig) -> Manifest:
+    """Train, and write the model folder with its tokenizer, `metrics.jsonl` and `loss.png`.
+
+    Started again after a stop or a crash, it goes on from the newest intact checkpoint.
+
+    Raises:
+        ArtifactError, TokenizerError, ConfigError, DataError: as `assemble` does, before anything is written.
+        TrainingError: the guard halts the run, or the checkpoints there are of another run.
+    """
+    started = clock()
+    version = code_version(__name__)
+    run_folder = run_folder_of(config.output)
+    run = assemble(config, run_folder, version)
+    trainer = run.trainer
+    said = f"{run.parameters / 1e6:.2f}M parameters, {config.train.total_tokens:,} training tokens"
+    say(said + told(run.shares))
+    trainer.ranks.from_first(lambda: _write_config(config, run_folder))
     result = trainer.fit()
 
     def publish() -> Manifest:
-        whole = model if isinstance(trainer.ranks, OneProcess) else _gathered(config, tokenizer, wired, run_folder)
+        one = isinstance(trainer.ranks, OneProcess)
+        whole = run.model if one else _gathered(config, run.tokenizer, run.wired, run_folder)
         with write_artifact(
             config.output,
             "model",
@@ -168,7 +203,7 @@ def pretrain(config: PretrainConfig) -> Manifest:
             started=started,
         ) as writer:
             save_pretrained(whole, writer.folder)
-            tokenizer.save(writer.folder)
+            run.tokenizer.save(writer.folder)
             shutil.copyfile(result.metrics_file, writer.folder / "metrics.jsonl")
             if (events := run_folder / "events.jsonl").exists():
                 shutil.copyfile(events, writer.folder / "events.jsonl")
@@ -176,8 +211,9 @@ def pretrain(config: PretrainConfig) -> Manifest:
                 plot_run(result.metrics_file, writer.folder / "loss.png")
             except MissingExtraError as error:
                 say(f"no loss.png: {error}")
-            writer.metrics.update(_summary(result, parameters))
-            if len(sources) > 1:
+            writer.metrics.update(_summary(result, run.parameters))
+            shares = run.shares
+            if len(shares) > 1:
                 writer.metrics.update({f"share.{name}": figures["share"] for name, figures in shares.items()})
             writer.metrics.update({f"epochs.{name}": figures["epochs"] for name, figures in shares.items()})
         shutil.rmtree(run_folder)
@@ -185,6 +221,19 @@ def pretrain(config: PretrainConfig) -> Manifest:
         return writer.manifest
 
     return trainer.ranks.from_first(publish)
+
+
+def _write_config(config: PretrainConfig, run_folder: Path) -> None:
+    """Leave the run's configuration beside its checkpoints, for who looks at the run later.
+
+    Raises:
+        DiskFullError: there is no space.
+    """
+    with disk_errors(run_folder):
+        run_folder.mkdir(parents=True, exist_ok=True)
+        staging = run_folder / f".{CONFIG_FILE}.tmp"
+        staging.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
+        staging.replace(run_folder / CONFIG_FILE)
 
 
 def _tensor_plan(config: PretrainConfig, model: ModelConfig) -> dict[str, str] | None:
@@ -200,18 +249,6 @@ def _gathered(config: PretrainConfig, tokenizer: Tokenizer, wired: WiredObjectiv
     assert last is not None, "the last step writes a checkpoint"
     export_checkpoint(last, wired.module(model, config.train.seed))
     return model
-
-
-def _sources(config: PretrainConfig, tokenizer: Tokenizer) -> list[_Source]:
-    """The stores to train on, all of this tokenizer."""
-    tokens = config.tokens
-    paths = {"tokens": tokens} if isinstance(tokens, Path) else {n: s.tokens for n, s in tokens.sources.items()}
-    sources = []
-    for name, path in paths.items():
-        train, validation = TokenStore(path / "train"), TokenStore(path / "validation")
-        require_tokenizer(path, tokenizer, config.tokenizer)
-        sources.append(_Source(name, path, train, validation))
-    return sources
 
 
 def _model(config: PretrainConfig, tokenizer: Tokenizer) -> Transformer:
@@ -241,42 +278,8 @@ def _model(config: PretrainConfig, tokenizer: Tokenizer) -> Transformer:
     return model
 
 
-def _mixture(config: PretrainConfig, sources: list[_Source]) -> PackedRows | MixedRows:
-    """The rows of all sources; the first has the run's seed, so that one alone is what it would be by itself.
-
-    Raises:
-        DataError: a source has no documents, or not enough for the run.
-    """
-    length, seed = config.train.sequence_length, config.train.seed
-    packed = [PackedRows(source.train, length, seed + 1_000_003 * i) for i, source in enumerate(sources)]
-    if isinstance(config.tokens, Path):
-        return packed[0]
-    total = config.train.total_tokens // length
-    sizes = {source.name: source.train.num_tokens for source in sources}
-    limits = [source.max_epochs for source in config.tokens.sources.values()]
-    mixed = MixedRows(packed, config.tokens.schedule(sizes, total), limits)
-    mixed.require(total)
-    return mixed
-
-
-def _shares(
-    config: PretrainConfig, rows: PackedRows | MixedRows, sources: list[_Source]
-) -> dict[str, dict[str, float]]:
-    """What the run takes of each source: its share of the rows and the passes over it."""
-    total = config.train.total_tokens // config.train.sequence_length
-    if isinstance(rows, MixedRows):
-        return {name: {str(k): v for k, v in figures.items()} for name, figures in rows.report(total).items()}
-    return {sources[0].name: {"share": 1.0, "epochs": total / rows.rows_per_epoch}}
-
-
-def _said(shares: dict[str, dict[str, float]]) -> str:
-    if len(shares) == 1:
-        return "".join(f", {figures['epochs']:.2f} epochs" for figures in shares.values())
-    return "".join(f"; {n} {s['share']:.2%}, {s['epochs']:.2f} epochs" for n, s in shares.items())
-
-
 def _validation(
-    config: PretrainConfig, wired: WiredObjective, model: Transformer, sources: list[_Source], tokenizer: Tokenizer
+    config: PretrainConfig, wired: WiredObjective, model: Transformer, sources: list[Source], tokenizer: Tokenizer
 ) -> Callback:
     """Bits per byte of the held-out text of every source, or the objective's loss on it.
 
@@ -335,7 +338,7 @@ def _parents(config: PretrainConfig) -> dict[str, Path]:
 
 
 def _bytes_per_target(
-    wired: WiredObjective, shares: dict[str, dict[str, float]], sources: list[_Source], tokenizer: Tokenizer
+    wired: WiredObjective, shares: Shares, sources: list[Source], tokenizer: Tokenizer
 ) -> float | None:
     """Of text, for each token that is learned; None where targets are not the next tokens, or without text."""
     if not wired.next_tokens:
@@ -345,9 +348,7 @@ def _bytes_per_target(
     return sum(whole) if len(whole) == len(sources) else None
 
 
-def _flops_per_token(
-    config: PretrainConfig, model: ModelConfig, shares: dict[str, dict[str, float]], sources: list[_Source]
-) -> float | None:
+def _flops_per_token(config: PretrainConfig, model: ModelConfig, shares: Shares, sources: list[Source]) -> float | None:
     """Forward and backward, with the attention that documents of these lengths need and no more.
 
     None where an objective runs more than the model, or reads other tokens than the rows'.
