@@ -33,6 +33,7 @@ COMMANDS: dict[str, Entry] = {
     "launch torchrun": Entry("lmworks.cli.launch:launch_command", "Start a training step on one or several hosts."),
     "launch slurm": Entry("lmworks.cli.launch:launch_command", "Write a Slurm script for a training step."),
     "launch kubernetes": Entry("lmworks.cli.launch:launch_command", "Write a manifest for a training step."),
+    "replay": Entry("lmworks.cli.replay:replay", "Make one step of a pretraining run again and look at it."),
     "plan train": Entry("lmworks.cli.plan_training:train", "Foresee memory and communication of a training step."),
     "export gguf": Entry("lmworks.cli.export:gguf", "Write a model and its tokenizer as one file for llama.cpp."),
 }

@@ -44,7 +44,7 @@ class ArrangedRows:
     """
 
     def __init__(self, source: Rows, arrangement: Arrangement, seed: int) -> None:
-        self._source, self._arrangement, self._seed = source, arrangement, seed
+        self.source, self._arrangement, self._seed = source, arrangement, seed
 
     def rows(self, start: int, count: int) -> Batch:
         """Rows `start … start+count-1` as one batch.
@@ -53,7 +53,7 @@ class ArrangedRows:
             DataError: none of their documents is long enough to hold a target.
         """
         numbers = range(start, start + count)
-        made = [self._arrangement(documents_of(self._source.rows(r, 1)), Draws(self._seed, r)) for r in numbers]
+        made = [self._arrangement(documents_of(self.source.rows(r, 1)), Draws(self._seed, r)) for r in numbers]
         whole = join(made)
         if not whole.num_tokens:
             raise DataError(

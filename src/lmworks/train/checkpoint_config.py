@@ -33,3 +33,5 @@ class CheckpointConfig(Config):
     stop_deadline_seconds: Annotated[float, Field(gt=0)] = 25.0
     """After SIGTERM: how long to wait for checkpoints, the one being written and the last. The default leaves a few of
     the 30 seconds that Kubernetes gives."""
+    keep_finished: bool = False
+    """Keep the checkpoints of a run that is finished: `lmworks replay` begins with the nearest one."""

@@ -6,7 +6,6 @@ beside the output, in `<output>.checkpoints`, until the model is published.
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pydantic import Field, model_validator
 
 from lmworks.core.code_version import code_version
 from lmworks.core.config import Config
-from lmworks.core.errors import ConfigError, DataError, MissingExtraError, disk_errors
+from lmworks.core.errors import ConfigError, DataError, MissingExtraError
 from lmworks.core.lineage import Manifest, clock, content_hash, write_artifact
 from lmworks.core.progress import say
 from lmworks.data.tokens.mixing import MixtureConfig, Name
@@ -54,8 +53,6 @@ from lmworks.train.trainer import Trainer, TrainResult
 
 CUT = ("causal_lm", "masked_lm")
 """Objectives whose documents may be cut into shorter pieces after they were arranged."""
-CONFIG_FILE = "pretrain.json"
-"""The run's configuration, in the folder of its checkpoints."""
 
 
 class PretrainConfig(Config):
@@ -188,7 +185,7 @@ def pretrain(config: PretrainConfig) -> Manifest:
     trainer = run.trainer
     said = f"{run.parameters / 1e6:.2f}M parameters, {config.train.total_tokens:,} training tokens"
     say(said + told(run.shares))
-    trainer.ranks.from_first(lambda: _write_config(config, run_folder))
+    trainer.log.settings = config.to_dict()
     result = trainer.fit()
 
     def publish() -> Manifest:
@@ -216,24 +213,12 @@ def pretrain(config: PretrainConfig) -> Manifest:
             if len(shares) > 1:
                 writer.metrics.update({f"share.{name}": figures["share"] for name, figures in shares.items()})
             writer.metrics.update({f"epochs.{name}": figures["epochs"] for name, figures in shares.items()})
-        shutil.rmtree(run_folder)
+        if not config.train.checkpoint.keep_finished:
+            shutil.rmtree(run_folder)
         assert writer.manifest is not None
         return writer.manifest
 
     return trainer.ranks.from_first(publish)
-
-
-def _write_config(config: PretrainConfig, run_folder: Path) -> None:
-    """Leave the run's configuration beside its checkpoints, for who looks at the run later.
-
-    Raises:
-        DiskFullError: there is no space.
-    """
-    with disk_errors(run_folder):
-        run_folder.mkdir(parents=True, exist_ok=True)
-        staging = run_folder / f".{CONFIG_FILE}.tmp"
-        staging.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
-        staging.replace(run_folder / CONFIG_FILE)
 
 
 def _tensor_plan(config: PretrainConfig, model: ModelConfig) -> dict[str, str] | None:

@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from lmworks.core.errors import CheckpointError, TrainingError
 from lmworks.nn.batch import Batch
+from lmworks.objectives.arrange import ArrangedRows
 from lmworks.train.callbacks import StepEnd
 from lmworks.train.checkpoint import PREFIX
 from lmworks.train.checkpoint_config import CheckpointConfig
@@ -51,7 +52,7 @@ class ReplayedRow:
     """Nats per target, of the row alone and without dropout, with the weights that the step saw."""
     documents: list[str]
     pieces: list[list[int]]
-    """Token ids of each document's part in the row."""
+    """Token ids of each document's part in the row, before an objective arranges them."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def replay_step(
     if not 0 < step <= config.steps:
         raise TrainingError(f"step {step} is none of the run's 1 to {config.steps}")
     if not run_folder.is_dir():
-        raise CheckpointError(f"{run_folder} is not there", "A finished run keeps no checkpoints")
+        raise CheckpointError(f"{run_folder} is not there", "Give the folder of a run's checkpoints")
     scratch = run_folder / FOLDER
     trainer = make(_quiet(config), scratch)
     losses: dict[int, float] = {}
@@ -213,10 +214,11 @@ def _row_losses(trainer: Trainer, step: int) -> dict[int, float]:
 
 
 def _row(trainer: Trainer, row: int, loss: float) -> ReplayedRow:
-    batch = trainer.rows.rows(row, 1)
+    rows = trainer.rows.source if isinstance(trainer.rows, ArrangedRows) else trainer.rows
+    batch = rows.rows(row, 1)
     bounds = batch.cu_seqlens.tolist()
     pieces = [batch.input_ids[begin:end].tolist() for begin, end in pairwise(bounds)]
-    documents = trainer.rows.documents(row) if isinstance(trainer.rows, TellsDocuments) else []
+    documents = rows.documents(row) if isinstance(rows, TellsDocuments) else []
     return ReplayedRow(row, loss, documents, pieces)
 
 

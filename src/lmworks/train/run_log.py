@@ -5,11 +5,13 @@ The first rank writes for all; on the others the same calls do nothing. Knows no
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lmworks.core.errors import disk_errors
 from lmworks.core.progress import Bar, bar, say
 from lmworks.core.telemetry import emit
 from lmworks.train.config import TrainConfig
@@ -19,6 +21,8 @@ from lmworks.train.signals import RunWatch
 from lmworks.train.sinks import Sink, open_sinks
 
 Record = dict[str, Any]
+SETTINGS_FILE = "run.json"
+"""What the run was started with, in its folder."""
 
 
 class RunLog:
@@ -32,6 +36,8 @@ class RunLog:
 
     def __init__(self, folder: Path, config: TrainConfig, *, writes: bool) -> None:
         self.metrics_file = folder / "metrics.jsonl"
+        self.settings: Mapping[str, Any] = {}
+        """What whoever built the run would need to build it again; JSON-able, written once the run begins."""
         self._folder, self._config, self._writes = folder, config, writes
         self._metrics, self._events = MetricsLog(self.metrics_file), EventLog(folder / "events.jsonl")
         self._watch = RunWatch()
@@ -64,12 +70,21 @@ class RunLog:
             yield
             return
         config = self._config
+        if self.settings:
+            self._write_settings()
         with (
             bar("training", config.steps, done) as self._bar,
             open_sinks(config.tracking, self._folder, done, config.to_dict()) as self._sinks,
         ):
             yield
         self._bar, self._sinks = None, []
+
+    def _write_settings(self) -> None:
+        file = self._folder / SETTINGS_FILE
+        staging = file.with_name(f".{file.name}.tmp")
+        with disk_errors(file):
+            staging.write_text(json.dumps(self.settings, indent=2) + "\n", encoding="utf-8")
+            staging.replace(file)
 
     def step(self, record: Record) -> None:
         """Write the record of a step."""
