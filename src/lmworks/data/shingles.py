@@ -6,29 +6,22 @@ where there are spaces and of characters where there are none. Knows nothing of 
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lmworks.data.cleaning.text_measures import CJK_RANGES
+from lmworks.data.deduplication.native import joined, letters, operations
 from lmworks.data.shuffle import mix
 
 MAX_N = 13
 """Longest n-gram that can be asked for."""
 _TOKEN = re.compile(f"[{CJK_RANGES}]|[^\\W{CJK_RANGES}]+")
 _BASE = 0x9E3779B97F4A7C15
-
-
-class _WordHashes(dict[str, int]):
-    """Hash of each word, computed when it is first met; the same in every process."""
-
-    def __missing__(self, word: str) -> int:
-        digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        value = self[word] = int.from_bytes(digest, "little") | 1
-        return value
+_MASK = (1 << 64) - 1
+_BYTES_AT_ONCE = 1 << 20
 
 
 class Shingles:
@@ -39,18 +32,15 @@ class Shingles:
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
-        hashes = _WordHashes()
-        parts: list[NDArray[np.uint64]] = []
-        lengths = []
-        padding = np.zeros(MAX_N - 1, np.uint64)
-        for text in texts:
-            words = _TOKEN.findall(text.casefold())
-            parts += (np.fromiter((hashes[word] for word in words), np.uint64, len(words)), padding)
-            lengths.append(len(words))
-        self.lengths = np.asarray(lengths, dtype=np.int64)
+        parts = [hash_words(some) for some in _batches(texts)]
+        self.flat: NDArray[np.uint64] = np.concatenate([part for part, _ in parts]) if parts else np.empty(0, np.uint64)
+        """Hashes of each text's words, followed by `MAX_N - 1` zeros."""
+        self.lengths: NDArray[np.int64] = (
+            np.concatenate([lengths for _, lengths in parts]) if parts else np.empty(0, np.int64)
+        )
         """[texts] words in each text."""
-        self._flat = np.concatenate(parts) if parts else np.empty(0, np.uint64)
-        self._starts = np.concatenate([[0], np.cumsum(self.lengths + MAX_N - 1)])[: len(self.lengths)].astype(np.int64)
+        self.starts: NDArray[np.int64] = np.cumsum(self.lengths + MAX_N - 1) - (self.lengths + MAX_N - 1)
+        """[texts] where each begins in `flat`."""
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -62,10 +52,59 @@ class Shingles:
         """
         assert 1 <= n <= MAX_N, "the padding between texts bounds n"
         counts = np.maximum(self.lengths[begin:end] - n + 1, 1)
-        starts = self._starts[begin:end]
+        starts = self.starts[begin:end]
         first = np.cumsum(counts) - counts
         places = np.arange(int(counts.sum())) - np.repeat(first, counts) + np.repeat(starts, counts)
         combined = np.zeros(len(places), np.uint64)
         for offset in range(n):
-            combined = combined * np.uint64(_BASE) + self._flat[places + offset]
+            combined = combined * np.uint64(_BASE) + self.flat[places + offset]
         return mix(combined), counts
+
+
+def hash_words(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """`(hashes, lengths)` of the words of texts, natively where that can be had; see `Shingles.flat`."""
+    native = operations()
+    if native is None:
+        return hash_words_reference(texts)
+    text, ends = joined(texts)
+    hashes = np.empty(len(text) + len(texts) * (MAX_N - 1), np.uint64)
+    lengths = np.empty(len(texts), np.int64)
+    written = native.lm_word_hashes(
+        text, ends.ctypes.data, len(texts), MAX_N - 1, *letters().addresses, hashes.ctypes.data, lengths.ctypes.data
+    )
+    return hashes[:written].copy(), lengths
+
+
+def hash_words_reference(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """What `hash_words` computes, slowly."""
+    words = [_TOKEN.findall(text.casefold()) for text in texts]
+    spelled = {word: _spelled(word) for word in {word for some in words for word in some}}
+    lengths = np.fromiter(map(len, words), np.int64, len(words))
+    inside = np.repeat(
+        np.tile([True, False], len(words)), np.stack([lengths, np.full_like(lengths, MAX_N - 1)], 1).ravel()
+    )
+    flat = np.zeros(len(inside), np.uint64)
+    flat[inside] = mix(np.asarray([spelled[word] for some in words for word in some], np.uint64)) | np.uint64(1)
+    return flat, lengths
+
+
+def _spelled(word: str) -> int:
+    """A number of the word's letters."""
+    value = 0
+    for letter in word:
+        value = ((value ^ ord(letter)) * _BASE) & _MASK
+    return value
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts of about `_BYTES_AT_ONCE` characters together."""
+    some: list[str] = []
+    size = 0
+    for text in texts:
+        some.append(text)
+        size += len(text)
+        if size >= _BYTES_AT_ONCE:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some

@@ -6,6 +6,7 @@ Signatures are MinHash (Broder 1997) over hashed n-grams. Knows neither texts' p
 from __future__ import annotations
 
 import hashlib
+import itertools
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,11 +17,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from lmworks.core.config import Config
+from lmworks.data.deduplication.native import joined, letters, operations
 from lmworks.data.shingles import MAX_N, Shingles
 from lmworks.data.shuffle import mix
 
 _WORDS_AT_ONCE = 1 << 18
 """N-grams hashed together: one pass over them stays in a processor's cache."""
+
+
+_TEXTS_AT_ONCE = 256
+"""Folded together."""
 
 
 class DedupConfig(Config):
@@ -70,12 +76,31 @@ def fingerprint(texts: Sequence[str], config: DedupConfig, shingles: Shingles | 
     """
     shingles = shingles or Shingles(texts)
     return Fingerprints(
-        np.frombuffer(b"".join(map(exact_key, texts)), "<u8").reshape(-1, 2),
+        exact_keys(texts),
         np.frombuffer(b"".join(map(digest, texts)), "<u8"),
         np.asarray([len(text) for text in texts], np.int64),
         shingles.lengths,
         minhash(shingles, config),
     )
+
+
+def exact_keys(texts: Sequence[str]) -> NDArray[np.uint64]:
+    """[texts, 2] what `exact_key` makes of each, natively where that can be had."""
+    native = operations()
+    keys: list[bytes] = []
+    for begin in range(0, len(texts), _TEXTS_AT_ONCE):
+        some = texts[begin : begin + _TEXTS_AT_ONCE]
+        if native is None:
+            keys += map(exact_key, some)
+            continue
+        text, ends = joined([unicodedata.normalize("NFKC", text) for text in some])
+        folded, cuts = np.empty(3 * len(text), np.uint8), np.zeros(len(some) + 1, np.int64)
+        native.lm_fold(
+            text, ends.ctypes.data, len(some), *letters().addresses, folded.ctypes.data, cuts[1:].ctypes.data
+        )
+        cut = itertools.pairwise(cuts.tolist())
+        keys += [hashlib.blake2b(memoryview(folded)[first:end], digest_size=16).digest() for first, end in cut]
+    return np.frombuffer(b"".join(keys), "<u8").reshape(-1, 2)
 
 
 def exact_key(text: str) -> bytes:
@@ -94,17 +119,35 @@ def minhash(shingles: Shingles, config: DedupConfig) -> NDArray[np.uint32]:
 
     The functions are multiply-shift hashes (Dietzfelbinger et al. 1997) of well-mixed 64-bit inputs.
     """
-    hashes = config.bands * config.rows
-    odd = mix(np.arange(1, hashes + 1, dtype=np.uint64)) | np.uint64(1)
-    add = mix(np.arange(1 << 32, (1 << 32) + hashes, dtype=np.uint64))
+    native = operations()
+    if native is None:
+        return minhash_reference(shingles, config)
+    odd, add = _functions(config)
+    signatures = np.empty((config.bands, len(shingles), config.rows), np.uint32)
+    words = (shingles.flat.ctypes.data, shingles.starts.ctypes.data, shingles.lengths.ctypes.data, len(shingles))
+    hashing = (config.ngram, odd.ctypes.data, add.ctypes.data, config.bands, config.rows)
+    native.lm_minhash(*words, *hashing, signatures.ctypes.data)
+    return signatures
+
+
+def minhash_reference(shingles: Shingles, config: DedupConfig) -> NDArray[np.uint32]:
+    """What `minhash` computes, slowly."""
+    odd, add = _functions(config)
     signatures = np.empty((config.bands, len(shingles), config.rows), np.uint32)
     for begin, end in _slices(shingles):
         grams, counts = shingles.ngrams(config.ngram, begin, end)
         starts = np.cumsum(counts) - counts
-        for number in range(hashes):
+        for number in range(len(odd)):
             hashed = ((grams * odd[number] + add[number]) >> np.uint64(32)).astype(np.uint32)
             signatures[number // config.rows, begin:end, number % config.rows] = np.minimum.reduceat(hashed, starts)
     return signatures
+
+
+def _functions(config: DedupConfig) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """[bands * rows] an odd factor and a summand of each hash function."""
+    hashes = config.bands * config.rows
+    odd = mix(np.arange(1, hashes + 1, dtype=np.uint64)) | np.uint64(1)
+    return odd, mix(np.arange(1 << 32, (1 << 32) + hashes, dtype=np.uint64))
 
 
 def _slices(shingles: Shingles) -> Iterator[tuple[int, int]]:

@@ -50,11 +50,12 @@ logger = logging.getLogger(__name__)
 
 
 @cache
-def library(part: str = "") -> ctypes.CDLL | None:
+def library(part: str = "", sources: Path | None = None) -> ctypes.CDLL | None:
     """The native operations, compiled if need be; None where they cannot be had, with the reason in the log.
 
     Args:
         part: folder beside this file whose sources make a library of their own; empty for the files of this one.
+        sources: folder of the part's sources, where they lie elsewhere.
 
     Raises:
         ConfigError: an environment variable names no level.
@@ -69,7 +70,7 @@ def library(part: str = "") -> ctypes.CDLL | None:
         return None
     level = isa()
     try:
-        path = compiled(compiler, level, part)
+        path = compiled(compiler, level, part, sources)
         loaded = ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or error
@@ -104,19 +105,19 @@ def processor_features() -> frozenset[str]:
     return frozenset(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), ()))
 
 
-def compiled(compiler: str, level: Isa, part: str = "") -> Path:
+def compiled(compiler: str, level: Isa, part: str = "", sources: Path | None = None) -> Path:
     """The shared library of a level and part, compiled unless the cache has it; two processes may do so at once.
 
     Raises:
         OSError: the cache cannot be written.
         subprocess.SubprocessError: the compiler failed.
     """
-    folder = Path(__file__).parent / part
-    sources = sorted(folder.glob("*.cpp"))
+    folder = sources or Path(__file__).parent / part
+    files = sorted(folder.glob("*.cpp"))
     flags = (*COMMON_FLAGS, *FLAGS[level])
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=30).stdout
     digest = hashlib.sha256(repr((version, flags)).encode())
-    for source in sorted([*sources, *folder.glob("*.h")]):
+    for source in sorted([*files, *folder.glob("*.h")]):
         digest.update(source.name.encode() + source.read_bytes())
     name = f"native-{part}" if part else "native"
     target = cache_folder() / f"{name}-{level}-{digest.hexdigest()[:16]}.so"
@@ -135,7 +136,7 @@ def compiled(compiler: str, level: Isa, part: str = "") -> Path:
             return out
 
         with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
-            objects = list(threads.map(compile_one, sources))
+            objects = list(threads.map(compile_one, files))
         made = Path(work) / target.name
         subprocess.run(
             [compiler, *flags, "-shared", *objects, "-o", str(made)],
