@@ -94,12 +94,17 @@ def exact_keys(texts: Sequence[str]) -> NDArray[np.uint64]:
             keys += map(exact_key, some)
             continue
         text, ends = joined([unicodedata.normalize("NFKC", text) for text in some])
-        folded, cuts = np.empty(3 * len(text), np.uint8), np.zeros(len(some) + 1, np.int64)
+        folded, cuts = bytearray(3 * len(text)), np.zeros(len(some) + 1, np.int64)
         native.lm_fold(
-            text, ends.ctypes.data, len(some), *letters().addresses, folded.ctypes.data, cuts[1:].ctypes.data
+            text,
+            ends.ctypes.data,
+            len(some),
+            *letters().addresses,
+            np.frombuffer(folded, np.uint8).ctypes.data,
+            cuts[1:].ctypes.data,
         )
-        cut = itertools.pairwise(cuts.tolist())
-        keys += [hashlib.blake2b(memoryview(folded)[first:end], digest_size=16).digest() for first, end in cut]
+        view, cut = memoryview(folded), itertools.pairwise(cuts.tolist())
+        keys += [hashlib.blake2b(view[first:end], digest_size=16).digest() for first, end in cut]
     return np.frombuffer(b"".join(keys), "<u8").reshape(-1, 2)
 
 
