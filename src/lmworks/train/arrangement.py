@@ -12,6 +12,7 @@ from torch import nn
 
 from lmworks.core.errors import ParallelError
 from lmworks.parallel.config import ParallelConfig, rows_per_rank
+from lmworks.parallel.support import check_support
 from lmworks.train.activation_checkpointing import layer_names
 from lmworks.train.callbacks import TellsSteps
 from lmworks.train.config import TrainConfig
@@ -49,16 +50,17 @@ def arrange(
         return WorkingCopy(model, precision)
     mesh, degrees = ranks.mesh, ranks.mesh.config
     require_rows(config, degrees)
+    own = rows_per_rank(config.rows_per_step, degrees)
+    rows = config.micro_batch_rows(own)
+    check_support(model, degrees, plan=plan, num_microbatches=own // rows)
     if degrees.pipeline > 1:
-        _refuse_with(degrees, "pipeline", ("shard", "tensor", "context", "expert"), "stages hold whole weights")
+        _refuse_with(degrees, "pipeline", ("context", "expert"), "stages hold whole layers and sequences")
         if isinstance(objective, TellsSteps):
             raise ParallelError("the objective counts what all layers do, and a pipeline's are apart", _NO_PIPELINE)
         if config.precision == "float16":
             raise ParallelError("precision float16 scales losses, which a pipeline adds up unscaled", _NO_PIPELINE)
         if any(stage.batch_tokens is not None for stage in config.size_schedule):
             raise ParallelError("a pipeline has as many micro-batches in every step", "Leave batch_tokens as it is")
-        own = rows_per_rank(config.rows_per_step, degrees)
-        rows = config.micro_batch_rows(own)
         tokens = rows * config.sequence_length
         return PipelineStep(model, objective, mesh, precision, num_microbatches=own // rows, max_tokens=tokens)
     if degrees.expert > 1:

@@ -16,7 +16,10 @@ from lmworks.core.errors import ModelTooLargeError
 from lmworks.models.accounting import flops_per_token, parameters
 from lmworks.models.build import build_model
 from lmworks.models.config import ModelConfig
+from lmworks.models.parallel_plan import tensor_plan
+from lmworks.models.transformer import Transformer
 from lmworks.parallel.config import ParallelConfig
+from lmworks.parallel.support import check_support
 from lmworks.train.config import TrainConfig
 from lmworks.train.dry_run_communication import Exchange, communication
 from lmworks.train.memory_plan import RankMemory, RankWork, rank_memory, rank_work
@@ -61,20 +64,46 @@ def dry_run(model: ModelConfig, train: TrainConfig, world_size: int) -> DryRun:
         world_size: processes.
 
     Raises:
-        ParallelError: model, batch and mesh do not divide.
+        ParallelError: model, batch and mesh do not fit.
     """
     parallel = train.parallel.resolve(world_size)
-    work = rank_work(train, parallel)
-    with torch.device("meta"):
-        built = build_model(model)
+    built = _require_mesh(model, train, parallel)
     return DryRun(
         parameters=parameters(model).total,
         parallel=parallel,
-        work=work,
+        work=rank_work(train, parallel),
         memory=rank_memory(model, train, parallel),
         exchanges=communication(built, train, parallel),
         flops=flops_per_token(model, train.sequence_length / 2).training * train.batch_tokens,
     )
+
+
+def require_fit(model: ModelConfig, train: TrainConfig, world_size: int, available: int) -> None:
+    """Refuse a run that its mesh or its memory cannot hold, before anything is built.
+
+    Args:
+        model: what is trained.
+        train: how, with its mesh.
+        world_size: processes.
+        available: bytes for each of them.
+
+    Raises:
+        ParallelError: model, batch and mesh do not fit.
+        ModelTooLargeError: as of `require_memory`.
+    """
+    parallel = train.parallel.resolve(world_size)
+    _require_mesh(model, train, parallel)
+    require_memory(rank_memory(model, train, parallel), available)
+
+
+def _require_mesh(model: ModelConfig, train: TrainConfig, parallel: ParallelConfig) -> Transformer:
+    """The model on the meta device, which fits the mesh."""
+    work = rank_work(train, parallel)
+    with torch.device("meta"):
+        built = build_model(model)
+    plan = tensor_plan(model, parallel.tensor) if parallel.tensor > 1 else None
+    check_support(built, parallel, plan=plan, num_microbatches=work.micro_batches)
+    return built
 
 
 def require_memory(memory: RankMemory, available: int) -> None:

@@ -27,7 +27,7 @@ from lmworks.data.tokens.token_store import TokenStore
 from lmworks.models.accounting import flops_per_token
 from lmworks.models.build import build_model
 from lmworks.models.config import ModelConfig
-from lmworks.models.hub import load_pretrained, save_pretrained
+from lmworks.models.hub import load_pretrained, read_config, save_pretrained
 from lmworks.models.parallel_plan import tensor_plan
 from lmworks.models.transformer import Transformer
 from lmworks.nn.quantized import QuantizedLinear
@@ -37,8 +37,9 @@ from lmworks.parallel.config import ParallelConfig
 from lmworks.tokenization import Tokenizer, check_compatible, load_tokenizer
 from lmworks.train.anchor import AnchorConfig, AnchoredObjective
 from lmworks.train.callbacks import Callback, every
-from lmworks.train.checkpoint import Checkpoints
+from lmworks.train.checkpoint import Checkpoint
 from lmworks.train.config import TrainConfig
+from lmworks.train.dry_run import available_memory, require_fit
 from lmworks.train.export import export_checkpoint
 from lmworks.train.fisher import load_fisher
 from lmworks.train.held_out_text import HeldOutText, bytes_per_target, measure_loss, measure_texts, require_tokenizer
@@ -47,7 +48,7 @@ from lmworks.train.moe import balanced
 from lmworks.train.objective_choice import SHAPES, CausalLMObjective, ObjectiveChoice, check_shape, head_of
 from lmworks.train.objective_wiring import WiredObjective, longest_document, wire
 from lmworks.train.plot import plot_run
-from lmworks.train.ranks import OneProcess
+from lmworks.train.ranks import OneProcess, world_size
 from lmworks.train.sources import Shares, Source, mixed_rows, open_sources, shares_of, told
 from lmworks.train.trainer import Trainer, TrainResult
 
@@ -138,11 +139,14 @@ def assemble(config: PretrainConfig, run_folder: Path, version: str = "") -> Pre
         TokenizerError: the tokens were made with another tokenizer, or `init_from` has another vocabulary.
         ConfigError: the objective does not fit the model, the tokenizer or the lengths.
         DataError: there is nothing to train on or to validate with, or a source ends early.
+        ParallelError: model, batch and mesh do not fit.
+        ModelTooLargeError: a step needs more memory than there is.
     """
     tokenizer = load_tokenizer(config.tokenizer)
     sources = open_sources(config.tokens, tokenizer, config.tokenizer)
-    model = _model(config, tokenizer)
-    model_config = model.config
+    model_config = _model_config(config, tokenizer)
+    require_fit(model_config, config.train, world_size(), available_memory())
+    model = _model(config, model_config)
     wired = wire(config.objective, model_config, tokenizer, config.train.sequence_length)
     module = wired.module(model, config.train.seed)
     objective = balanced(wired.loss, model_config, config.train.router_bias_update_speed)
@@ -184,13 +188,14 @@ def pretrain(config: PretrainConfig) -> Manifest:
     run = assemble(config, run_folder, version)
     trainer = run.trainer
     said = f"{run.parameters / 1e6:.2f}M parameters, {config.train.total_tokens:,} training tokens"
-    say(said + told(run.shares))
+    trainer.log.say(said + told(run.shares))
     trainer.log.settings = config.to_dict()
-    result = trainer.fit()
+    parameters, result = run.parameters, trainer.fit()
+    # Of several ranks none has all weights; their last checkpoint has.
+    last = None if isinstance(trainer.ranks, OneProcess) else trainer.checkpoints.newest()
 
     def publish() -> Manifest:
-        one = isinstance(trainer.ranks, OneProcess)
-        whole = run.model if one else _gathered(config, run.tokenizer, run.wired, run_folder)
+        whole = run.model if last is None else _gathered(config, run, last)
         with write_artifact(
             config.output,
             "model",
@@ -208,7 +213,7 @@ def pretrain(config: PretrainConfig) -> Manifest:
                 plot_run(result.metrics_file, writer.folder / "loss.png")
             except MissingExtraError as error:
                 say(f"no loss.png: {error}")
-            writer.metrics.update(_summary(result, run.parameters))
+            writer.metrics.update(_summary(result, parameters))
             shares = run.shares
             if len(shares) > 1:
                 writer.metrics.update({f"share.{name}": figures["share"] for name, figures in shares.items()})
@@ -227,37 +232,46 @@ def _tensor_plan(config: PretrainConfig, model: ModelConfig) -> dict[str, str] |
     return tensor_plan(model, ranks) if ranks > 1 else None
 
 
-def _gathered(config: PretrainConfig, tokenizer: Tokenizer, wired: WiredObjective, run_folder: Path) -> Transformer:
-    """The trained model in one process, from the last checkpoint of all ranks."""
-    model = _model(config, tokenizer)
-    last = Checkpoints(run_folder, config.train.keep_last).newest()
-    assert last is not None, "the last step writes a checkpoint"
-    export_checkpoint(last, wired.module(model, config.train.seed))
+def _gathered(config: PretrainConfig, run: PretrainRun, last: Checkpoint) -> Transformer:
+    """The trained model in one process, from a checkpoint of all ranks."""
+    model = _model(config, run.model.config)
+    export_checkpoint(last, run.wired.module(model, config.train.seed))
     return model
 
 
-def _model(config: PretrainConfig, tokenizer: Tokenizer) -> Transformer:
-    """The model before training.
+def _model_config(config: PretrainConfig, tokenizer: Tokenizer) -> ModelConfig:
+    """What the model is, before any of it is read or built.
 
     Raises:
-        ConfigError: it is of another kind than the objective's, or quantized.
+        ConfigError: it is of another kind than the objective's.
         TokenizerError: it has another vocabulary.
     """
     if config.init_from is not None:
-        model = load_pretrained(config.init_from, dtype=torch.float32)
-        check_compatible(tokenizer, model.config.vocab_size)
-        if any(isinstance(part, QuantizedLinear) for part in model.modules()):
-            raise ConfigError(f"the weights of {config.init_from} are quantized", "Give the model before that")
+        model = read_config(config.init_from)
+        check_compatible(tokenizer, model.vocab_size)
         return model
     objective, length = config.objective, config.train.sequence_length
     check_shape(objective, config.model.shape, config.model.preset)
-    model_config = config.model.to_model_config(
+    return config.model.to_model_config(
         vocab_size=tokenizer.vocab_size,
         sequence_length=max(longest_document(objective, shape, length) for shape in SHAPES[objective.kind]),
         bos_token_id=tokenizer.bos_token_id,
         eos_token_ids=tokenizer.eos_token_ids,
         head=head_of(objective),
     )
+
+
+def _model(config: PretrainConfig, model_config: ModelConfig) -> Transformer:
+    """The model before training.
+
+    Raises:
+        ConfigError: it is quantized.
+    """
+    if config.init_from is not None:
+        model = load_pretrained(config.init_from, dtype=torch.float32)
+        if any(isinstance(part, QuantizedLinear) for part in model.modules()):
+            raise ConfigError(f"the weights of {config.init_from} are quantized", "Give the model before that")
+        return model
     model = build_model(model_config, seed=config.train.seed)
     scale_initial_weights(model, config.train.optimizer)
     return model

@@ -9,7 +9,7 @@ import atexit
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from lmworks.parallel.config import ParallelConfig, rows_per_rank
 from lmworks.parallel.context import context_parallel
 from lmworks.parallel.mesh import Mesh, make_mesh, process_group
+from lmworks.train.save_group import SaveGroup
 from lmworks.train.step import Objective
 
 Value = TypeVar("Value")
@@ -67,7 +68,11 @@ class Ranks(Protocol):
         ...
 
     def from_first(self, make: Callable[[], Value]) -> Value:
-        """What the first rank, and no other, makes."""
+        """What the first rank, and no other, makes.
+
+        Raises:
+            Exception: on all ranks, what it raised on the first.
+        """
         ...
 
 
@@ -109,6 +114,8 @@ class MeshRanks:
     """The processes of a mesh."""
 
     mesh: Mesh
+    group: SaveGroup = field(default_factory=SaveGroup)
+    """All of them, for what the first does alone."""
 
     @property
     def is_first(self) -> bool:
@@ -152,10 +159,13 @@ class MeshRanks:
         return found
 
     def from_first(self, make: Callable[[], Value]) -> Value:
-        """It travels pickled."""
-        box = [make() if self.is_first else None]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]  # type: ignore[return-value]  # the first rank's, which may be None itself
+        """It travels pickled, as does an error."""
+        return self.group.first(make)
+
+
+def world_size() -> int:
+    """Processes of this run: of the process group, or those that torchrun says it started."""
+    return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def join_ranks(config: ParallelConfig, device: torch.device) -> Ranks:
@@ -168,11 +178,11 @@ def join_ranks(config: ParallelConfig, device: torch.device) -> Ranks:
     Raises:
         ParallelError: the degrees do not fit the number of processes.
     """
-    if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if not dist.is_initialized() and world_size() > 1:
         stack = ExitStack()
         stack.enter_context(process_group(device.type))
         atexit.register(stack.close)
-    if dist.is_initialized() and dist.get_world_size() > 1:
+    if world_size() > 1:
         return MeshRanks(make_mesh(config, device.type))
     config.resolve(1)
     return OneProcess()

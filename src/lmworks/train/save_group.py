@@ -1,7 +1,7 @@
-"""The ranks that write and read a checkpoint together: what one cannot do, none believes to be done.
+"""The ranks that write and read files together: what one cannot do, none believes to be done.
 
 They talk over gloo in a group of their own, so that a checkpoint can be written in the background while the training
-communicates too. Without a process group there is one rank, which asks nobody. Knows no checkpoint.
+communicates too. Without a process group there is one rank, which asks nobody. Knows no file.
 """
 
 from __future__ import annotations
