@@ -26,6 +26,7 @@ RECORD = np.dtype(
     [
         ("offset", "<i8"), ("bytes", "<i8"), ("characters", "<i8"), ("words", "<i8"),
         ("key", "<u8", (2,)), ("digest", "<u8"), ("identity", "<u8"),
+        ("url", "<u8"), ("simhash", "<u8"),
         ("license", "<i4"), ("source", "<i4"), ("language", "<i4"),
     ]
 )  # fmt: skip
@@ -48,7 +49,7 @@ def write_unit(folder: Path, documents: Sequence[Document], tally: Tally, dedup:
     """Write a unit's cleaned documents with their index and tally into an existing folder."""
     texts = [document.text for document in documents]
     shingles = Shingles(texts)
-    prints = fingerprint(texts, dedup, shingles)
+    prints = fingerprint(texts, dedup, shingles, [str(document.meta.get("url") or "") for document in documents])
     records = np.zeros(len(documents), RECORD)
     labels = {name: Labels() for name in LABELLED}
     with (folder / DOCUMENTS).open("wb") as sink:
@@ -60,6 +61,7 @@ def write_unit(folder: Path, documents: Sequence[Document], tally: Tally, dedup:
             sink.write(line_of(document))
     records["key"], records["digest"] = prints.keys, prints.digests
     records["characters"], records["words"] = prints.characters, prints.words
+    records["url"], records["simhash"] = prints.urls, prints.simhashes
     records["identity"] = np.frombuffer(b"".join(digest(document.id) for document in documents), "<u8")
     np.save(folder / RECORDS, records)
     np.save(folder / SIGNATURES, prints.signatures)
@@ -127,7 +129,10 @@ class Index:
     def fingerprints(self) -> Fingerprints:
         """What deduplication needs."""
         records = self.records
-        return Fingerprints(records["key"], records["digest"], records["characters"], records["words"], self.signatures)
+        return Fingerprints(
+            records["key"], records["digest"], records["characters"], records["words"], self.signatures,
+            records["url"], records["simhash"],
+        )  # fmt: skip
 
     def slices(self) -> Iterator[tuple[Path, slice]]:
         """Each unit's folder, and where its documents are among all."""

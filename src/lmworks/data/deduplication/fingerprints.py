@@ -18,6 +18,8 @@ from pydantic import Field
 
 from lmworks.core.config import Config
 from lmworks.data.deduplication.native import joined, letters, operations
+from lmworks.data.deduplication.simhash import simhashes
+from lmworks.data.deduplication.urls import url_keys
 from lmworks.data.shingles import MAX_N, Shingles
 from lmworks.data.shuffle import mix
 
@@ -45,6 +47,22 @@ class DedupConfig(Config):
     """Hashes in a band; two texts are compared when all of one band agree."""
     keep: Literal["longest", "first"] = "longest"
     """Of each group keep the longest text, or the first in the order of the inputs."""
+    url: bool = False
+    """Drop texts whose address (`meta["url"]`) is that of another but for what does not change a page."""
+    simhash_distance: Annotated[int | None, Field(ge=0, le=14)] = None
+    """Drop texts whose 64-bit SimHashes differ in at most so many bits; 3 finds close copies. None looks at none."""
+    lines: Literal["all", "first", "none"] = "all"
+    """Of a line that the corpus holds several times keep all copies, the first, or none."""
+    paragraphs: Literal["all", "first", "none"] = "all"
+    """The same of paragraphs."""
+    least_characters: Annotated[int, Field(ge=1)] = 20
+    """Shorter lines and paragraphs may repeat."""
+    least_copies: Annotated[int, Field(ge=2)] = 2
+    """So many copies of a line or paragraph are a repetition."""
+    substring_bytes: Annotated[int | None, Field(ge=1, lt=1 << 24)] = None
+    """Cut out what repeats so many bytes of UTF-8 of an earlier place, word for word. None cuts nothing."""
+    semantic_threshold: Annotated[float | None, Field(ge=-1.0, le=1.0)] = None
+    """Least cosine of two texts' embeddings to count as saying the same. None asks for no embeddings."""
 
 
 @dataclass(frozen=True)
@@ -61,26 +79,36 @@ class Fingerprints:
     """[n]"""
     signatures: NDArray[np.uint32]
     """[bands, n, rows]; may be mapped from a file."""
+    urls: NDArray[np.uint64]
+    """[n] hashes of normalized addresses, 0 without one; zeros where the configuration asks for none."""
+    simhashes: NDArray[np.uint64]
+    """[n] zeros where the configuration asks for none."""
 
     def __len__(self) -> int:
         return len(self.keys)
 
 
-def fingerprint(texts: Sequence[str], config: DedupConfig, shingles: Shingles | None = None) -> Fingerprints:
+def fingerprint(
+    texts: Sequence[str], config: DedupConfig, shingles: Shingles | None = None, urls: Sequence[str] | None = None
+) -> Fingerprints:
     """Fingerprints of texts.
 
     Args:
         texts: any.
         config: n-gram and banding.
         shingles: of the same texts, where they are there already.
+        urls: address of each text, empty where it has none; none has one if not given.
     """
     shingles = shingles or Shingles(texts)
+    none = np.zeros(len(texts), np.uint64)
     return Fingerprints(
         exact_keys(texts),
         np.frombuffer(b"".join(map(digest, texts)), "<u8"),
         np.asarray([len(text) for text in texts], np.int64),
         shingles.lengths,
         minhash(shingles, config),
+        url_keys(urls) if urls is not None and config.url else none,
+        none if config.simhash_distance is None else simhashes(shingles, config.ngram),
     )
 
 

@@ -1,4 +1,4 @@
-"""Groups of exact and near duplicates, and which text of each is kept.
+"""Groups of exact and near duplicates, which text of each is kept, and the groups to look at.
 
 Candidates are texts that agree in all rows of a band, 14 bands of 8 rows over 5-grams as in FineWeb (Penedo et al.
 2024), and every candidate pair is checked against a similarity threshold. Groups do not depend on the order of the
@@ -7,15 +7,22 @@ texts. Knows neither files nor splits.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lmworks.data.deduplication.components import equal, joined_by, merged
 from lmworks.data.deduplication.fingerprints import DedupConfig, Fingerprints
+from lmworks.data.deduplication.simhash import differing_bits, similar
 from lmworks.data.shuffle import mix
 
 _PAIRS_AT_ONCE = 1 << 16
+
+Reason = Literal["exact", "url", "minhash", "simhash", "chain"]
+"""Why a text is in a group: it equals the kept one, has its address, is like it, or is like one that is like it."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,32 @@ class Groups:
     near: NDArray[np.int64]
     """[texts] number of the first text in the same group of near duplicates."""
     keys: NDArray[np.uint64]
-    """[texts, 2] a name of each text's near-duplicate group that does not depend on the texts' order."""
+    """[texts, 2] a name of each text's group, all modes together, that does not depend on the texts' order."""
+    url: NDArray[np.int64]
+    """[texts] number of the first text with the same address; its own where that is not looked at."""
+    simhash: NDArray[np.int64]
+    """[texts] number of the first text in the same group by SimHash; its own where that is not looked at."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One text of a group."""
+
+    text: int
+    """Its number."""
+    similarity: float
+    """Estimated Jaccard similarity of its n-grams to those of the kept text."""
+    reason: Reason | None
+    """None of the kept text itself."""
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """A group with the text of it that stays."""
+
+    kept: int
+    members: tuple[Member, ...]
+    """In the order of the texts, the kept one included."""
 
 
 def find_groups(texts: Fingerprints, config: DedupConfig) -> Groups:
@@ -35,17 +67,13 @@ def find_groups(texts: Fingerprints, config: DedupConfig) -> Groups:
 
     Args:
         texts: their fingerprints.
-        config: similarity and banding; `exact`, `near` and `keep` are not looked at.
+        config: similarity, banding, `url` and `simhash_distance`; `exact`, `near` and `keep` are not looked at.
     """
     count = len(texts)
-    if count == 0:
-        none = np.empty(0, np.int64)
-        return Groups(none, none, np.empty((0, 2), np.uint64))
-    order = np.lexsort((np.arange(count), texts.keys[:, 1], texts.keys[:, 0]))
-    begins = np.concatenate([[True], (texts.keys[order][1:] != texts.keys[order][:-1]).any(axis=1)])
-    exact = np.empty(count, np.int64)
-    exact[order] = order[begins][np.cumsum(begins) - 1]
-    canonical = order[begins]  # one of each key, in the order of keys
+    own = np.arange(count)
+    exact = equal(texts.keys)
+    order = np.lexsort((own, texts.keys[:, 1], texts.keys[:, 0]))
+    canonical = order[exact[order] == order]  # one of each key, in the order of keys
     worded = canonical[texts.words[canonical] > 0]
     near = exact.copy()
     leaders = _link(texts.signatures, worded, config)
@@ -53,10 +81,18 @@ def find_groups(texts: Fingerprints, config: DedupConfig) -> Groups:
     np.minimum.at(roots, leaders, worded)
     near[worded] = roots[leaders]
     near = near[exact]
+    url = simhash = own
+    if config.url:
+        url = np.where(texts.urls == 0, own, equal(texts.urls))
+    if config.simhash_distance is not None:
+        simhash = own.copy()
+        some = np.flatnonzero(texts.words > 0)
+        simhash[some] = some[similar(texts.simhashes[some], config.simhash_distance)]
+    whole = merged(count, near, url, simhash)
     # The least key of a group is its name: `order` sorts by key, so a group's first in it has the least.
     first = np.full(count, count, np.int64)
-    np.minimum.at(first, near[order], np.arange(count))
-    return Groups(exact, near, texts.keys[order[first[near]]])
+    np.minimum.at(first, whole[order], own)
+    return Groups(exact, near, texts.keys[order[first[whole]]], url, simhash)
 
 
 def choose(groups: Groups, texts: Fingerprints, config: DedupConfig) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
@@ -66,27 +102,73 @@ def choose(groups: Groups, texts: Fingerprints, config: DedupConfig) -> tuple[ND
         `(kept, winners)`: [texts] whether each stays, and the number of the text that is kept in its place, its own
         where it stays. A dropped text is an exact duplicate of its winner when both have one `groups.exact`.
     """
-    count = len(texts)
-    numbers = np.arange(count)
-    leaders = groups.near if config.near else groups.exact if config.exact else numbers
+    numbers = np.arange(len(texts))
+    by_content = groups.near if config.near else groups.exact if config.exact else numbers
+    leaders = merged(len(texts), by_content, groups.url, groups.simhash)
     ranking = (numbers, texts.digests, texts.keys[:, 1], texts.keys[:, 0], -texts.characters)
     order = np.lexsort((*(ranking if config.keep == "longest" else ranking[:1]), leaders))
-    begins = np.concatenate([[True], leaders[order][1:] != leaders[order][:-1]]) if count else np.empty(0, np.bool_)
-    winners = np.empty(count, np.int64)
-    winners[order] = order[begins][np.cumsum(begins) - 1] if count else order
+    begins = np.ones(len(texts), np.bool_)
+    begins[1:] = leaders[order][1:] != leaders[order][:-1]
+    winners = np.empty(len(texts), np.int64)
+    winners[order] = order[begins][np.cumsum(begins) - 1]
     return winners == numbers, winners
+
+
+def duplicates(
+    groups: Groups, texts: Fingerprints, winners: NDArray[np.int64], config: DedupConfig
+) -> Iterator[Duplicates]:
+    """Every group of two texts or more, in the order of the texts that stay.
+
+    Args:
+        groups: from `find_groups`.
+        texts: their fingerprints.
+        winners: from `choose`.
+        config: of both.
+    """
+    order = np.argsort(winners, kind="stable")
+    for members in np.split(order, np.flatnonzero(np.diff(winners[order])) + 1):
+        if len(members) < 2:
+            continue
+        kept = int(winners[members[0]])
+        likeness = similarity(texts.signatures, np.stack([members, np.full_like(members, kept)])).tolist()
+        yield Duplicates(
+            kept,
+            tuple(
+                Member(text, share, None if text == kept else _reason(groups, texts, text, kept, share, config))
+                for text, share in zip(members.tolist(), likeness, strict=True)
+            ),
+        )
+
+
+def _reason(groups: Groups, texts: Fingerprints, text: int, kept: int, likeness: float, config: DedupConfig) -> Reason:
+    if groups.exact[text] == groups.exact[kept]:
+        return "exact"
+    if groups.url[text] == groups.url[kept]:
+        return "url"
+    if config.near and likeness >= config.threshold:
+        return "minhash"
+    distance = config.simhash_distance
+    if distance is not None and differing_bits(texts.simhashes[[text]], texts.simhashes[[kept]])[0] <= distance:
+        return "simhash"
+    return "chain"
+
+
+def similarity(signatures: NDArray[np.uint32], pairs: NDArray[np.int64]) -> NDArray[np.float64]:
+    """[pairs] share of the hashes that two texts have in common, which estimates their Jaccard similarity.
+
+    Args:
+        signatures: [bands, texts, rows].
+        pairs: [2, pairs] numbers of texts.
+    """
+    same = np.zeros(pairs.shape[1], np.int64)
+    for band in signatures:
+        same += (band[pairs[0]] == band[pairs[1]]).sum(axis=1)
+    return same / (len(signatures) * signatures.shape[2])
 
 
 def _link(signatures: NDArray[np.uint32], chosen: NDArray[np.int64], config: DedupConfig) -> NDArray[np.int64]:
     """For each of `chosen` the place of the least member of its group; similar signatures are joined transitively."""
-    leader = list(range(len(chosen)))
-
-    def find(place: int) -> int:
-        while leader[place] != place:
-            leader[place] = leader[leader[place]]
-            place = leader[place]
-        return place
-
+    leaders = np.arange(len(chosen))
     for band in range(config.bands if len(chosen) else 0):
         keys = _band_keys(signatures[band], chosen)
         order = np.argsort(keys, kind="stable")
@@ -94,14 +176,15 @@ def _link(signatures: NDArray[np.uint32], chosen: NDArray[np.int64], config: Ded
         # Every member of a bucket is compared with the bucket's first; similar ones meet in other bands too.
         head = np.maximum.accumulate(np.where(np.concatenate([[True], ~same]), np.arange(len(order)), 0))
         tails = np.flatnonzero(np.concatenate([[False], same]))
-        for begin in range(0, len(tails), _PAIRS_AT_ONCE):
-            some = tails[begin : begin + _PAIRS_AT_ONCE]
-            pairs = np.stack([order[head[some]], order[some]])
-            similar = _similarity(signatures, chosen[pairs]) >= config.threshold
-            for one, other in pairs[:, similar].T.tolist():
-                a, b = find(one), find(other)
-                leader[max(a, b)] = min(a, b)
-    return np.asarray([find(place) for place in range(len(leader))], np.int64)
+        met = np.stack([order[head[tails]], order[tails]])
+        met = met[:, leaders[met[0]] != leaders[met[1]]]
+        close = [
+            similarity(signatures, chosen[met[:, begin : begin + _PAIRS_AT_ONCE]]) >= config.threshold
+            for begin in range(0, met.shape[1], _PAIRS_AT_ONCE)
+        ]
+        if close:
+            leaders = joined_by(leaders, met[:, np.concatenate(close)])
+    return leaders
 
 
 def _band_keys(band: NDArray[np.uint32], chosen: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -110,11 +193,3 @@ def _band_keys(band: NDArray[np.uint32], chosen: NDArray[np.int64]) -> NDArray[n
     for row in range(band.shape[1]):
         keys = mix(keys + band[chosen, row])
     return keys
-
-
-def _similarity(signatures: NDArray[np.uint32], pairs: NDArray[np.int64]) -> NDArray[np.float64]:
-    """[pairs] share of the hashes that two texts have in common, which estimates their Jaccard similarity."""
-    same = np.zeros(pairs.shape[1], np.int64)
-    for band in signatures:
-        same += (band[pairs[0]] == band[pairs[1]]).sum(axis=1)
-    return same / (len(signatures) * signatures.shape[2])
