@@ -9,7 +9,10 @@ import pytest
 from lmworks.core.errors import ArtifactError, DataError
 from lmworks.core.generation import Document
 from lmworks.core.lineage import write_artifact
-from lmworks.data.extraction.extract import UnreadableError, decode, html_text, pdf_text
+from lmworks.data.extraction.encodings import decode
+from lmworks.data.extraction.html import read_html
+from lmworks.data.extraction.pdf import read_pdf
+from lmworks.data.extraction.result import UnreadableError
 from lmworks.data.extraction.sources import Rejection, RowFields, read_documents
 
 
@@ -121,9 +124,9 @@ def test_another_text_field_can_be_named(tmp_path):
 def test_what_is_not_there_or_not_readable_is_an_error(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         read(tmp_path / "nowhere")
-    (tmp_path / "x.docx").write_bytes(b"PK")
-    with pytest.raises(DataError, match=r"suffix '\.docx'"):
-        read(tmp_path / "x.docx")
+    (tmp_path / "x.xyz").write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"suffix '\.xyz'"):
+        read(tmp_path / "x.xyz")
     with pytest.raises(DataError, match="1 files, none of them readable"):
         read(tmp_path)
 
@@ -133,7 +136,7 @@ def test_source_artifacts_are_verified_and_others_refused(tmp_path):
         (writer.folder / "documents.jsonl").write_text(
             json.dumps({"id": "i1", "text": "t", "source": "s", "license": "MIT"})
         )
-    assert read(tmp_path / "src")[0] == [Document("i1", "t", "s", "MIT")]
+    assert read(tmp_path / "src")[0] == [Document("i1", "t", "s", "MIT", {"begin": 0, "end": 58})]
     (tmp_path / "src" / "documents.jsonl").write_text('{"text": "changed"}')
     with pytest.raises(ArtifactError, match="changed"):
         read(tmp_path / "src")
@@ -160,8 +163,8 @@ def test_encrypted_pdfs_are_refused():
     data = io.BytesIO()
     writer.write(data)
     with pytest.raises(UnreadableError, match="encrypted"):
-        pdf_text(data.getvalue())
+        read_pdf(data.getvalue())
 
 
 def test_a_page_without_main_text_still_gives_its_words():
-    assert "just this" in html_text(b"<html><body><div>just this</div></body></html>")
+    assert "just this" in read_html(b"<html><body><div>just this</div></body></html>").text

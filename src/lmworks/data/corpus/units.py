@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lmworks.core.generation import Document
 from lmworks.data.corpus.inputs import Input, Treatment
+from lmworks.data.extraction.files import RemoteFile
 from lmworks.data.extraction.sources import InputFile, Lines, Rejection, input_files, parts, read_file
 
 UNIT_BYTES = 32 << 20
@@ -49,7 +50,7 @@ class Unit:
         return hashlib.blake2b(repr((stats, self)).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def _identity(file: Path) -> tuple[int, int]:
+def _identity(file: Path | RemoteFile) -> tuple[int, int]:
     status = file.stat()
     return status.st_size, status.st_mtime_ns
 

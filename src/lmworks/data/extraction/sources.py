@@ -1,92 +1,43 @@
-"""Documents from what a user has: source artifacts, folders and files, each with its place and licence.
+"""Documents from what a user has: source artifacts, folders and files of many formats, each with its place and licence.
 
-Whatever gives no text becomes a `Rejection` that names the file, and the line where there is one.
+Whatever gives no text becomes a `Rejection` that names the file, and the line, member or record where there is one.
 Knows no cleaning rule.
 """
 
 from __future__ import annotations
 
-import gzip
+import hashlib
 import io
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
 
-from lmworks.core.errors import DataError, require
+from lmworks.core.errors import DataError
 from lmworks.core.generation import Document
-from lmworks.core.lineage import MANIFEST, verify
-from lmworks.data.acquisition.archive import BoundedReader
-from lmworks.data.extraction.extract import EXTRACTORS, UnreadableError
+from lmworks.data.extraction.archives import ARCHIVES, members
+from lmworks.data.extraction.code import (
+    code_language,
+    license_of,
+    not_written_by_hand,
+    not_written_here,
+    stated_license,
+)
+from lmworks.data.extraction.compression import decompressed
+from lmworks.data.extraction.containers import COLLECTION_READERS
+from lmworks.data.extraction.extract import EXTRACTED, extract
+from lmworks.data.extraction.files import InputFile, RemoteFile, format_of, input_files, opened
+from lmworks.data.extraction.result import Extracted, Found, Rejection, RowFields, UnreadableError, within
+from lmworks.data.extraction.rows import Lines, json_lines, json_values, of_language, parquet, separated_values
 from lmworks.data.identity import row_id
 
-MAX_FILE_BYTES = 1 << 30
-"""Largest single document file, and the most a compressed one may grow to."""
-MAX_ROW_BYTES = 1 << 26
-ROW_SUFFIXES = (".jsonl", ".ndjson", ".parquet")
-SUPPORTED = (*EXTRACTORS, *ROW_SUFFIXES)
+__all__ = ["InputFile", "Lines", "Rejection", "RowFields", "input_files", "parts", "read_documents", "read_file"]
+
+_MAX_DOCUMENT_BYTES = 1 << 28
+"""Largest file that is one document."""
 
 
-@dataclass(frozen=True)
-class Rejection:
-    """Something that gave no document."""
-
-    place: str
-    """File, or `file:line`."""
-    reason: str
-    """Short name under which it is counted."""
-    detail: str = ""
-
-
-@dataclass(frozen=True)
-class RowFields:
-    """Where a row keeps its text, and what holds for files and rows that state no licence."""
-
-    text: str = "text"
-    license: str = "unspecified"
-
-
-@dataclass(frozen=True)
-class InputFile:
-    """A file that may hold documents."""
-
-    file: Path
-    place: str
-    """Its name in reports: relative to the input, so that it is the same on every machine."""
-
-
-def input_files(path: Path) -> list[InputFile]:
-    """The files of a source artifact, a folder (in the order of its paths), or the file itself.
-
-    Raises:
-        DataError: there is nothing at `path`, or nothing of a kind that can be read.
-        ArtifactError: a source artifact's files do not match its manifest.
-    """
-    if (path / MANIFEST).exists():
-        manifest = verify(path)
-        file = path / "documents.jsonl"
-        if manifest.kind != "source" or not file.is_file():
-            held = ", ".join(sorted(manifest.files)) or "nothing"
-            raise DataError(
-                f"{path} is an artifact of kind {manifest.kind!r} and holds {held}", "Give a source of documents"
-            )
-        return [InputFile(file, path.name)]
-    if path.is_dir():
-        files = sorted(f for f in path.rglob("*") if f.is_file() and not _hidden(f.relative_to(path)))
-        if not any(_suffix(f) in SUPPORTED for f in files):
-            raise DataError(f"{path} holds {len(files)} files, none of them readable", f"Readable are {_supported()}")
-        return [InputFile(file, f"{path.name}/{file.relative_to(path).as_posix()}") for file in files]
-    if path.is_file():
-        if _suffix(path) not in SUPPORTED:
-            raise DataError(f"{path} has the suffix {path.suffix!r}", f"Readable are {_supported()}")
-        return [InputFile(path, path.name)]
-    raise DataError(f"{path} does not exist", "Give the path of a file, a folder or a fetched source")
-
-
-def read_documents(path: Path, fields: RowFields) -> Iterator[Document | Rejection]:
-    """Every document of a source artifact, a folder or a file.
+def read_documents(path: Path | str, fields: RowFields) -> Iterator[Document | Rejection]:
+    """Every document of a source artifact, a folder, a file or a URL.
 
     Raises:
         DataError: as `input_files`.
@@ -96,142 +47,121 @@ def read_documents(path: Path, fields: RowFields) -> Iterator[Document | Rejecti
         yield from read_file(found, fields)
 
 
-def _supported() -> str:
-    return f"{', '.join(SUPPORTED)}, each also with .gz"
-
-
-def _hidden(relative: Path) -> bool:
-    return any(part.startswith(".") for part in relative.parts)
-
-
-def _suffix(file: Path) -> str:
-    """The suffix that tells the format, looking through `.gz`."""
-    suffixes = [s.lower() for s in file.suffixes]
-    return (suffixes[-2] if len(suffixes) > 1 else "") if suffixes[-1:] == [".gz"] else "".join(suffixes[-1:])
-
-
-@dataclass(frozen=True)
-class Lines:
-    """A part of a file of rows that begins and ends at line ends."""
-
-    begin: int
-    """Byte of its first line."""
-    end: int
-    first_line: int
-    """Counted from 1."""
-
-
-def parts(file: Path, size: int) -> list[Lines | None]:
+def parts(file: Path | RemoteFile, size: int) -> list[Lines | None]:
     """Parts of about `size` bytes that can be read apart; `[None]`, the whole, where a format has none."""
-    if _suffix(file) not in (".jsonl", ".ndjson") or file.suffix.lower() == ".gz" or file.stat().st_size <= size:
+    if format_of(file) not in ((".jsonl", ""), (".ndjson", "")) or file.stat().st_size <= size:
         return [None]
     made: list[Lines | None] = []
-    with file.open("rb") as stream:
+    with opened(file) as stream:
         begin, line = 0, 1
         while block := stream.read(size):
-            block += stream.readline()
-            made.append(Lines(begin, begin + len(block), line))
-            begin, line = begin + len(block), line + block.count(b"\n")
+            lines, length = block.count(b"\n"), len(block)
+            while not block.endswith(b"\n") and (block := stream.readline(size)):
+                lines, length = lines + block.count(b"\n"), length + len(block)
+            made.append(Lines(begin, begin + length, line))
+            begin, line = begin + length, line + lines
     return made
 
 
 def read_file(found: InputFile, fields: RowFields, part: Lines | None = None) -> Iterator[Document | Rejection]:
     """The documents of one file, or of a part of it."""
-    file, place, suffix = found.file, found.place, _suffix(found.file)
     try:
-        if suffix == ".parquet":
-            yield from _parquet(file, place, fields)
-        elif suffix in ROW_SUFFIXES:
-            with _open(file, 0 if part is None else part.begin) as stream:
-                yield from _json_lines(stream, place, fields, part)
-        elif suffix in EXTRACTORS:
-            with _open(file) as stream:
-                text = EXTRACTORS[suffix](stream.read())
-            yield _document({"text": text}, place, RowFields(license=fields.license))
-        else:
-            yield Rejection(place, "unsupported", f"suffix {file.suffix!r}")
+        size = found.file.stat().st_size
+        with opened(found.file) as stream:
+            if part is not None:
+                stream.seek(part.begin)
+            for item in _contents(stream, PurePosixPath(found.place), found.file.name, size, fields, part):
+                yield item if isinstance(item, Rejection) else _document(item, found, fields)
     except UnreadableError as error:
-        yield Rejection(place, error.reason, error.detail)
+        yield Rejection(found.place, error.reason, error.detail)
     except DataError as error:  # damaged, or grew beyond the bound
-        yield Rejection(place, "unreadable", error.problem)
+        yield Rejection(found.place, "unreadable", error.problem)
     except OSError as error:
-        yield Rejection(place, "unreadable", str(error))
+        yield Rejection(found.place, "unreadable", str(error))
 
 
-@contextmanager
-def _open(file: Path, begin: int = 0) -> Iterator[IO[bytes]]:
-    """A file's bytes from `begin` on, decompressed, up to a bound."""
-    with gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb") as stream:
-        if begin:
-            stream.seek(begin)
-        yield io.BufferedReader(BoundedReader(stream, MAX_FILE_BYTES, str(file)))
+def _contents(
+    stream: IO[bytes], path: PurePosixPath, name: str, size: int, fields: RowFields, part: Lines | None = None,
+    *, nested: bool = False,
+) -> Found:  # fmt: skip
+    """What a file or a member of an archive holds; places begin with `path`.
 
-
-def _document(row: Mapping[str, Any], place: str, fields: RowFields) -> Document | Rejection:
-    """Check one row and name what it lacks."""
-    text = row.get(fields.text)
-    if not isinstance(text, str):
-        have = f"is a {type(text).__name__}" if fields.text in row else f"is not among {sorted(map(str, row))}"
-        return Rejection(place, "no text field", f"{fields.text!r} {have}")
-    if not text.strip():
-        return Rejection(place, "empty")
-    return Document(
-        id=str(row.get("id") or row_id(text)),
-        text=text,
-        source=str(row.get("source") or place),
-        license=str(row.get("license") or fields.license),
-    )
-
-
-def _json_lines(stream: IO[bytes], place: str, fields: RowFields, part: Lines | None) -> Iterator[Document | Rejection]:
-    number, left = (0, None) if part is None else (part.first_line - 1, part.end - part.begin)
-    while (left is None or left > 0) and (line := stream.readline(MAX_ROW_BYTES + 1)):
-        number += 1
-        left = None if left is None else left - len(line)
-        here = f"{place}:{number}"
-        if len(line) > MAX_ROW_BYTES:
-            while rest := _to_line_end(line, stream):
-                left, line = None if left is None else left - len(rest), rest
-            yield Rejection(here, "too large", f"the line has more than {MAX_ROW_BYTES:,} bytes")
-            continue
-        if number == 1 and b"\0" in line:
-            raise UnreadableError("binary", "the first line holds NUL bytes")
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except UnicodeDecodeError as error:
-            yield Rejection(here, "encoding", f"invalid UTF-8 at byte {error.start} of the line")
-        except (ValueError, RecursionError) as error:
-            yield Rejection(here, "bad json", str(error))
+    Raises:
+        UnreadableError: it gives no document at all.
+        DataError: it is damaged or grew beyond its bound.
+    """
+    suffix, packed = format_of(PurePosixPath(name))
+    place = str(path)
+    if suffix in ARCHIVES:
+        if nested:
+            raise UnreadableError("nested archive", "an archive inside of another is not opened")
+        if suffix == ".zip" and packed:
+            raise UnreadableError("unsupported", f"a zip archive with {packed} around it")
+        limit = {} if suffix == ".zip" else {"limit": max(1 << 30, 200 * size)}
+        with decompressed(stream, packed, place, **limit) as plain:
+            for member, content in members(stream if suffix == ".zip" else plain, suffix, size, place):
+                yield from _member(content, place, member, fields)
+        return
+    with decompressed(stream, packed, place) as plain:
+        if suffix in (".jsonl", ".ndjson"):
+            yield from within(json_lines(plain, fields, part, offsets=not packed), place)
+        elif suffix == ".json":
+            yield from within(json_values(plain, fields), place)
+        elif suffix in (".csv", ".tsv"):
+            yield from within(separated_values(plain, fields, "," if suffix == ".csv" else "\t"), place)
+        elif suffix == ".parquet":
+            seekable = stream if not packed and not nested else io.BytesIO(plain.read())
+            yield from within(parquet(seekable, fields), place)
+        elif suffix in COLLECTION_READERS:
+            yield from within(COLLECTION_READERS[suffix](plain, fields), place)
         else:
-            if isinstance(row, dict):
-                yield _document(row, here, fields)
-            else:
-                yield Rejection(here, "bad json", f"the line holds a {type(row).__name__}, not an object")
+            yield _whole(plain, path, name, suffix, fields)
 
 
-def _to_line_end(line: bytes, stream: IO[bytes]) -> bytes:
-    """The next bytes of a line that was not read to its end."""
-    return b"" if line.endswith(b"\n") else stream.readline(MAX_ROW_BYTES)
-
-
-def _parquet(file: Path, place: str, fields: RowFields) -> Iterator[Document | Rejection]:
-    require("pyarrow", "data")
-    import pyarrow
-    import pyarrow.parquet
-
+def _member(content: IO[bytes], archive: str, member: str, fields: RowFields) -> Found:
+    """The documents of one member; what is wrong with it does not end the archive."""
+    inside = PurePosixPath(member.replace("\\", "/").replace("\0", ""))
+    path = PurePosixPath(f"{archive}!{str(inside).lstrip('/')}")
+    if any(part.startswith(".") for part in inside.parts) or not inside.name:
+        return
     try:
-        table = pyarrow.parquet.ParquetFile(file)
-        names = table.schema_arrow.names
-        if fields.text not in names:
-            yield Rejection(place, "no text field", f"{fields.text!r} is not among {names}")
-            return
-        wanted = [name for name in (fields.text, "id", "source", "license") if name in names]
-        number = 0
-        for batch in table.iter_batches(columns=wanted):
-            for row in batch.to_pylist():
-                number += 1
-                yield _document(row, f"{place}:{number}", fields)
-    except pyarrow.ArrowException as error:
-        raise UnreadableError("parquet", str(error)) from None
+        yield from _contents(content, path, inside.name, 0, fields, nested=True)
+    except UnreadableError as error:
+        yield Rejection(str(path), error.reason, error.detail)
+    except DataError as error:
+        if "decompressed" in error.problem:  # a bomb; the members behind it are not worth the time
+            raise
+        yield Rejection(str(path), "unreadable", error.problem)
+
+
+def _whole(stream: IO[bytes], path: PurePosixPath, name: str, suffix: str, fields: RowFields) -> Extracted | Rejection:
+    """A file that is one document."""
+    language = code_language(PurePosixPath(name).stem if format_of(PurePosixPath(name))[1] else name, suffix)
+    if suffix not in EXTRACTED and not language:
+        return Rejection(str(path), "unsupported", f"suffix {suffix!r}")
+    if language and (why := not_written_here(path.parts[1:] or path.parts)):
+        return Rejection(str(path), "vendored", why)
+    data = stream.read(_MAX_DOCUMENT_BYTES + 1)
+    if len(data) > _MAX_DOCUMENT_BYTES:
+        raise UnreadableError("too large", f"the file has more than {_MAX_DOCUMENT_BYTES:,} bytes")
+    extracted = extract(suffix, data, fields)
+    if not extracted.text.strip():
+        return Rejection(str(path), "empty")
+    if language:
+        if why := not_written_by_hand(extracted.text):
+            return Rejection(str(path), "generated", why)
+        if stated := stated_license(extracted.text):
+            extracted.meta.setdefault("license", stated)
+        extracted = of_language(extracted, language)
+    return Extracted(extracted.text, {**extracted.meta, "sha256": hashlib.sha256(data).hexdigest()}, str(path))
+
+
+def _document(item: Extracted, found: InputFile, fields: RowFields) -> Document:
+    meta = dict(item.meta)
+    identity, source, stated = (str(meta.pop(name, "") or "") for name in ("id", "source", "license"))
+    if not stated and isinstance(found.file, Path):
+        stated = license_of(found.file, found.place.count("/"))
+    return Document(
+        id=identity or row_id(item.text), text=item.text, source=source or item.place,
+        license=stated or fields.license, meta=meta,
+    )  # fmt: skip

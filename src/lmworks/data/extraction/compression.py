@@ -1,0 +1,76 @@
+"""Streams of files, decompressed as their last suffix says and never past a bound. Knows no format of documents."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+from lmworks.core.errors import DataError, require
+from lmworks.data.acquisition.archive import BoundedReader
+from lmworks.data.extraction.result import MAX_FILE_BYTES
+
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+
+
+def compression(suffixes: list[str]) -> str:
+    """The compression that the last of a file's suffixes names, or nothing."""
+    return suffixes[-1] if suffixes and suffixes[-1] in COMPRESSIONS else ""
+
+
+@contextmanager
+def decompressed(stream: IO[bytes], how: str, name: str, limit: int = MAX_FILE_BYTES) -> Iterator[io.BufferedReader]:
+    """The bytes inside of a stream.
+
+    Args:
+        stream: opened for reading; stays open.
+        how: one of `COMPRESSIONS`, or nothing.
+        name: of the file, for errors.
+        limit: most bytes that may come out.
+
+    Raises:
+        DataError: while reading, where the file is damaged or grows beyond `limit`.
+    """
+    opened: Any = stream
+    if how == ".gz":
+        opened = gzip.GzipFile(fileobj=stream)
+    elif how == ".bz2":
+        opened = bz2.BZ2File(stream)
+    elif how == ".xz":
+        opened = lzma.LZMAFile(stream)  # noqa: SIM115 - closed below
+    elif how == ".zst":
+        require("zstandard", "data")
+        import zstandard
+
+        opened = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(
+            stream, read_across_frames=True, closefd=False
+        )
+    try:
+        yield io.BufferedReader(BoundedReader(_NamedDamage(opened, name, how), limit, name), 1 << 16)
+    finally:
+        if opened is not stream:
+            opened.close()
+
+
+class _NamedDamage:
+    """Reads on, and tells what `BoundedReader` does not know as damage."""
+
+    def __init__(self, stream: Any, name: str, how: str) -> None:
+        self._stream, self._name, self._how = stream, name, how
+
+    def read(self, size: int, /) -> bytes:
+        try:
+            return bytes(self._stream.read(size))
+        except OSError as error:  # of bz2 and the disk alike; `gzip.BadGzipFile` is one of them
+            raise self._damaged(error) from error
+        except Exception as error:
+            if self._how in (".xz", ".zst") and type(error).__module__ in ("_lzma", "lzma", "zstandard", "zstd"):
+                raise self._damaged(error) from error
+            raise
+
+    def _damaged(self, error: Exception) -> DataError:
+        return DataError(f"{self._name} is damaged: {error}", "Get it again from its source")
