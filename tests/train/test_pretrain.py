@@ -9,50 +9,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from pretrain_case import config, prepare
 
 import lmworks.train.held_out_text as held_out_text
 from lmworks.core.errors import ArtifactError, ConfigError, MissingExtraError, TokenizerError, TrainingError
-from lmworks.core.lineage import verify, write_artifact
-from lmworks.data.tokens.tokenize import TokenizeConfig, tokenize
+from lmworks.core.lineage import verify
 from lmworks.models.hub import load_pretrained
 from lmworks.tokenization import load_tokenizer
 from lmworks.tokenization.training import TokenizerConfig, train_tokenizer
 from lmworks.train.model_preset import ModelPreset
-from lmworks.train.pretrain import PretrainConfig, pretrain
+from lmworks.train.pretrain import pretrain
 from lmworks.train.validation import bits_per_byte
-
-WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "the", "dog", "ran", "to", "the", "big", "red", "house"]
-
-
-def corpus(folder: Path) -> Path:
-    with write_artifact(folder, "corpus", config={}) as writer:
-        for split, documents in (("train", 60), ("validation", 8)):
-            with (writer.folder / f"{split}.jsonl").open("w") as file:
-                for i in range(documents):
-                    text = " ".join(WORDS[(i * 7 + j * j) % len(WORDS)] for j in range(10 + i % 30))
-                    row = {"id": f"{split}-{i}", "text": text, "source": "test", "license": "CC0"}
-                    file.write(json.dumps(row) + "\n")
-    return folder
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("inputs")
-    corpus(folder / "corpus")
-    train_tokenizer(TokenizerConfig(corpus=folder / "corpus", output=folder / "tokenizer", vocab_size=280))
-    tokenize(TokenizeConfig(corpus=folder / "corpus", tokenizer=folder / "tokenizer", output=folder / "tokens"))
-    return folder
-
-
-def config(inputs: Path, output: Path, **changes: object) -> PretrainConfig:
-    values = {
-        "model": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
-        "tokens": inputs / "tokens",
-        "tokenizer": inputs / "tokenizer",
-        "output": output,
-        "train": {"steps": 12, "batch_tokens": 256, "sequence_length": 64, "checkpoint_every": 4, "eval_every": 6},
-    }
-    return PretrainConfig.parse(values, changes)
+    return prepare(tmp_path_factory.mktemp("inputs"))
 
 
 def test_the_folder_is_a_whole_model_with_its_history(inputs: Path, tmp_path: Path):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -19,6 +20,13 @@ import torch
 import torch.distributed as dist
 
 from lmworks.core.errors import ParallelError
+
+_OWN = __name__.partition(".")[0] + "."
+_SLOW_TO_IMPORT = (
+    "torch.distributed.fsdp", "torch.distributed.tensor.parallel", "torch.distributed.checkpoint",
+    "torch.distributed.pipelining",
+)  # fmt: skip
+"""Imported once for all processes, as is what the first caller has imported of this package."""
 
 
 def run_processes(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 120.0) -> list[Any]:
@@ -37,7 +45,7 @@ def run_processes(function: Callable[..., Any], world_size: int, *args: Any, tim
         ParallelError: a rank failed, with its traceback, or did not answer in time; the others are ended.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([*sorted(name for name in sys.modules if name.startswith(_OWN)), *_SLOW_TO_IMPORT])
     with tempfile.TemporaryDirectory() as folder:
         readers, processes = [], []
         for rank in range(world_size):
