@@ -49,12 +49,14 @@ class Clean:
         max_characters: longer documents are divided.
         steps: that follow the rules.
         dedup: for the fingerprints.
+        first: steps before the rules: whatever must not even stand in a sample of a report.
     """
 
     workspace: Path
     max_characters: int
     steps: tuple[Step, ...]
     dedup: DedupConfig
+    first: tuple[Step, ...] = ()
 
     def folder(self, unit: Unit) -> Path:
         """Where the unit's outcome lies once it is whole."""
@@ -74,7 +76,7 @@ class Clean:
 
     def _documents(self, unit: Unit, tally: Tally) -> Iterator[Document]:
         preset = unit.treatment.preset
-        steps = (RuleStep(preset, unit.treatment.min_words), *self.steps)
+        steps = (*self.first, RuleStep(preset, unit.treatment.min_words), *self.steps)
         for raw in unit.documents():
             if isinstance(raw, Rejection):
                 tally.count("rejections", raw.reason)

@@ -19,7 +19,7 @@ from pydantic import Field
 from lmworks.core.code_version import code_version
 from lmworks.core.config import Config
 from lmworks.core.errors import DataError
-from lmworks.core.lineage import Manifest, clock, write_artifact
+from lmworks.core.lineage import Manifest, clock, content_hash, write_artifact
 from lmworks.core.progress import say
 from lmworks.data.cleaning.filters import Preset
 from lmworks.data.corpus.clean import Clean
@@ -29,8 +29,11 @@ from lmworks.data.corpus.inputs import InputConfig, Treatment, resolve_inputs
 from lmworks.data.corpus.report import Findings, losses, render_html
 from lmworks.data.corpus.runner import Runner, RunnerConfig, runner_of
 from lmworks.data.corpus.units import Unit, units_of
+from lmworks.data.decontamination.step import DecontaminateConfig, decontamination_steps
 from lmworks.data.deduplication.fingerprints import DedupConfig
 from lmworks.data.extraction.sources import RowFields
+from lmworks.data.privacy.redact import PiiConfig, redaction_steps, vault_entries
+from lmworks.data.privacy.vault import vault_path, write_vault
 from lmworks.data.steps import Step, Tally
 
 SPLITS = {"train": TRAIN, "validation": VALIDATION}
@@ -66,11 +69,25 @@ class PrepareConfig(Config):
     seed: int = 0
     """Chooses which documents are held out."""
     runner: RunnerConfig = RunnerConfig()
+    pii: PiiConfig | None = None
+    """Personal data and secrets to replace, before anything else sees the text; None leaves them."""
+    decontaminate: DecontaminateConfig | None = None
+    """Evaluation sets whose items must not be in the corpus."""
 
     @property
     def treatment(self) -> Treatment:
         """Of inputs that say nothing else."""
         return Treatment(self.preset, self.min_words, RowFields(self.text_field, self.license))
+
+    def consulted(self) -> dict[str, Path]:
+        """Files that cleaning depends on beside the inputs, by the field that names them."""
+        sets = self.decontaminate.sets if self.decontaminate else ()
+        files = {f"decontaminate.sets.{number}": given.path for number, given in enumerate(sets)}
+        if self.pii is not None and self.pii.key_file is not None:
+            files["pii.key_file"] = self.pii.key_file
+        if self.pii is not None and self.pii.names is not None:
+            files["pii.names"] = self.pii.names
+        return files
 
     def work_key(self) -> str:
         """Changes with everything that the cleaning of a unit depends on, other than the unit."""
@@ -78,7 +95,8 @@ class PrepareConfig(Config):
         for other in ("inputs", "output", "validation_fraction", "max_overlap", "seed", "runner"):
             del values[other]
         del values["dedup"]["keep"]
-        text = json.dumps([values, code_version(__name__)], sort_keys=True)
+        contents = {role: content_hash(path) for role, path in self.consulted().items()}
+        text = json.dumps([values, contents, code_version(__name__)], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -117,7 +135,7 @@ def prepare(config: PrepareConfig) -> Manifest:
         config.output,
         "corpus",
         config=config.to_dict(),
-        parents={f"inputs.{number}": given.path for number, given in enumerate(inputs)},
+        parents={f"inputs.{number}": given.path for number, given in enumerate(inputs)} | config.consulted(),
         code_version=code_version(__name__),
         started=started,
     ) as writer:
@@ -130,6 +148,8 @@ def prepare(config: PrepareConfig) -> Manifest:
         (writer.folder / "report.html").write_text(render_html(report), encoding="utf-8")
         writer.metrics = report["counts"]
         writer.notes = {"licenses": report["licenses"]}
+        if config.pii is not None and config.pii.replacement == "vault":  # before the corpus that needs it is there
+            write_vault(vault_path(config.output), vault_entries(tally))
     workspace.remove()
     say(f"corpus: {findings.summary()} · {config.output / 'report.html'}")
     assert writer.manifest is not None, "the block above published it"
@@ -160,8 +180,8 @@ class Workspace:
 
 def clean_units(config: PrepareConfig, units: Sequence[Unit], workspace: Workspace, runner: Runner) -> list[Path]:
     """Folders of the cleaned units, in the order of the inputs."""
-    steps: tuple[Step, ...] = ()
-    task = Clean(workspace.folder, config.max_characters, steps, config.dedup)
+    steps: tuple[Step, ...] = decontamination_steps(config.decontaminate)
+    task = Clean(workspace.folder, config.max_characters, steps, config.dedup, redaction_steps(config.pii))
     done = sum(task.folder(unit).exists() for unit in units)
     if done:
         say(f"{done} of {len(units)} parts of the inputs were cleaned before")

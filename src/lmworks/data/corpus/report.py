@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from lmworks.data.cleaning.filters import Preset, rules_of
 from lmworks.data.corpus.decide import LEFT_OUT, TRAIN, VALIDATION, Decisions
 from lmworks.data.corpus.index import Index
+from lmworks.data.decontamination.step import contamination_report
+from lmworks.data.privacy.redact import privacy_report
 from lmworks.data.shuffle import mix
 from lmworks.data.steps import Tally, shown
 
@@ -83,6 +85,8 @@ class Findings:
                 "first": self._tally.samples("rejections", "first"),
             },
             "duplicates": {why: self._pairs(why, numbers) for why, numbers in self._duplicates.items()},
+            "privacy": privacy_report(self._tally),
+            "contamination": contamination_report(self._tally),
             "samples": self._samples(),
             "licenses": self._shares("license"),
             "sources": self._shares("source"),
