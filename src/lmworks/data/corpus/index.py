@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from lmworks.core.generation import Document
 from lmworks.data.deduplication.fingerprints import DedupConfig, Fingerprints, digest, fingerprint
-from lmworks.data.shingles import Shingles
 from lmworks.data.steps import Tally
 
 DOCUMENTS, RECORDS, SIGNATURES, LABELS, TALLY = (
@@ -48,8 +47,7 @@ class Labels:
 def write_unit(folder: Path, documents: Sequence[Document], tally: Tally, dedup: DedupConfig) -> None:
     """Write a unit's cleaned documents with their index and tally into an existing folder."""
     texts = [document.text for document in documents]
-    shingles = Shingles(texts)
-    prints = fingerprint(texts, dedup, shingles, [str(document.meta.get("url") or "") for document in documents])
+    prints = fingerprint(texts, dedup, [str(document.meta.get("url") or "") for document in documents])
     records = np.zeros(len(documents), RECORD)
     labels = {name: Labels() for name in LABELLED}
     with (folder / DOCUMENTS).open("wb") as sink:

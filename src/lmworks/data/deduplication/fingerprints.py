@@ -28,7 +28,7 @@ _WORDS_AT_ONCE = 1 << 18
 
 
 _TEXTS_AT_ONCE = 256
-"""Folded together."""
+"""Taken together: their words and folded forms stay in a processor's cache."""
 
 
 class DedupConfig(Config):
@@ -88,27 +88,32 @@ class Fingerprints:
         return len(self.keys)
 
 
-def fingerprint(
-    texts: Sequence[str], config: DedupConfig, shingles: Shingles | None = None, urls: Sequence[str] | None = None
-) -> Fingerprints:
+def fingerprint(texts: Sequence[str], config: DedupConfig, urls: Sequence[str] | None = None) -> Fingerprints:
     """Fingerprints of texts.
 
     Args:
         texts: any.
-        config: n-gram and banding.
-        shingles: of the same texts, where they are there already.
+        config: n-gram, banding and what else is looked at.
         urls: address of each text, empty where it has none; none has one if not given.
     """
-    shingles = shingles or Shingles(texts)
-    none = np.zeros(len(texts), np.uint64)
+    count = len(texts)
+    none = np.zeros(count, np.uint64)
+    words, simhash = np.zeros(count, np.int64), none.copy()
+    signatures = np.empty((config.bands, count, config.rows), np.uint32)
+    for begin in range(0, count, _TEXTS_AT_ONCE):  # so that few words lie in memory
+        some = slice(begin, begin + _TEXTS_AT_ONCE)
+        shingles = Shingles(texts[some])
+        words[some], signatures[:, some] = shingles.lengths, minhash(shingles, config)
+        if config.simhash_distance is not None:
+            simhash[some] = simhashes(shingles, config.ngram)
     return Fingerprints(
         exact_keys(texts),
         np.frombuffer(b"".join(map(digest, texts)), "<u8"),
         np.asarray([len(text) for text in texts], np.int64),
-        shingles.lengths,
-        minhash(shingles, config),
+        words,
+        signatures,
         url_keys(urls) if urls is not None and config.url else none,
-        none if config.simhash_distance is None else simhashes(shingles, config.ngram),
+        simhash,
     )
 
 
