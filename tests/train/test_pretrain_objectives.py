@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_pretrain import corpus
+from pretrain_case import corpus
 
 from lmworks.core.errors import ConfigError, DataError
 from lmworks.data.tokens.tokenize import TokenizeConfig, tokenize
