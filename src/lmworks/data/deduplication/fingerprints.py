@@ -61,8 +61,11 @@ class DedupConfig(Config):
     """So many copies of a line or paragraph are a repetition."""
     substring_bytes: Annotated[int | None, Field(ge=1, lt=1 << 24)] = None
     """Cut out what repeats so many bytes of UTF-8 of an earlier place, word for word. None cuts nothing."""
-    semantic_threshold: Annotated[float | None, Field(ge=-1.0, le=1.0)] = None
-    """Least cosine of two texts' embeddings to count as saying the same. None asks for no embeddings."""
+
+    @property
+    def cuts(self) -> bool:
+        """Whether parts of the texts that stay are cut out; see `cuts.repeated_parts`."""
+        return self.lines != "all" or self.paragraphs != "all" or self.substring_bytes is not None
 
 
 @dataclass(frozen=True)
