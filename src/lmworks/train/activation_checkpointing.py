@@ -5,7 +5,7 @@ Works on whatever stands in a `ModuleList` called `layers`, as stacks of blocks 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
@@ -51,13 +51,24 @@ def recomputing(model: nn.Module, mode: Recompute) -> Iterator[None]:
             "Use activation_checkpointing none",
         )
     contexts: dict[str, Any] = {} if mode == "full" else {"context_fn": _selective_contexts}
-    for layer in layers:
-        vars(layer)["forward"] = partial(checkpoint, layer.forward, use_reentrant=False, **contexts)
+    with replaced_forward(layers, lambda forward: partial(checkpoint, forward, use_reentrant=False, **contexts)):
+        yield
+
+
+@contextmanager
+def replaced_forward(modules: Sequence[nn.Module], change: Callable[[Callable[..., Any]], Any]) -> Iterator[None]:
+    """While the block runs, each module's `forward` is what `change` makes of it. Blocks may be nested."""
+    before = [vars(module).get("forward") for module in modules]
+    for module in modules:
+        vars(module)["forward"] = change(module.forward)
     try:
         yield
     finally:
-        for layer in layers:
-            del vars(layer)["forward"]
+        for module, earlier in zip(modules, before, strict=True):
+            if earlier is None:
+                del vars(module)["forward"]
+            else:
+                vars(module)["forward"] = earlier
 
 
 def layer_names(model: nn.Module) -> list[str]:

@@ -78,6 +78,9 @@ class TrainConfig(Config):
     """How checkpoints are written, which are kept besides the last, and where copies go."""
     watch: RankWatchConfig = RankWatchConfig()
     """How the ranks of a mesh are compared and watched while they train."""
+    compile: bool = False
+    """Have `torch.compile` fuse what is in each layer, attention apart; changes the weights by rounding alone. Takes
+    tens of seconds at the first step and is meant for GPUs: on CPU the package's own operations are faster."""
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -117,6 +120,17 @@ class TrainConfig(Config):
                     f"{self.sequence_length}; begin with shorter ones instead"
                 )
             last = stage.from_step
+        return self
+
+    @model_validator(mode="after")
+    def _compiles(self) -> Self:
+        if self.compile and self.activation_checkpointing == "selective":
+            raise ValueError(
+                "activation_checkpointing selective chooses among operations that `compile` fuses; "
+                "take full or none, or leave `compile` out"
+            )
+        if self.compile and self.parallel != ParallelConfig():
+            raise ValueError("`compile` works in one process; leave it or `parallel` out")
         return self
 
     @property
@@ -170,4 +184,5 @@ _NOT_IDENTITY = {
     "micro_batch_tokens",
     "checkpoint",
     "watch",
+    "compile",
 }

@@ -28,10 +28,10 @@ from lmworks.optim.optimizer import CompositeOptimizer
 from lmworks.optim.param_groups import trainable
 from lmworks.optim.schedules import learning_rate_factor
 from lmworks.optim.shards import part
-from lmworks.train.activation_checkpointing import recomputing
 from lmworks.train.arrangement import arrange
 from lmworks.train.callbacks import Callback, StepEnd, TellsSteps
 from lmworks.train.checkpoint import Checkpoints, require_same_run
+from lmworks.train.compile import running_blocks
 from lmworks.train.config import TrainConfig
 from lmworks.train.culprits import RowSums, culprits, measure_rows
 from lmworks.train.guard import Finding, StepGuard, Verdict
@@ -167,7 +167,7 @@ class Trainer:
             self._published(),
             stop_on_signals() as stop,
             self.log.opened(done),
-            recomputing(self.working.model, config.activation_checkpointing),
+            running_blocks(self.working.model, config.activation_checkpointing, compiled=config.compile),
             nullcontext() if self._profiler is None else self._profiler,
         ):
             while done < config.steps:

@@ -59,10 +59,11 @@ def _parallel_region() -> int | None:
 
 
 def trains_natively(*tensors: Tensor) -> bool:
-    """Whether all are plain bfloat16 tensors on a CPU that has the operations."""
+    """Whether all are plain bfloat16 tensors on a CPU that has the operations, and no compiler is to fuse what is."""
     return (
         all(type(t) in (Tensor, torch.nn.Parameter) and t.dtype == torch.bfloat16 for t in tensors)
         and all(t.device.type == "cpu" for t in tensors)
+        and not torch.compiler.is_compiling()
         and training_library() is not None
     )
 
