@@ -27,7 +27,7 @@ test:  ## format, lint, types, import rows, tests
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(ARGS)
 
 test-slow:  ## the tests left out of `make test` because they take long
-	@scripts/install test
+	@scripts/install slow
 	@$(BIN)/pytest -m slow --timeout=1800 $(ARGS)
 
 test-gpu:  ## the tests that need a CUDA device, and the Triton kernels on it instead of in their interpreter

@@ -27,7 +27,8 @@ ANSWERS = {200, 400, 404, 429, 503}
 
 
 @pytest.fixture
-def server(tmp_path):
+def server(tmp_path, monkeypatch):
+    monkeypatch.setattr("lmworks.server.journal.REMEMBERED", 100)  # what is remembered on purpose is soon full
     model = tiny_model()
     save_pretrained(model, tmp_path / "model")
     byte_tokenizer().save(tmp_path / "model")
