@@ -20,6 +20,8 @@ from lmworks.pipeline.stages import STAGES
 
 COMMANDS: dict[str, Entry] = {
     **{name: Entry("lmworks.cli.stage:stage_command", stage.summary) for name, stage in STAGES.items()},
+    "data forget": Entry("lmworks.cli.forget:forget", "Show what holds a document or was trained on it; remove it."),
+    "data reveal": Entry("lmworks.cli.forget:reveal", "Turn a vault's labels back into what they stand for."),
     "run": Entry("lmworks.cli.run:run", "Run a recipe: every stage in order, skipping what has not changed."),
     "trace": Entry("lmworks.cli.trace:trace", "Show what an artifact or an answer was made from."),
     "generate": Entry("lmworks.cli.generate:generate", "Continue a prompt with a model folder or GGUF file."),

@@ -13,7 +13,7 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,6 +92,7 @@ def write_artifact(
     parents: Mapping[str, Path] | None = None,
     code_version: str = "",
     started: tuple[float, float] | None = None,
+    recorded: Sequence[Parent] = (),
 ) -> Iterator[ArtifactWriter]:
     """Write a folder artifact atomically.
 
@@ -102,6 +103,7 @@ def write_artifact(
         parents: role to folder of each input; recorded with their content hashes.
         code_version: hash of the code that made it.
         started: `clock()` taken when the work began, when that was before this block.
+        recorded: inputs described before, such as those of the older version that this one replaces.
 
     Raises:
         DiskFullError: the device is full; nothing is left behind.
@@ -114,7 +116,7 @@ def write_artifact(
             f"{path} exists and is not an artifact (it has no {MANIFEST})", "Choose another output path"
         )
     begun = started or clock()
-    recorded = tuple(parent_of(p, path.parent, role) for role, p in (parents or {}).items())
+    inputs = (*recorded, *(parent_of(p, path.parent, role) for role, p in (parents or {}).items()))
     staging = path.parent / f".{path.name}.tmp-{os.getpid()}"
     with disk_errors(path):
         shutil.rmtree(staging, ignore_errors=True)
@@ -125,7 +127,7 @@ def write_artifact(
             wall, cpu = clock()
             files = hash_files(staging, sync=True, known=writer.hashes)
             manifest = Manifest(
-                kind, tree_hash(files), files, recorded, dict(config), code_version,
+                kind, tree_hash(files), files, inputs, dict(config), code_version,
                 time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), wall - begun[0], cpu - begun[1],
                 writer.metrics, writer.notes, path,
             )  # fmt: skip

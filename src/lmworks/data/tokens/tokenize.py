@@ -69,7 +69,7 @@ def tokenize(config: TokenizeConfig) -> Manifest:
                         for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True)
                     )
                     progress.advance(sum(map(len, lines)))
-            writer.metrics.update(_figures(split, store))
+            writer.metrics.update(figures(split, store))
         writer.notes = {"tokenizer_fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size}
         if writer.metrics["train_documents"] == 0:
             raise DataError(f"{config.corpus} holds no training documents", "Prepare a corpus that is not empty")
@@ -98,7 +98,8 @@ def _groups(lines: Iterator[bytes]) -> Iterator[list[bytes]]:
         yield group
 
 
-def _figures(split: str, store: TokenStoreWriter) -> dict[str, Any]:
+def figures(split: str, store: TokenStoreWriter) -> dict[str, Any]:
+    """What the manifest says of a split."""
     return {
         f"{split}_documents": store.num_documents,
         f"{split}_tokens": store.num_tokens,
