@@ -7,8 +7,10 @@ texts. Knows neither files nor splits.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Literal
 
 import numpy as np
@@ -125,17 +127,17 @@ def duplicates(
         winners: from `choose`.
         config: of both.
     """
-    order = np.argsort(winners, kind="stable")
-    for members in np.split(order, np.flatnonzero(np.diff(winners[order])) + 1):
-        if len(members) < 2:
-            continue
-        kept = int(winners[members[0]])
-        likeness = similarity(texts.signatures, np.stack([members, np.full_like(members, kept)])).tolist()
+    several = np.flatnonzero(np.bincount(winners, minlength=1)[winners] > 1)
+    several = several[np.argsort(winners[several], kind="stable")]
+    kept = winners[several]
+    likeness = similarity(texts.signatures, np.stack([several, kept]))
+    rows = zip(several.tolist(), kept.tolist(), likeness.tolist(), strict=True)
+    for winner, members in itertools.groupby(rows, itemgetter(1)):
         yield Duplicates(
-            kept,
+            winner,
             tuple(
-                Member(text, share, None if text == kept else _reason(groups, texts, text, kept, share, config))
-                for text, share in zip(members.tolist(), likeness, strict=True)
+                Member(text, share, None if text == winner else _reason(groups, texts, text, winner, share, config))
+                for text, _, share in members
             ),
         )
 
@@ -161,8 +163,10 @@ def similarity(signatures: NDArray[np.uint32], pairs: NDArray[np.int64]) -> NDAr
         pairs: [2, pairs] numbers of texts.
     """
     same = np.zeros(pairs.shape[1], np.int64)
-    for band in signatures:
-        same += (band[pairs[0]] == band[pairs[1]]).sum(axis=1)
+    for begin in range(0, pairs.shape[1], _PAIRS_AT_ONCE):
+        some = slice(begin, begin + _PAIRS_AT_ONCE)
+        for band in signatures:
+            same[some] += (band[pairs[0, some]] == band[pairs[1, some]]).sum(axis=1)
     return same / (len(signatures) * signatures.shape[2])
 
 
@@ -178,18 +182,13 @@ def _link(signatures: NDArray[np.uint32], chosen: NDArray[np.int64], config: Ded
         tails = np.flatnonzero(np.concatenate([[False], same]))
         met = np.stack([order[head[tails]], order[tails]])
         met = met[:, leaders[met[0]] != leaders[met[1]]]
-        close = [
-            similarity(signatures, chosen[met[:, begin : begin + _PAIRS_AT_ONCE]]) >= config.threshold
-            for begin in range(0, met.shape[1], _PAIRS_AT_ONCE)
-        ]
-        if close:
-            leaders = joined_by(leaders, met[:, np.concatenate(close)])
+        leaders = joined_by(leaders, met[:, similarity(signatures, chosen[met]) >= config.threshold])
     return leaders
 
 
 def _band_keys(band: NDArray[np.uint32], chosen: NDArray[np.int64]) -> NDArray[np.uint64]:
     """[chosen] one number for the rows of a band."""
-    keys = np.zeros(len(chosen), np.uint64)
+    keys = np.zeros(len(band), np.uint64)
     for row in range(band.shape[1]):
-        keys = mix(keys + band[chosen, row])
-    return keys
+        keys = mix(keys + band[:, row])
+    return keys[chosen]
