@@ -101,7 +101,7 @@ def main() -> None:
             made = row(f"{case['case']}, {unit}", told.pop("lmworks"), unit, told, None, less_is_better=less)
             rows.append(made | {"kept": {name: each[-1]["kept"] for name, each in got.items()}})
         rows[-1]["grouping_seconds"] = round(got["lmworks"][-1]["grouping_seconds"], 2)
-    rows += recall(100 if chosen.quick else 1000, DedupConfig())
+    rows += recall(100 if chosen.quick else 500, DedupConfig())
     finish("data_dedup", rows, save=chosen.save)
 
 
