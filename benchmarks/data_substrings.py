@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import resource
 import sysconfig
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from interleaved import finish, row
 from numpy.typing import NDArray
+from peers.dedup_worker import peak_memory, reset_peak
 
 from lmworks.data.deduplication.native import operations
 from lmworks.data.deduplication.substrings import repeated_runs
@@ -71,15 +71,17 @@ def main() -> None:
     operations()
     rows = []
     for least in chosen.least:
-        began = time.perf_counter()
+        reset_peak()
+        began, cpu_began = time.perf_counter(), time.process_time()
         spans = repeated_runs(text, ends, least)
-        seconds = time.perf_counter() - began
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
+        peak = peak_memory()
         found = int((spans[:, 1] - spans[:, 0]).sum())
         made = row(f"{size // 1_000_000} MB, repetitions of {least} bytes", [size / seconds / 1e6], "MB/s", {}, None)
         rows.append(
             made | {
-                "seconds": round(seconds, 1), "peak_memory_per_byte_of_text": round(peak / size, 2),
+                "seconds": round(seconds, 1), "processor_seconds": round(cpu_seconds, 1),
+                "peak_memory_per_byte_of_text": round(peak / size, 2),
                 "planted_bytes": planted, "found_bytes": found, "spans": len(spans),
             }
         )  # fmt: skip
