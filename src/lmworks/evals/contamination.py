@@ -1,22 +1,22 @@
-"""Has the training text seen the test? Counts test items that share 13 consecutive words with it.
+"""Has the training text seen the test? Which items it holds, for every corpus that a compared model learned from.
 
-The 13-gram rule of GPT-3's appendix C (arXiv:2005.14165) on words that are lower-cased runs of letters and digits.
-Every training 13-gram is kept as a 64-bit hash in one sorted array: two million words take two seconds. Counts are
-reported beside every score; nothing is dropped. Knows no tasks.
+An item is found where a training document shares 13 words in a row with it, or holds a shorter item whole (appendix C
+of GPT-3, arXiv:2005.14165; a CJK character is a word). The corpora are those that the evaluation names and those that
+the models' lineage names; a model of unknown lineage is told as such, never taken for clean. Knows no tasks.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-NGRAM = 13
-_WORD = re.compile(r"\w+")
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying modulo 2^64 loses nothing
+from lmworks.core.errors import ArtifactError
+from lmworks.core.generation import Document
+from lmworks.core.lineage import content_hash
+from lmworks.core.trace import trace
+from lmworks.data.decontamination.evaluation_sets import EvaluationItem
+from lmworks.data.decontamination.matching import NGRAM, EvaluationIndex
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,11 @@ class Overlap:
 
     items: int
     testable: int
-    """Items of at least `NGRAM` words; a shorter one cannot be told from chance."""
+    """Items of at least eight words; a shorter one cannot be told from chance."""
     found: tuple[bool, ...]
-    """Per item, whether the training text holds a gram of it."""
+    """Per item, whether the training text holds it."""
+    examples: tuple[tuple[str, str], ...] = ()
+    """Of some found items: the training document's id and what they share."""
 
     @property
     def overlapping(self) -> int:
@@ -35,53 +37,68 @@ class Overlap:
         return sum(self.found)
 
 
-class NgramIndex:
-    """The set of all word n-grams of some documents; grams do not reach across documents.
+EXAMPLES = 5
+
+
+def find_overlaps(
+    texts: Mapping[str, Sequence[str]], documents: Iterable[Document], n: int = NGRAM
+) -> dict[str, Overlap]:
+    """Look every item of every task up in the training text.
 
     Args:
-        documents: the training text.
-        n: words per gram.
+        texts: by task, each item with its right answer.
+        documents: the training text; read once, never held.
+        n: words in a row.
     """
-
-    def __init__(self, documents: Iterable[str], n: int = NGRAM) -> None:
-        self.n = n
-        self._numbers: dict[str, int] = {}
-        numbers: list[int] = []
-        ends: list[int] = []
-        for document in documents:
-            numbers += [self._numbers.setdefault(word, len(self._numbers) + 1) for word in words(document)]
-            ends.append(len(numbers))
-        hashes = self._hash(numbers)
-        starts = np.arange(len(hashes))
-        within_one = starts + n <= np.array(ends)[np.searchsorted(ends, starts, side="right")] if ends else starts < 0
-        self._hashes = np.sort(hashes[within_one])
-
-    def overlaps(self, text: str) -> bool:
-        """Whether any n-gram of `text` occurs in the documents."""
-        hashes = self._hash([self._numbers.get(word, 0) for word in words(text)])
-        if len(self._hashes) == 0:
-            return False
-        places = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
-        return bool((self._hashes[places] == hashes).any())
-
-    def check(self, texts: Sequence[str]) -> Overlap:
-        """Look up every text."""
-        testable = sum(len(words(text)) >= self.n for text in texts)
-        return Overlap(len(texts), testable, tuple(self.overlaps(text) for text in texts))
-
-    def _hash(self, numbers: list[int]) -> NDArray[np.uint64]:
-        """Hashes of all runs of `n` word numbers: multiplied and folded modulo 2^64, word by word."""
-        if len(numbers) < self.n:
-            return np.empty(0, np.uint64)
-        sequence = np.array(numbers, np.uint64)
-        count = len(numbers) - self.n + 1
-        hashes = np.zeros(count, np.uint64)
-        for place in range(self.n):
-            hashes = (hashes ^ sequence[place : place + count]) * _MULTIPLIER
-            hashes ^= hashes >> np.uint64(29)
-        return hashes
+    items = [EvaluationItem(task, str(i), (text,)) for task, its in texts.items() for i, text in enumerate(its)]
+    index = EvaluationIndex(items, n, overlap=None)
+    found: dict[str, set[int]] = {task: set() for task in texts}
+    examples: dict[str, list[tuple[str, str]]] = {task: [] for task in texts}
+    for document in documents:
+        for match in index.find(document.text):
+            task, number = match.item.set, int(match.item.name)
+            if number not in found[task] and len(examples[task]) < EXAMPLES:
+                start, end = match.longest
+                examples[task].append((document.id, document.text[start:end][:300]))
+            found[task].add(number)
+    testable = dict.fromkeys(texts, 0)
+    for item, enough in zip(items, index.testable.tolist(), strict=True):
+        testable[item.set] += enough
+    return {
+        task: Overlap(len(its), testable[task], tuple(i in found[task] for i in range(len(its))), tuple(examples[task]))
+        for task, its in texts.items()
+    }
 
 
-def words(text: str) -> list[str]:
-    """Lower-cased runs of letters, digits and underscores."""
-    return _WORD.findall(text.lower())
+@dataclass(frozen=True)
+class Learned:
+    """What is known of what a model learned from."""
+
+    corpora: tuple[Path, ...]
+    """Corpora in its lineage that are still what they were."""
+    unknown: str = ""
+    """Why there may be more: no lineage, or corpora that are gone or have changed."""
+
+
+def learned_from(model: Path) -> Learned:
+    """Corpora behind a model, by its lineage."""
+    try:
+        behind = list(trace(model, check=False).walk())
+    except ArtifactError:
+        return Learned((), "its lineage is unknown")
+    corpora = [node for node in behind if node.parent.kind == "corpus"]
+    lost = [str(node.where) for node in corpora if node.state != "intact"]
+    whole = tuple(node.where for node in corpora if node.state == "intact")
+    if lost:
+        return Learned(whole, f"{', '.join(lost)} is gone or has changed since")
+    return Learned(whole, "" if whole else "its lineage names no corpus")
+
+
+def other_corpora(models: Mapping[str, Path], corpus: Path) -> Iterator[Path]:
+    """Each corpus once that a model learned from and that is not `corpus`."""
+    seen = {content_hash(corpus)}
+    for model in models.values():
+        for path in learned_from(model).corpora:
+            if (found := content_hash(path)) not in seen:
+                seen.add(found)
+                yield path

@@ -12,23 +12,24 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from lmworks.core.code_version import code_version
 from lmworks.core.config import Config, nearest
-from lmworks.core.errors import RequestError, TokenizerError
+from lmworks.core.errors import EvalError, RequestError, TokenizerError
 from lmworks.core.lineage import ArtifactWriter, Manifest, clock, write_artifact
 from lmworks.core.progress import bar, console, say
 from lmworks.core.registry import resolve
 from lmworks.core.sampling import SamplingParams
 from lmworks.evals.baselines import BASELINES, NOTE, Baseline, within
-from lmworks.evals.contamination import Overlap
-from lmworks.evals.inputs import read_inputs
+from lmworks.evals.contamination import Overlap, learned_from, other_corpora
+from lmworks.evals.inputs import read_documents, read_inputs
 from lmworks.evals.results import Contamination, Results, Skip, to_html, to_markdown, to_rich
-from lmworks.evals.runner import build_items, find_overlaps, run_task
+from lmworks.evals.runner import build_items, overlaps_of, run_task
 from lmworks.evals.scores import Score, compare, score
 from lmworks.evals.task import Inputs, Item, Model, Outcome, Passage
 from lmworks.evals.tasks import TASKS
@@ -64,6 +65,9 @@ class EvalConfig(Config):
     """Fields of SamplingParams that override the tasks' own, such as `{temperature: 0.7}`."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Fixes the choice of items, sampling and resampling."""
+    contaminated: Literal["report", "fail"] = "report"
+    """What to do about items that stand in a training corpus, this one or one in a model's lineage: report scores
+    without and with them, or end with an error before any model runs."""
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -90,7 +94,8 @@ def evaluate(config: EvalConfig, *, load: Callable[[Path], Model] | None = None)
         The manifest of the report artifact; its metrics hold the scores.
 
     Raises:
-        EvalError: an input is missing or damaged, no task has items, or a model's figures are not finite.
+        EvalError: an input is missing or damaged, no task has items, a model's figures are not finite, or items stand
+            in a training corpus and that was to be an error.
         CheckpointError: a model cannot be loaded.
     """
     started = clock()
@@ -99,7 +104,10 @@ def evaluate(config: EvalConfig, *, load: Callable[[Path], Model] | None = None)
     items, skipped = build_items(config.tasks, inputs, config.limits, config.seed)
     for skip in skipped:
         say(f"{skip.task} skipped: {skip.reason}")
-    overlaps = find_overlaps(items, inputs)
+    others = tuple(other_corpora(config.models, config.corpus))
+    learned = (document for corpus in others for document in read_documents(corpus / "train.jsonl"))
+    overlaps = overlaps_of(items, chain(inputs.train, learned))
+    _guard(config, overlaps)
     heldout = [item.text.encode() for item in items.get(BITS, ()) if isinstance(item, Passage)]
     train = within([document.text.encode() for document in inputs.train], config.baseline_bytes)
     methods = BASELINES if config.baselines and heldout and train else {}
@@ -120,9 +128,9 @@ def evaluate(config: EvalConfig, *, load: Callable[[Path], Model] | None = None)
         config.seed,
         tuple(_scores(outcomes, baselines, overlaps, heldout, config.seed)),
         tuple(c for task, by_model in outcomes.items() for c in compare(task, by_model, config.seed)),
-        tuple(Contamination(task, o.items, o.testable, o.overlapping) for task, o in overlaps.items()),
+        tuple(Contamination(task, o.items, o.testable, o.overlapping, o.examples) for task, o in overlaps.items()),
         (*skipped, *refused),
-        tuple(_notes(items, inputs, heldout, train if baselines else [])),
+        (*_notes(items, inputs, heldout, train if baselines else []), *_checked(config, others)),
     )
     with write_artifact(
         config.output,
@@ -200,6 +208,30 @@ def _notes(
             f"Baselines see the same documents and {sum(map(len, train)):,} bytes of training text, {len(train)} of "
             f"{len(inputs.train)} documents: {NOTE}"
         )
+
+
+def _guard(config: EvalConfig, overlaps: Mapping[str, Overlap]) -> None:
+    """Say that items are contaminated, or fail where that was asked for."""
+    found = {task: overlap for task, overlap in overlaps.items() if overlap.overlapping}
+    if not found:
+        return
+    named = ", ".join(f"{task}: {overlap.overlapping} of {overlap.items}" for task, overlap in found.items())
+    if config.contaminated == "fail":
+        raise EvalError(
+            f"items stand in the training text ({named})",
+            "Decontaminate the corpus and train anew, or report clean and contaminated items apart with "
+            "--contaminated report",
+        )
+    say(f"items that stand in the training text: {named}; scores without and with them are told apart")
+
+
+def _checked(config: EvalConfig, others: Sequence[Path]) -> Iterator[str]:
+    """Which training text was searched for the items, and what could not be."""
+    searched = ", ".join(map(str, (config.corpus, *others)))
+    yield f"Items were looked for in the training text of {searched}."
+    for name, path in config.models.items():
+        if unknown := learned_from(path).unknown:
+            yield f"{name}: {unknown}, so it may have learned from text that was not searched."
 
 
 def _parents(config: EvalConfig) -> dict[str, Path]:

@@ -32,20 +32,23 @@ def read_inputs(corpus: Path, *, conversations: Path | None, questions: Path | N
         EvalError: a file is missing or damaged, or a row lacks a field.
         DataError: the conversations are.
     """
-    train, validation = (_documents(corpus / f"{split}.jsonl") for split in ("train", "validation"))
+    train, validation = (list(read_documents(corpus / f"{split}.jsonl")) for split in ("train", "validation"))
     if conversations is None:
         conversations = next((m / HELD_OUT for m in models if (m / HELD_OUT).is_file()), None)
     held_out: list[list[Message]] = load_conversations(conversations) if conversations is not None else []
     return Inputs(train, validation, held_out, _questions(questions) if questions is not None else [])
 
 
-def _documents(file: Path) -> list[Document]:
-    documents = []
+def read_documents(file: Path) -> Iterator[Document]:
+    """The documents of one split of a corpus, one at a time.
+
+    Raises:
+        EvalError: the file is missing or damaged.
+    """
     for place, row in _rows(file):
         if not isinstance(row.get("text"), str):
             raise EvalError(f"{place} has no field 'text' of text", "Give a corpus made by `lmworks data prepare`")
-        documents.append(Document(str(row.get("id", "")), row["text"], str(row.get("source", ""))))
-    return documents
+        yield Document(str(row.get("id", "")), row["text"], str(row.get("source", "")))
 
 
 def _questions(path: Path) -> list[Mapping[str, Any]]:

@@ -20,9 +20,11 @@ class Contamination:
     task: str
     items: int
     testable: int
-    """Items of at least 13 words."""
+    """Items of at least eight words."""
     overlapping: int
-    """Items that share 13 consecutive words with the training text."""
+    """Items that the training text holds: 13 words in a row, or all of a shorter one."""
+    examples: tuple[tuple[str, str], ...] = ()
+    """Of some of them: the training document and the words."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,18 @@ def grids(results: Results) -> list[Grid]:
         ),
         Grid(
             "Overlap with the training text",
-            ("task", "items", "with 13 words or more", "sharing 13 words in a row"),
+            ("task", "items", "with 8 words or more", "found in the training text"),
             tuple((c.task, str(c.items), str(c.testable), str(c.overlapping)) for c in results.contamination),
+        ),
+        Grid(
+            "Clean and contaminated items apart",
+            ("task", "metric", "model", "all items", "clean", "contaminated"),
+            tuple(
+                (s.task, s.metric, s.model, f"{s.value:.4f}", "" if s.clean_value is None else f"{s.clean_value:.4f}",
+                 f"{s.contaminated_value:.4f}")
+                for s in results.scores
+                if s.contaminated_value is not None
+            ),
         ),
         Grid(
             "Not measured",

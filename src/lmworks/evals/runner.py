@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lmworks.core.errors import EvalError
+from lmworks.core.generation import Document
 from lmworks.core.sampling import SamplingParams
-from lmworks.evals.contamination import NgramIndex, Overlap
+from lmworks.evals.contamination import Overlap, find_overlaps
 from lmworks.evals.generation import generate_until
 from lmworks.evals.likelihood import multiple_choice
 from lmworks.evals.perplexity import bits_per_byte
@@ -48,13 +49,10 @@ def build_items(
     return items, skipped
 
 
-def find_overlaps(items: Mapping[str, Sequence[Item]], inputs: Inputs) -> dict[str, Overlap]:
+def overlaps_of(items: Mapping[str, Sequence[Item]], documents: Iterable[Document]) -> dict[str, Overlap]:
     """Look up the items of each held-out task in the training text; tasks built from that text are left out."""
     heldout = {name: [_text(item) for item in its] for name, its in items.items() if TASKS[name].heldout}
-    if not heldout:
-        return {}
-    index = NgramIndex(document.text for document in inputs.train)
-    return {name: index.check(texts) for name, texts in heldout.items()}
+    return find_overlaps(heldout, documents) if heldout else {}
 
 
 def run_task(

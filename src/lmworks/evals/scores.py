@@ -46,8 +46,10 @@ class Score:
     high: float | None
     n: int
     clean_value: float | None
-    """The value over items that share no 13 words with the training text; None where unknown or meaningless."""
+    """The value over items that the training text does not hold; None where unknown or meaningless."""
     higher_is_better: bool
+    contaminated_value: float | None = None
+    """The value over the items that it holds; None where there are none."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +81,19 @@ def score(model: str, task: str, outcome: Outcome, found: Sequence[bool] | None,
     for name, figures in outcome.figures.items():
         metric = METRICS[name]
         interval = _interval(metric, figures, sizes, seed)
-        clean = None if found is None else [i for i, seen in enumerate(found) if not seen]
-        clean_value = sum(figures[i] for i in clean) / sum(sizes[i] for i in clean) if clean else None
+        clean, contaminated = (
+            None if found is None else _mean(figures, sizes, [i for i, seen in enumerate(found) if seen is wanted])
+            for wanted in (False, True)
+        )
         scores.append(
-            Score(model, task, name, interval.value, interval.low, interval.high, interval.n, clean_value,
-                  metric.higher_is_better)
+            Score(model, task, name, interval.value, interval.low, interval.high, interval.n, clean,
+                  metric.higher_is_better, contaminated)
         )  # fmt: skip
     return scores
+
+
+def _mean(figures: Sequence[float], sizes: Sequence[float], chosen: Sequence[int]) -> float | None:
+    return sum(figures[i] for i in chosen) / sum(sizes[i] for i in chosen) if chosen else None
 
 
 def _interval(metric: Metric, figures: Sequence[float], sizes: Sequence[float], seed: int) -> Interval:
