@@ -15,9 +15,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.rendezvous import rendezvous
 
 from lmworks.core.errors import ParallelError
 from lmworks.parallel.config import DIMENSIONS, ParallelConfig
+from lmworks.parallel.rendezvous import fresh_store
 
 TIMEOUT = timedelta(minutes=10)
 """How long a rank waits for the others before it reports that one is missing."""
@@ -121,7 +123,10 @@ def process_group(device_type: str = "cpu", timeout: timedelta = TIMEOUT) -> Ite
                 "Start as many processes on a host as it has devices, or train on the CPU",
             )
         torch.cuda.set_device(_local_rank())
-    dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=timeout)
+    store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+    store = fresh_store(store, rank, world_size, timeout)
+    backend = "nccl" if device_type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     try:
         yield
     finally:
