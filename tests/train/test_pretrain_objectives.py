@@ -2,21 +2,43 @@
 
 import json
 import math
+import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pretrain_case import corpus
+from safetensors.torch import load_file
 
 from lmworks.core.errors import ConfigError, DataError
+from lmworks.core.lineage import write_artifact
+from lmworks.data.tokens.packing import PackedRows
+from lmworks.data.tokens.token_store import TokenStore
 from lmworks.data.tokens.tokenize import TokenizeConfig, tokenize
-from lmworks.models.hub import load_pretrained
+from lmworks.data.tokens.whole_documents import WholeDocuments
+from lmworks.models.build import build_model
+from lmworks.models.families import family_named
+from lmworks.models.hub import load_pretrained, save_pretrained
+from lmworks.models.transformer import Transformer
+from lmworks.objectives.arrange import documents_of, join
+from lmworks.objectives.contrastive import contrastive, info_nce, siglip
 from lmworks.objectives.draws import Draws
+from lmworks.objectives.source_target import for_decoder
 from lmworks.tokenization import load_tokenizer
 from lmworks.tokenization.training import TokenizerConfig, train_tokenizer
-from lmworks.train.objective_wiring import continues_word, crop_pairs, longest_document, pairs_by_separator, wire
+from lmworks.train.objective_wiring import (
+    continues_word,
+    crop_pairs,
+    longest_document,
+    pairs_by_separator,
+    teaching_or_nothing,
+    wire,
+)
 from lmworks.train.pretrain import PretrainConfig, pretrain
+from lmworks.train.run_log import RunLog
 
 VOCAB = 320
 SPECIAL = ("<mask>", "<fim_prefix>", "<fim_suffix>", "<fim_middle>", "[NLU]", "[S2S]", "[NLG]")
@@ -201,3 +223,146 @@ def test_a_separator_parts_source_and_target() -> None:
     documents = [np.array(ids) for ids in ([5, 6, 9, 7, 9, 8], [5, 6], [5, 9], [9, 4])]
     pairs = pairs_by_separator(documents, Draws(0, 0), separator=9)
     assert [(p.source.tolist(), p.target.tolist()) for p in pairs] == [([5, 6, 9], [7, 9, 8]), ([9], [4])]
+
+
+def test_a_row_without_pairs_teaches_nothing_and_is_no_error() -> None:
+    arrangement = for_decoder(lambda documents, draws: pairs_by_separator(documents, draws, separator=9))
+    made = teaching_or_nothing(arrangement, np.array([9, 9]))([np.array([5, 6])], Draws(0, 0))
+    assert made.num_tokens == 1
+    assert made.loss_weights.tolist() == [0.0]
+
+
+def write_pairs(folder: Path, share: float) -> Path:
+    """Questions that name a word and answers that repeat it; of the documents the given share is of that form."""
+    words = ["cat", "dog", "sun", "sea", "red", "owl"]
+    with write_artifact(folder / "corpus", "corpus", config={}) as writer:
+        for split, documents in (("train", 60), ("validation", 12)):
+            with (writer.folder / f"{split}.jsonl").open("w") as file:
+                for i in range(documents):
+                    word = words[i % len(words)]
+                    text = (
+                        f"say {word}\n{word} {word}" if (i * 7 % 10) / 10 < share else f"only {word} and no answer " * 3
+                    )
+                    file.write(json.dumps({"id": f"{i}", "text": text, "source": "t", "license": "CC0"}) + "\n")
+    return folder / "corpus"
+
+
+@pytest.mark.parametrize("preset", ["t5", "gpt2"])
+def test_pairs_by_separator_are_learned_from_rows(inputs: Path, tmp_path: Path, preset: str) -> None:
+    """Half of the documents have no separator; micro-batches in which none has one are passed over."""
+    corpus_folder = write_pairs(tmp_path, 0.5)
+    tokenize(TokenizeConfig(corpus=corpus_folder, tokenizer=inputs / "tokenizer", output=tmp_path / "tokens"))
+    settings = {"train.steps": 15, "train.batch_tokens": 512, "train.micro_batch_tokens": 64}
+    asked = config(inputs, tmp_path / "model", preset, {"kind": "seq2seq"}, **settings)
+    manifest = pretrain(asked.model_copy(update={"tokens": tmp_path / "tokens"}))
+    records = [json.loads(line) for line in (tmp_path / "model" / "metrics.jsonl").read_text().splitlines()]
+    assert records[0]["loss"] == pytest.approx(math.log(VOCAB), rel=0.03)
+    assert records[-1]["loss"] < 0.8 * records[0]["loss"]
+    assert manifest.metrics["validation_loss"] < 0.8 * records[0]["loss"]
+
+
+def test_rows_of_whole_documents_hold_each_document_once(inputs: Path) -> None:
+    store = TokenStore(inputs / "tokens" / "train")
+    rows = WholeDocuments(store, 16, 3)
+    per_epoch = math.ceil(rows.rows_per_epoch)
+    together = rows.rows(0, per_epoch)
+    begun = [ids.tolist() for ids in documents_of(together)][: len(store)]
+    assert sorted(begun) == sorted(store[i][:16].tolist() for i in range(len(store)))
+    apart = join([rows.rows(row, 1) for row in range(per_epoch)])
+    for name in ("input_ids", "positions", "cu_seqlens", "targets", "loss_weights"):
+        assert torch.equal(getattr(together, name), getattr(apart, name)), name
+    ends = together.cu_seqlens[1:].long() - 1
+    assert not together.loss_weights[ends].any()
+    inside = torch.ones(together.num_tokens, dtype=torch.bool)
+    inside[ends] = False
+    assert torch.equal(together.targets[inside], together.input_ids[1:][inside[:-1]])
+
+
+def embedder(hidden_size: int = 16) -> Transformer:
+    """A tiny BERT whose head gives vectors."""
+    sizes = {
+        "hidden_size": hidden_size, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+        "max_position_embeddings": 64, "vocab_size": VOCAB, "pad_token_id": 0, "architectures": ["BertModel"],
+    }  # fmt: skip
+    return build_model(family_named("bert").config_from_hf(sizes), seed=0)
+
+
+@pytest.mark.parametrize(("loss", "at_most"), [("info_nce", 0.7), ("siglip", 0.9)])
+def test_crops_of_one_text_come_nearer_end_to_end(inputs: Path, tmp_path: Path, loss: str, at_most: float) -> None:
+    save_pretrained(embedder(), tmp_path / "start")
+    objective = {"kind": "contrastive", "loss": loss, "pairs_per_row": 2, "shortest_crop": 0.8}
+    asked = config(inputs, tmp_path / "model", "bert", objective).to_dict()
+    del asked["model"]
+    # One row over and over, of which other crops are taken each time.
+    asked["train"] |= {"steps": 30, "batch_tokens": 64, "micro_batch_tokens": 64}
+    asked["train"]["optimizer"]["lr"] = 0.01
+    store = TokenStore(inputs / "tokens" / "train")
+    once = PackedRows(store, 64, 0).rows
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PackedRows, "rows", lambda self, start, count: once(0, count))
+        pretrain(PretrainConfig.parse(asked | {"init_from": tmp_path / "start"}))
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "model" / "metrics.jsonl").read_text().splitlines()]
+    assert np.mean(losses[-5:]) < at_most * np.mean(losses[:5])
+
+
+def test_contrastive_losses_of_identical_vectors_are_closed_forms() -> None:
+    """Where all vectors are equal every pair is as likely as any other, whatever the temperature."""
+    batch = crop_pairs([np.array([5, 5, 5, 5, 5, 5, 5, 5])], Draws(0, 0), pairs=4, shortest=1.0)
+    for temperature in (0.05, 1.0):
+        found = contrastive(embedder(), batch, loss=partial(info_nce, temperature=temperature), group_pairs=4)
+        assert float(found.loss_sum.detach()) == pytest.approx(4 * math.log(4), rel=1e-5)
+        assert float(found.n_targets) == 4
+    found = contrastive(embedder(), batch, loss=siglip, group_pairs=4)  # all cosines are 1, times 10 less 10: σ(0)
+    assert float(found.loss_sum.detach()) == pytest.approx(16 * math.log(2), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["multi_token", "replaced", "permutation", "ul2"])
+def test_a_stopped_run_goes_on_with_the_same_bits(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    preset, objective = CASES[name]
+    pretrain(config(inputs, tmp_path / "straight", preset, objective))
+    record = RunLog.step
+
+    def stop_at_two(log: RunLog, made: dict[str, Any]) -> None:
+        record(log, made)
+        if made["step"] == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "step", stop_at_two)
+        with pytest.raises(SystemExit):
+            pretrain(config(inputs, tmp_path / "stopped", preset, objective))
+    pretrain(config(inputs, tmp_path / "stopped", preset, objective))
+    one, other = (load_file(tmp_path / folder / "model.safetensors") for folder in ("straight", "stopped"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize(
+    ("preset", "objective", "message"),
+    [
+        ("bert", {"kind": "masked_lm", "mask_token": "[HIDE]"}, r"needs the token '\[HIDE\]'.*special_tokens"),
+        ("gpt2", {"fill_in_the_middle": {"middle_token": "<mid>"}}, "needs the token '<mid>'"),
+        ("t5", {"kind": "ul2", "mode_tokens": {"R": "[R]"}}, r"needs the token '\[R\]'"),
+    ],
+)
+def test_a_token_that_the_tokenizer_lacks_is_named(
+    inputs: Path, tmp_path: Path, preset: str, objective: dict, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        pretrain(config(inputs, tmp_path / "model", preset, objective))
+    assert not list(tmp_path.iterdir())
+
+
+def test_sentinels_that_the_tokenizer_lacks_are_counted(inputs: Path, tmp_path: Path) -> None:
+    train_tokenizer(TokenizerConfig(corpus=inputs / "corpus", output=tmp_path / "plain", vocab_size=VOCAB))
+    tokenize(TokenizeConfig(corpus=inputs / "corpus", tokenizer=tmp_path / "plain", output=tmp_path / "tokens"))
+    asked = config(inputs, tmp_path / "model", "t5", {"kind": "span_corruption"})
+    paths = {"tokens": tmp_path / "tokens", "tokenizer": tmp_path / "plain"}
+    with pytest.raises(
+        ConfigError, match=r"hides up to 3 spans in rows of 64 tokens.* tokenizer has 0.*num_sentinels: 3"
+    ):
+        pretrain(asked.model_copy(update=paths))
+    assert not (tmp_path / "model.checkpoints").exists()

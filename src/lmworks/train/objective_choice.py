@@ -131,7 +131,7 @@ class PermutationObjective(Config):
 class Seq2SeqObjective(LanguageModeling):
     """What follows a separator from what stands before it. For encoder-decoders and decoders.
 
-    Documents without the separator, and pieces that a row's end cut off from theirs, teach nothing.
+    Rows hold whole documents. Those without the separator teach nothing.
     """
 
     kind: Literal["seq2seq"] = "seq2seq"

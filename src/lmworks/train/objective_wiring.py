@@ -7,14 +7,17 @@ Knows no files and no loop.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from lmworks.core.errors import ConfigError, DataError
+from lmworks.data.tokens.packing import PackedRows
+from lmworks.data.tokens.whole_documents import WholeDocuments
 from lmworks.models.build import build_model
 from lmworks.models.config import ModelConfig
 from lmworks.models.head_slots import MaskedLMHead
@@ -22,7 +25,7 @@ from lmworks.models.multi_token import MultiTokenTransformer
 from lmworks.models.slots import AttentionConfig, MLPConfig
 from lmworks.models.transformer import Transformer
 from lmworks.nn.batch import Batch
-from lmworks.objectives.arrange import Arrangement, Documents, packed
+from lmworks.objectives.arrange import Arrangement, Documents, TokenIds, packed
 from lmworks.objectives.causal_lm import causal_lm
 from lmworks.objectives.contrastive import contrastive, info_nce, siglip
 from lmworks.objectives.draws import Draws
@@ -74,6 +77,8 @@ class WiredObjective:
     """What a row's documents become; None leaves packed rows as they are."""
     module: Callable[[Transformer, int], nn.Module]
     """What is trained, of the model and a seed: the model itself, or the model with a part that training alone has."""
+    rows: type[PackedRows] = PackedRows
+    """How documents are laid into rows."""
 
     @property
     def next_tokens(self) -> bool:
@@ -138,14 +143,14 @@ def wire(objective: ObjectiveChoice, model: ModelConfig, tokenizer: Tokenizer, s
         case SpanCorruptionObjective() | UL2Objective() | PrefixLMObjective() | Seq2SeqObjective():
             pairs = _pairs(objective, tokenizer, sequence_length)
             if shape == "decoder":
-                return WiredObjective(_smoothed(prefix_lm, objective), for_decoder(pairs), _as_it_is)
+                return _of_pairs(objective, prefix_lm, for_decoder(pairs), tokenizer)
             start = model.decoder_start_token_id
             if start is None:
                 raise ConfigError(
                     f"the {model.family} model names no decoder_start_token_id, which its decoder begins with",
                     "Write it into the model's config.json",
                 )
-            return WiredObjective(_smoothed(seq2seq, objective), for_encoder_decoder(pairs, start), _as_it_is)
+            return _of_pairs(objective, seq2seq, for_encoder_decoder(pairs, start), tokenizer)
 
 
 def longest_document(objective: ObjectiveChoice, shape: str, sequence_length: int) -> int:
@@ -216,6 +221,19 @@ def crop_pairs(documents: Documents, draws: Draws, *, pairs: int, shortest: floa
             start = draws.below(len(text) - length + 1)
             crops.append(text[start : start + length])
     return packed(Batch, crops, crops, [np.ones(len(crop)) for crop in crops])
+
+
+def teaching_or_nothing(arrangement: Arrangement, filler: TokenIds) -> Arrangement:
+    """The arrangement; a row in which it finds nothing becomes `filler` arranged, with no weight."""
+
+    def arrange(documents: Documents, draws: Draws) -> Batch:
+        made = arrangement(documents, draws)
+        if made.num_tokens:
+            return made
+        made = arrangement([filler], draws)
+        return replace(made, loss_weights=torch.zeros_like(made.loss_weights))
+
+    return arrange
 
 
 def pairs_by_separator(documents: Documents, draws: Draws, *, separator: int) -> list[SourceTarget]:
@@ -328,6 +346,17 @@ def _pairs(
         sentinel_token_ids=tuple(sentinels), eos_token_id=eos, mode_token_ids=modes, denoisers=objective.denoisers
     )
     return partial(ul2, config=mixture)
+
+
+def _of_pairs(
+    objective: LanguageModeling, loss: Callable[..., object], arrangement: Arrangement, tokenizer: Tokenizer
+) -> WiredObjective:
+    if not isinstance(objective, Seq2SeqObjective):
+        return WiredObjective(_smoothed(loss, objective), arrangement, _as_it_is)
+    filler = np.array(2 * tokenizer.encode(objective.separator))
+    return WiredObjective(
+        _smoothed(loss, objective), teaching_or_nothing(arrangement, filler), _as_it_is, WholeDocuments
+    )
 
 
 def _generator_config(model: ModelConfig, share: float) -> ModelConfig:

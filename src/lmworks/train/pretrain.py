@@ -22,7 +22,6 @@ from lmworks.core.errors import ConfigError, DataError, MissingExtraError
 from lmworks.core.lineage import Manifest, clock, content_hash, write_artifact
 from lmworks.core.progress import say
 from lmworks.data.tokens.mixing import MixtureConfig, Name
-from lmworks.data.tokens.packing import PackedRows
 from lmworks.data.tokens.token_store import TokenStore
 from lmworks.models.accounting import flops_per_token
 from lmworks.models.build import build_model
@@ -153,7 +152,7 @@ def assemble(config: PretrainConfig, run_folder: Path, version: str = "") -> Pre
     if config.anchor is not None and config.init_from is not None:
         known = None if config.anchor.fisher is None else load_fisher(config.anchor.fisher, config.init_from)
         objective = AnchoredObjective(objective, module, config.anchor.strength, known)
-    mixture = mixed_rows(config.tokens, sources, config.train)
+    mixture = mixed_rows(config.tokens, sources, config.train, wired.rows)
     rows = mixture if wired.arrangement is None else ArrangedRows(mixture, wired.arrangement, config.train.seed)
     shares = shares_of(mixture, sources, config.train)
     trainer = Trainer(
@@ -291,7 +290,7 @@ def _validation(
         for source in sources:
             if not len(source.validation):
                 raise DataError(f"{source.validation.path} holds no documents", "Keep some documents for validation")
-            packed = PackedRows(source.validation, length, config.train.seed)
+            packed = wired.rows(source.validation, length, config.train.seed)
             count = math.ceil(packed.rows_per_epoch * min(1.0, at_most / len(source.validation)))
             arranged = (
                 packed if wired.arrangement is None else ArrangedRows(packed, wired.arrangement, config.train.seed)

@@ -50,14 +50,22 @@ def open_sources(tokens: Path | MixtureConfig, tokenizer: Tokenizer, tokenizer_p
     return sources
 
 
-def mixed_rows(tokens: Path | MixtureConfig, sources: list[Source], train: TrainConfig) -> PackedRows | MixedRows:
+def mixed_rows(
+    tokens: Path | MixtureConfig, sources: list[Source], train: TrainConfig, kind: type[PackedRows] = PackedRows
+) -> PackedRows | MixedRows:
     """The rows of all sources; the first has the run's seed, so that one alone is what it would be by itself.
+
+    Args:
+        tokens: which say how sources are mixed.
+        sources: of them.
+        train: the run.
+        kind: of rows.
 
     Raises:
         DataError: a source has no documents, or not enough for the run.
     """
     length, seed = train.sequence_length, train.seed
-    packed = [PackedRows(source.train, length, seed + 1_000_003 * i) for i, source in enumerate(sources)]
+    packed = [kind(source.train, length, seed + 1_000_003 * i) for i, source in enumerate(sources)]
     if isinstance(tokens, Path):
         return packed[0]
     total = train.total_tokens // length
