@@ -43,17 +43,46 @@ def decompressed(stream: IO[bytes], how: str, name: str, limit: int = MAX_FILE_B
     elif how == ".xz":
         opened = lzma.LZMAFile(stream)  # noqa: SIM115 - closed below
     elif how == ".zst":
-        require("zstandard", "data")
-        import zstandard
-
-        opened = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(
-            stream, read_across_frames=True, closefd=False
-        )
+        opened = _ZstandardReader(stream)
     try:
         yield io.BufferedReader(BoundedReader(_NamedDamage(opened, name, how), limit, name), 1 << 16)
     finally:
         if opened is not stream:
             opened.close()
+
+
+class _ZstandardReader(io.RawIOBase):
+    """Frames one after the other; unlike the library's own stream reader it tells where one is cut off."""
+
+    _STEP = 1024
+    """Bytes decompressed at once: four of them may become 128 KiB."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        require("zstandard", "data")
+        import zstandard
+
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27)
+        self._stream, self._frame, self._made = stream, self._decompressor.decompressobj(), b""
+        self._inside = False
+        """In the middle of a frame."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """At most `size` bytes; none at the end."""
+        while not self._made:
+            block = self._stream.read(self._STEP)
+            if not block:
+                if self._inside:
+                    raise EOFError("the last frame is cut off")
+                return b""
+            made = []
+            while block:
+                made.append(self._frame.decompress(block))
+                self._inside, block = not self._frame.eof, self._frame.unused_data if self._frame.eof else b""
+                if not self._inside:
+                    self._frame = self._decompressor.decompressobj()
+            self._made = b"".join(made)
+        taken, self._made = self._made[:size], self._made[size:]
+        return taken
 
 
 class _NamedDamage:
@@ -68,7 +97,7 @@ class _NamedDamage:
         except OSError as error:  # of bz2 and the disk alike; `gzip.BadGzipFile` is one of them
             raise self._damaged(error) from error
         except Exception as error:
-            if self._how in (".xz", ".zst") and type(error).__module__ in ("_lzma", "lzma", "zstandard", "zstd"):
+            if self._how in (".xz", ".zst") and type(error).__module__.partition(".")[0] in ("_lzma", "zstandard"):
                 raise self._damaged(error) from error
             raise
 

@@ -39,6 +39,7 @@ _SURROUNDING = frozenset((
 ))  # fmt: skip
 _ROLES = frozenset(("navigation", "search", "banner", "contentinfo", "complementary"))
 _MIN_COVERED = 0.75
+_MIN_COVERED_DECLARED = 0.5
 _MAX_LINKS = 0.25
 _SPACES = re.compile(r"[ \t\r\n\f]+")
 _LICENSE = re.compile(
@@ -86,20 +87,22 @@ def _main_text(page: str) -> str:
         main = trafilatura.extract(page, include_comments=False) or ""
     except (RecursionError, ValueError, AssertionError):
         main = ""
-    whole, of_links = _whole(page)
+    whole, of_links, declared = _whole(page)
     found = len("".join(main.split()))
     size = len("".join(whole.split()))
+    if declared and found >= _MIN_COVERED_DECLARED * size:
+        return whole
     return whole if found >= _MIN_COVERED * size and of_links <= _MAX_LINKS * max(size, 1) else main
 
 
-def _whole(page: str) -> tuple[str, int]:
-    """All text outside of navigation, listings as they are, and how many of its characters are links."""
+def _whole(page: str) -> tuple[str, int, bool]:
+    """All text outside of navigation, listings as they are; characters in links; whether a main part is marked."""
     from lxml import etree, html
 
     try:
         tree = html.document_fromstring(page.encode("utf-8", "replace"), html.HTMLParser(encoding="utf-8"))
     except (etree.ParserError, ValueError):
-        return "", 0
+        return "", 0, False
     declared = tree.xpath("//main | //*[@role='main']")
     parts: list[str] = []
     of_links = kept_as_is = in_links = 0
@@ -128,7 +131,7 @@ def _whole(page: str) -> tuple[str, int]:
             kept_as_is += name == "pre"
             in_links += name == "a"
             add(element.text)
-    return _lines("".join(parts)), of_links
+    return _lines("".join(parts)), of_links, len(declared) == 1
 
 
 def _surrounds(element: Any) -> bool:

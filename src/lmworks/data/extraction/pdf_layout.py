@@ -116,8 +116,8 @@ def _edges(page: Sequence[Line]) -> list[tuple[str, int, Line]]:
 
 
 def _shape(text: str) -> str:
-    """A line with its numbers blurred, so that page 3 looks like page 4."""
-    return re.sub(r"\d+|\b[ivxlc]+\b", "#", " ".join(text.lower().split()))
+    """A line with the numbers at its ends blurred, so that page 3 looks like page 4."""
+    return re.sub(r"^(?:\d+|[ivxlc]+)\b|\b(?:\d+|[ivxlc]+)$", "#", " ".join(text.lower().split()))
 
 
 def _paragraphs(lines: Sequence[Line], vocabulary: Counter[str]) -> str:

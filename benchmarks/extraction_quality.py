@@ -1,0 +1,253 @@
+"""How well HTML and PDF become text, against documents that ship with the text they were made from.
+
+Manuals of Debian packages come as HTML and PDF beside plain text or the reStructuredText of the same words; pypdf's
+sdist has PDFs that are awkward in known ways. Both are fetched once with `apt-get download` and `pip download`. Scored
+are words (F1 of multisets) and, for their order, runs of four words; Han characters and kana count as words each,
+addresses and tables of contents do not count. Needs pypdf, pdfminer.six and resiliparse beside the extra `data`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import io
+import os
+import random
+import re
+import subprocess
+import sys
+import tarfile
+import time
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from interleaved import finish, row
+
+from lmworks.core.errors import LMWorksError
+from lmworks.data.extraction.html import read_html
+from lmworks.data.extraction.pdf import read_pdf
+
+CACHE = Path.home() / ".cache" / "lmworks" / "benchmarks" / "extraction"
+PACKAGES = (
+    "debian-policy",
+    "debian-reference-en",
+    "debian-reference-zh-cn",
+    "debian-faq",
+    "python3.11-doc",
+    "linux-doc-6.1",
+)
+AWKWARD = "pypdf==7.1.0"
+RUN = 4
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+")
+_CONTENTS = re.compile(r"^(?:Table of Contents|目录)\n(?:\s*\n|\s*(?:\d+|[A-Z])(?:\.\d+)*\.? .*\n)*", re.MULTILINE)
+_NO_TEXT = re.compile(
+    r"^\.\. (?:toctree|index|contents|highlight|module|sectionauthor|moduleauthor|currentmodule|_|SPDX|include|image"
+    r"|figure|testsetup|comment|only|raw)[^\n]*\n(?:[ \t]+[^\n]*\n|\n(?=[ \t]))*",
+    re.MULTILINE,
+)
+Extractor = Callable[[bytes], str]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Files whose texts together are the truth."""
+
+    files: Sequence[bytes]
+    truth: str
+
+
+def fetch() -> Path:
+    """The folder of the unpacked packages, which are brought once."""
+    done = CACHE / "unpacked"
+    if not done.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["apt-get", "download", "-qq", *PACKAGES], cwd=CACHE, check=True)
+        staging = CACHE / f"unpacking-{os.getpid()}"
+        for package in CACHE.glob("*.deb"):
+            subprocess.run(["dpkg-deb", "-x", package, staging], check=True)
+        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", AWKWARD]
+        subprocess.run(pip, cwd=CACHE, check=True)
+        with tarfile.open(next(CACHE.glob("pypdf-*.tar.gz"))) as archive:
+            archive.extractall(staging, filter="data")
+        staging.rename(done)
+    return done
+
+
+def plain(source: str) -> str:
+    """ReStructuredText without what never reaches the page."""
+    source = re.sub(r"^\.\. [\w-]+::", "", _NO_TEXT.sub("", source), flags=re.MULTILINE)
+    source = re.sub(r"^\s+:[\w-]+:.*$", "", source, flags=re.MULTILINE)
+    source = re.sub(r":[\w:+-]+:`(?:[^`<]*<)?~?!?([^`>]*)>?`", r"\1", source)
+    return re.sub(r"`([^`<]+?)\s*<[^`>]+>`__?", r"\1", source)
+
+
+def _packed(path: Path) -> bytes:
+    return gzip.decompress(path.read_bytes())
+
+
+def pdf_cases(root: Path) -> dict[str, list[Case]]:
+    """Whole manuals, and the awkward files that have their text beside them."""
+    share = root / "usr" / "share"
+    policy, faq, reference = share / "doc/debian-policy", share / "doc/debian/FAQ", share / "debian-reference"
+    cases = {
+        "policy": [Case([_packed(policy / "policy.pdf.gz")], _packed(policy / "policy.txt.gz").decode())],
+        "faq": [Case([_packed(faq / "debian-faq.en.pdf.gz")], _packed(faq / "debian-faq.en.txt.gz").decode())],
+    }
+    for language in ("en", "zh-cn"):
+        text = _packed(reference / f"debian-reference.{language}.txt.gz").decode()
+        cases[f"reference {language}"] = [Case([(reference / f"debian-reference.{language}.pdf").read_bytes()], text)]
+    awkward = next(root.glob("pypdf-*")) / "resources"
+    cases["awkward with text"] = [
+        Case([(awkward / f"{name}.pdf").read_bytes()], (awkward / f"{name}.txt").read_text(encoding="utf-8"))
+        for name in ("crazyones", "010-pdflatex-forms")
+        if (awkward / f"{name}.pdf").exists()
+    ]
+    return cases
+
+
+def html_cases(root: Path, most: int) -> dict[str, list[Case]]:
+    """Pages beside their sources, and manuals of many pages beside one text."""
+    share = root / "usr" / "share"
+    cases: dict[str, list[Case]] = {}
+    for name, folder, wanted in (
+        ("python pages", share / "doc/python3.11/html", ""),
+        ("kernel pages", share / "doc/linux-doc-6.1/html", ""),
+        ("kernel pages zh", share / "doc/linux-doc-6.1/html", "translations/zh_CN"),
+    ):
+        found = []
+        for source in sorted((folder / "_sources" / wanted).rglob("*.rst.txt")):
+            inside = source.relative_to(folder / "_sources").as_posix()
+            page = folder / (inside.removesuffix(".rst.txt") + ".html")
+            foreign = not wanted and "translations" in inside
+            if page.exists() and source.stat().st_size > 3000 and not foreign:
+                text = source.read_text(encoding="utf-8", errors="replace")
+                if "kernel-doc::" not in text:
+                    found.append((page, text))
+        chosen = random.Random(0).sample(found, min(most, len(found)))
+        cases[name] = [Case([page.read_bytes()], plain(text)) for page, text in chosen]
+    books = (
+        ("policy", share / "doc/debian-policy/policy.html", "*.html", share / "doc/debian-policy/policy.txt.gz"),
+        ("faq", share / "doc/debian/FAQ", "*.en.html", share / "doc/debian/FAQ/debian-faq.en.txt.gz"),
+        ("reference en", share / "debian-reference", "*.en.html",
+         share / "debian-reference/debian-reference.en.txt.gz"),
+        ("reference zh-cn", share / "debian-reference", "*.zh-cn.html",
+         share / "debian-reference/debian-reference.zh-cn.txt.gz"),
+    )  # fmt: skip
+    for name, folder, pattern, text in books:
+        pages = [p for p in sorted(folder.glob(pattern)) if p.name.split(".")[0] not in ("index", "search", "genindex")]
+        cases[name] = [Case([p.read_bytes() for p in pages], _packed(text).decode())]
+    return cases
+
+
+def words(text: str) -> list[str]:
+    """What is compared."""
+    text = _CONTENTS.sub("", re.sub(r"https?://\S+", " ", unicodedata.normalize("NFKC", text)))
+    return _WORD.findall(text)
+
+
+def f1(found: Sequence[str], truth: Sequence[str], run: int) -> float:
+    """Harmonic mean of precision and recall of runs of words."""
+    have, want = (Counter(zip(*(side[i:] for i in range(run)), strict=False)) for side in (found, truth))
+    common = sum((have & want).values())
+    return 2 * common / max(1, sum(have.values()) + sum(want.values()))
+
+
+def score(extract: Extractor, cases: Sequence[Case]) -> tuple[float, float, float]:
+    """Mean F1 of words, of runs of words, and seconds of the processor."""
+    singles, runs, seconds = [], [], 0.0
+    for case in cases:
+        began = time.process_time()
+        found = words("\n".join(extract(file) for file in case.files))
+        seconds += time.process_time() - began
+        truth = words(case.truth)
+        singles.append(f1(found, truth, 1))
+        runs.append(f1(found, truth, RUN))
+    return sum(singles) / len(cases), sum(runs) / len(cases), seconds
+
+
+def html_contestants() -> dict[str, Extractor]:
+    """Ours and the peers; datatrove's is trafilatura with the settings of its own step."""
+    import trafilatura
+    from resiliparse.extract.html2text import extract_plain_text
+
+    return {
+        "ours": lambda page: read_html(page).text,
+        "trafilatura": lambda page: trafilatura.extract(page.decode("utf-8"), include_comments=False) or "",
+        "datatrove": lambda page: trafilatura.extract(
+            page.decode("utf-8"), favor_precision=True, include_comments=False, deduplicate=True
+        ) or "",
+        "resiliparse": lambda page: extract_plain_text(page.decode("utf-8"), main_content=True, alt_texts=False),
+    }  # fmt: skip
+
+
+def pdf_contestants() -> dict[str, Extractor]:
+    """Ours and the peers; `pypdfium2` is the text layer as it is."""
+    import pypdfium2
+    from pdfminer.high_level import extract_text
+    from pypdf import PdfReader
+
+    return {
+        "ours": lambda data: read_pdf(data).text,
+        "pypdfium2": lambda data: "\n".join(
+            page.get_textpage().get_text_range() for page in pypdfium2.PdfDocument(data)
+        ),
+        "pypdf": lambda data: "\n".join(page.extract_text() for page in PdfReader(io.BytesIO(data)).pages),
+        "pdfminer": lambda data: str(extract_text(io.BytesIO(data))),
+    }
+
+
+def compare(kind: str, cases: dict[str, list[Case]], contestants: dict[str, Extractor]) -> list[dict[str, object]]:
+    """A row for each case and measure."""
+    rows = []
+    for name, items in cases.items():
+        scores = {who: score(extract, items) for who, extract in contestants.items()}
+        for place, measure in ((0, "words"), (1, f"runs of {RUN} words")):
+            ours, theirs = scores["ours"][place], {who: s[place] for who, s in scores.items() if who != "ours"}
+            best = max(theirs, key=theirs.__getitem__)
+            made = row(f"{kind} {name}: {measure}", [ours], "F1", {who: [s] for who, s in theirs.items()}, None)
+            exact = {"ours": round(ours, 4), "theirs": round(theirs[best], 4), "ratio": round(ours / theirs[best], 4)}
+            peers = {who: round(s, 4) for who, s in theirs.items()}
+            seconds = {who: round(s[2], 2) for who, s in scores.items()}
+            rows.append(made | exact | {"peers": peers, "documents": len(items), "processor_seconds": seconds})
+            print(f"{kind} {name} {measure}: {ours:.4f}, {peers}, {seconds}", file=sys.stderr, flush=True)
+    return rows
+
+
+def readable(root: Path) -> dict[str, object]:
+    """How many of the awkward PDFs give text without a password."""
+    files = [f.read_bytes() for f in sorted(next(root.glob("pypdf-*")).rglob("*.pdf"))]
+
+    def count(extract: Extractor) -> float:
+        given = 0
+        for data in files:
+            try:
+                given += bool(extract(data).strip())
+            except (LMWorksError, Exception):  # noqa: BLE001 - what damaged files make a library raise is what is counted
+                continue
+        return float(given)
+
+    counts = {who: count(extract) for who, extract in pdf_contestants().items() if who != "pdfminer"}  # minutes long
+    ours = counts.pop("ours")
+    return row(f"pdf awkward: of {len(files)} give text", [ours], "files", {w: [c] for w, c in counts.items()}, None)
+
+
+def main() -> None:
+    """Run and report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few pages, under a minute once fetched")
+    parser.add_argument("--save", action="store_true", help="keep the result in results/")
+    chosen = parser.parse_args()
+    root = fetch()
+    rows = compare("html", html_cases(root, 5 if chosen.quick else 60), html_contestants())
+    manuals = pdf_cases(root)
+    if chosen.quick:
+        manuals = {"faq": manuals["faq"]}
+    rows += compare("pdf", manuals, pdf_contestants())
+    finish("extraction_quality", [*rows, readable(root)], save=chosen.save)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,338 @@
+"""Every format gives its text, its place and what is known of it, compressed and in archives, here and at a URL."""
+
+import bz2
+import gzip
+import hashlib
+import io
+import json
+import lzma
+import mailbox
+import tarfile
+import zipfile
+from email.message import EmailMessage
+
+import pytest
+
+from lmworks.core.errors import DataError
+from lmworks.core.generation import Document
+from lmworks.data.extraction.encodings import decode_named
+from lmworks.data.extraction.result import UnreadableError
+from lmworks.data.extraction.sources import Rejection, RowFields, input_files, parts, read_documents, read_file
+
+PARAGRAPH = "Rivers carry water from the hills to the sea, and towns grow where two of them meet. "
+CHINESE = "今天天气很好，我们一起去公园散步。孩子们在湖边放风筝，老人坐在树下下棋，大家都很高兴。"
+
+
+def read(path, **fields):
+    items = list(read_documents(path, RowFields(**fields)))
+    return [i for i in items if isinstance(i, Document)], [i for i in items if isinstance(i, Rejection)]
+
+
+def one(path, **fields):
+    documents, rejections = read(path, **fields)
+    assert rejections == []
+    assert len(documents) == 1
+    return documents[0]
+
+
+def zipped(files):
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return data.getvalue()
+
+
+def zstd(data):
+    import zstandard
+
+    return zstandard.ZstdCompressor().compress(data)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "pack"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress), (".zst", zstd)]
+)
+def test_every_compression_is_looked_through_and_its_damage_named(tmp_path, suffix, pack):
+    data = json.dumps({"text": "a row"}).encode() + b"\n"
+    file = tmp_path / f"r.jsonl{suffix}"
+    file.write_bytes(pack(data) + pack(data))
+    documents, rejections = read(file)
+    assert [d.source for d in documents] == [f"r.jsonl{suffix}:1", f"r.jsonl{suffix}:2"]
+    assert rejections == []
+    file.write_bytes(pack(data * 5000)[:-12])
+    assert [r.reason for r in read(file)[1]][-1] in ("unreadable", "bad json")
+    file.write_bytes(b"nothing of the kind at all")
+    assert [r.reason for r in read(file)[1]] == ["unreadable"]
+
+
+def test_rows_know_their_bytes_and_fields(tmp_path):
+    file = tmp_path / "r.jsonl"
+    file.write_text(
+        '{"text": "é", "url": "https://a.example/x", "timestamp": "2020-01-02", "license": "MIT"}\n{"text": "b"}\n'
+    )
+    documents, _ = read(file)
+    data = file.read_bytes()
+    assert documents[0].license == "MIT"
+    assert documents[0].meta["url"] == "https://a.example/x"
+    assert documents[0].meta["date"] == "2020-01-02"
+    for document in documents:
+        assert json.loads(data[document.meta["begin"] : document.meta["end"]])["text"] == document.text
+
+
+def test_parts_of_rows_are_the_whole(tmp_path):
+    file = tmp_path / "r.jsonl"
+    file.write_text("".join(json.dumps({"text": f"row {i}" + "x" * (i * 7 % 50)}) + "\n" for i in range(200)))
+    (found,) = input_files(file)
+    whole = list(read_file(found, RowFields()))
+    for size in (10, 500, 10_000):
+        divided = [d for part in parts(file, size) for d in read_file(found, RowFields(), part)]
+        assert divided == whole
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['[{"text": "a"}, {"text": "b"}, 5]', '{"text": "a"}\n{"text": "b"}\n5\n', '{"text":\n "a"} {"text": "b"} 5'],
+)
+def test_json_arrays_and_sequences_are_streamed(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    documents, rejections = read(tmp_path / "a.json")
+    assert [d.text for d in documents] == ["a", "b"]
+    assert [(r.place, r.reason) for r in rejections] == [("a.json:3", "bad json")]
+
+
+def test_json_values_longer_than_a_block_are_read_whole(tmp_path):
+    long = "word " * 100_000
+    (tmp_path / "a.json").write_text(json.dumps([{"text": long}, {"text": "short"}] * 2))
+    assert [len(d.text) for d in read(tmp_path / "a.json")[0]] == [500_000, 5, 500_000, 5]
+
+
+def test_separated_values_in_any_encoding(tmp_path):
+    (tmp_path / "a.csv").write_bytes(
+        f'id,text,n\nx1,"{CHINESE}\n第二行",5\nx2,short\nx3,{CHINESE},1\n'.encode("gb18030")
+    )
+    documents, rejections = read(tmp_path / "a.csv")
+    assert [(d.id, d.text.splitlines()[-1]) for d in documents] == [("x1", "第二行"), ("x3", CHINESE)]
+    assert [(r.place, r.reason) for r in rejections] == [("a.csv:4", "csv")]
+    (tmp_path / "b.tsv").write_text("text\turl\nhello\thttps://a.example\n")
+    assert one(tmp_path / "b.tsv").meta["url"] == "https://a.example"
+    (tmp_path / "c.csv").write_text("body;n\nx;1\n")
+    assert read(tmp_path / "c.csv")[1][0].reason == "no text field"
+    assert one(tmp_path / "c.csv", text="body").text == "x"
+
+
+HTTP = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\n%s\r\n"
+
+
+def record(kind, content, url="https://a.example/"):
+    head = f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: {url}\r\nWARC-Date: 2020-01-02T03:04:05Z\r\n"
+    return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content + b"\r\n\r\n"
+
+
+def test_web_archives_give_pages_with_their_addresses(tmp_path):
+    page = f"<html><head><title>T</title></head><body><article><p>{PARAGRAPH * 9}</p></article></body></html>".encode()
+    chinese = f"<html><body><main><p>{CHINESE * 5}</p></main></body></html>".encode("gb18030")
+    chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(page), page)
+    packed = gzip.compress(page)
+    items = [
+        record("warcinfo", b"software: x"),
+        record("response", HTTP % (b"text/html", b"") + page),
+        record("response", HTTP % (b"text/html; charset=gb2312", b"") + chinese),
+        record("response", HTTP % (b"text/html", b"Transfer-Encoding: chunked\r\n") + chunked),
+        record("response", HTTP % (b"text/html", b"Content-Encoding: gzip\r\n") + packed),
+        record("response", b"HTTP/1.1 404 Not Found\r\n\r\nno"),
+        record("response", HTTP % (b"image/png", b"") + b"\x89PNG"),
+        record("conversion", b"plain text", "https://b.example/"),
+    ]
+    items[-1] = items[-1].replace(b"WARC-Date", b"Content-Type: text/plain\r\nWARC-Date")
+    (tmp_path / "a.warc.gz").write_bytes(b"".join(map(gzip.compress, items)))
+    documents, rejections = read(tmp_path / "a.warc.gz")
+    assert [d.text.count("Rivers") for d in documents] == [9, 0, 9, 9, 0]
+    assert CHINESE in documents[1].text
+    assert documents[0].meta["url"] == "https://a.example/"
+    assert documents[0].meta["title"] == "T"
+    assert documents[0].meta["date"].startswith("2020-01-02")
+    assert documents[0].meta["begin"] == len(items[0])
+    assert [r.reason for r in rejections] == ["http status", "unsupported"]
+    (tmp_path / "b.warc").write_bytes(b"".join(items)[:-30])
+    assert read(tmp_path / "b.warc")[1][-1].reason == "warc"
+
+
+WORD = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+CORE = '<c xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:title>Title</dc:title><dc:creator>Ann</dc:creator></c>'
+
+
+def test_office_files(tmp_path):
+    body = "".join(
+        f"<w:p><w:r><w:t>{t}</w:t></w:r><w:del><w:r><w:delText>gone</w:delText></w:r></w:del></w:p>"
+        for t in ("One", "二")
+    )
+    table = (
+        "<w:tbl><w:tr>"
+        + "".join(f"<w:tc><w:p><w:r><w:t>{t}</w:t></w:r></w:p></w:tc>" for t in "ab")
+        + "</w:tr></w:tbl>"
+    )
+    (tmp_path / "a.docx").write_bytes(zipped({
+        "word/document.xml": f"<w:document {WORD}><w:body>{body}{table}</w:body></w:document>",
+        "docProps/core.xml": CORE,
+    }))  # fmt: skip
+    document = one(tmp_path / "a.docx")
+    assert document.text.split() == ["One", "二", "a", "b"]
+    assert "One\n二\na" in document.text
+    assert (document.meta["title"], document.meta["author"]) == ("Title", "Ann")
+    assert document.meta["sha256"] == hashlib.sha256((tmp_path / "a.docx").read_bytes()).hexdigest()
+    odt = '<o xmlns:t="urn:oasis:names:tc:opendocument:xmlns:text:1.0">'
+    odt += "<t:h>Head</t:h><t:p>Some <t:span>text</t:span>.</t:p></o>"
+    (tmp_path / "b.odt").write_bytes(zipped({"content.xml": odt}))
+    assert one(tmp_path / "b.odt").text == "Head\nSome text.\n"
+
+
+def test_epub_chapters_follow_the_spine(tmp_path):
+    chapter = "<html xmlns='http://www.w3.org/1999/xhtml'><body><p>{} " + PARAGRAPH + "</p></body></html>"
+    opf = (
+        '<package xmlns="http://www.idpf.org/2007/opf"><metadata xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:title>Book'
+        '</dc:title><dc:rights>CC-BY-4.0</dc:rights></metadata><manifest><item id="n" href="n.xhtml" properties="nav"/>'
+        '<item id="a" href="t/a%20b.xhtml"/><item id="b" href="b.xhtml"/><item id="c" href="missing.xhtml"/></manifest>'
+        '<spine><itemref idref="n"/><itemref idref="b"/><itemref idref="a"/><itemref idref="c"/></spine></package>'
+    )
+    container = '<c xmlns="urn:x"><rootfile full-path="E/p.opf"/></c>'
+    (tmp_path / "a.epub").write_bytes(zipped({
+        "META-INF/container.xml": container, "E/p.opf": opf, "E/n.xhtml": chapter.format("Contents"),
+        "E/b.xhtml": chapter.format("First"), "E/t/a b.xhtml": chapter.format("Second"),
+    }))  # fmt: skip
+    document = one(tmp_path / "a.epub")
+    assert document.text.index("First") < document.text.index("Second")
+    assert "Contents" not in document.text
+    assert (document.meta["title"], document.license) == ("Book", "CC-BY-4.0")
+
+
+def test_mail_and_mailboxes(tmp_path):
+    message = EmailMessage()
+    message["Subject"], message["From"], message["Message-ID"] = "Grüße 你好", "a@b.example", "<1@b.example>"
+    message.set_content(f"{CHINESE}\nFrom here on", charset="gb2312", cte="base64")
+    message.add_alternative(f"<p>{CHINESE} in HTML</p>", subtype="html")
+    message.add_attachment(b"\x89PNG", maintype="image", subtype="png", filename="x.png")
+    (tmp_path / "a.eml").write_bytes(bytes(message))
+    document = one(tmp_path / "a.eml")
+    assert document.text.startswith(f"Grüße 你好\n\n{CHINESE}")
+    assert "HTML" not in document.text
+    assert document.meta["url"] == "mid:1@b.example"
+    box = mailbox.mbox(tmp_path / "b.mbox")
+    for number in range(3):
+        plain = EmailMessage()
+        plain["Subject"] = f"number {number}"
+        plain.set_content("first\n\nFrom the start of a line\n" if number < 2 else "\n")
+        box.add(plain)
+    box.close()
+    documents, rejections = read(tmp_path / "b.mbox")
+    assert [d.meta["title"] for d in documents] == ["number 0", "number 1"]
+    assert documents[1].text.rstrip().endswith("\nFrom the start of a line")
+    data = (tmp_path / "b.mbox").read_bytes()
+    assert b"number 1" in data[documents[1].meta["begin"] : documents[1].meta["end"]]
+    assert [(r.place, r.reason) for r in rejections] == [("b.mbox:3", "no text")]
+
+
+def test_notebooks_keep_prose_and_code(tmp_path):
+    cells = [
+        {"cell_type": "markdown", "source": ["# Head\n", "prose"]},
+        {"cell_type": "code", "source": "x = 1", "outputs": [{"text": "no"}]},
+    ]
+    (tmp_path / "a.ipynb").write_text(json.dumps({"cells": cells, "metadata": {"language_info": {"name": "python"}}}))
+    document = one(tmp_path / "a.ipynb")
+    assert document.text == "# Head\nprose\n\n```python\nx = 1\n```\n"
+    assert document.meta["code_language"] == "python"
+
+
+def test_code_trees_with_licences_and_without_what_others_or_programs_wrote(tmp_path):
+    tree = tmp_path / "tree"
+    for folder in ("src/deep", "node_modules/x", "other"):
+        (tree / folder).mkdir(parents=True)
+    (tree / "LICENSE").write_text(
+        "MIT License\n\nPermission is hereby granted, free of charge, to any\nperson obtaining a copy"
+    )
+    (tree / "other" / "COPYING").write_text("GNU GENERAL PUBLIC LICENSE\n  Version 3, 29 June 2007")
+    (tree / "Makefile").write_text("all:\n\ttrue\n")
+    (tree / "src/deep/a.rs").write_text("fn main() {}\n")
+    (tree / "src/b.py").write_text("# SPDX-License-Identifier: BSD-2-Clause\nx = 1\n")
+    (tree / "src/c.min.js").write_text("x")
+    (tree / "src/d.js").write_text("x=1;" * 1000)
+    (tree / "src/e.go").write_text("// Code generated by stringer; DO NOT EDIT.\npackage x\n")
+    (tree / "node_modules/x/i.js").write_text("x")
+    (tree / "other/f.c").write_text("int x;\n")
+    documents, rejections = read(tree)
+    assert {d.source: (d.meta["code_language"], d.license) for d in documents} == {
+        "tree/Makefile": ("Makefile", "MIT"), "tree/src/deep/a.rs": ("Rust", "MIT"),
+        "tree/src/b.py": ("Python", "BSD-2-Clause"), "tree/other/f.c": ("C", "GPL-3.0"),
+    }  # fmt: skip
+    assert {r.place: r.reason for r in rejections} == {
+        "tree/LICENSE": "unsupported", "tree/other/COPYING": "unsupported", "tree/src/c.min.js": "vendored",
+        "tree/src/d.js": "generated", "tree/src/e.go": "generated", "tree/node_modules/x/i.js": "vendored",
+    }  # fmt: skip
+
+
+def test_archives_are_read_member_by_member(tmp_path):
+    files = {"d/a.txt": b"first", "d/b.jsonl": b'{"text": "row"}\n{', "d/c.txt.gz": gzip.compress(b"packed"),
+             ".h/x.txt": b"hidden",
+             "in.zip": zipped({"x.txt": "deep"}), "p.png": b"\x89PNG"}  # fmt: skip
+    (tmp_path / "a.zip").write_bytes(zipped(files))
+    for name, mode in (
+        ("a.tar", "w"),
+        ("a.tar.gz", "w:gz"),
+        ("a.tgz", "w:gz"),
+        ("a.tar.bz2", "w:bz2"),
+        ("a.tar.xz", "w:xz"),
+    ):
+        with tarfile.open(tmp_path / name, mode) as archive:
+            for inner, content in files.items():
+                info = tarfile.TarInfo(inner)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    for file in sorted(tmp_path.iterdir()):
+        documents, rejections = read(file)
+        assert {d.source.removeprefix(f"{file.name}!"): d.text for d in documents} == {
+            "d/a.txt": "first", "d/b.jsonl:1": "row", "d/c.txt.gz": "packed",
+        }, file.name  # fmt: skip
+        assert {r.place.removeprefix(f"{file.name}!"): r.reason for r in rejections} == {
+            "d/b.jsonl:2": "bad json", "in.zip": "nested archive", "p.png": "unsupported",
+        }  # fmt: skip
+
+
+def test_urls_are_read_through_fsspec():
+    import fsspec
+
+    system = fsspec.filesystem("memory")
+    system.pipe("/bucket/f/a.txt", b"first")
+    system.pipe("/bucket/f/sub/b.jsonl.gz", gzip.compress(b'{"text": "second"}\n'))
+    from pathlib import Path
+
+    for url in ("memory://bucket/f", Path("memory://bucket/f")):
+        documents, rejections = read(url)
+        assert [(d.source, d.text) for d in documents] == [("f/a.txt", "first"), ("f/sub/b.jsonl.gz:1", "second")]
+        assert rejections == []
+    assert one("memory://bucket/f/a.txt").text == "first"
+    with pytest.raises(DataError, match="does not exist"):
+        read("memory://bucket/nothing")
+    with pytest.raises(DataError, match="cannot be opened"):
+        read("nosuchstore://bucket/x")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("gb18030", CHINESE), ("big5hkscs", "今天天氣很好，我們一起去公園散步。孩子們在湖邊放風箏，老人坐在樹下下棋。"),
+        ("cp932", "今日はとても天気がいいので、みんなで公園へ散歩に行きました。子供たちは湖で遊んでいます。"),
+        ("euc_jp", "今日はとても天気がいいので、みんなで公園へ散歩に行きました。子供たちは湖で遊んでいます。"),
+        ("euc_kr", "오늘은 날씨가 아주 좋아서 우리는 함께 공원으로 산책을 갔습니다. 아이들은 호수에서 놀았습니다."),
+        ("cp1251", "Съешь же ещё этих мягких французских булок, да выпей чаю. Широкая электрификация южных губерний."),
+        ("utf-16-le", "Plain words without a mark, written on Windows."), ("utf-16-be", "Plain words without a mark."),
+    ],
+)  # fmt: skip
+def test_encodings_are_told_apart(encoding, text):
+    assert decode_named((text * 3).encode(encoding))[0] == text * 3
+
+
+def test_a_declared_encoding_is_believed_where_it_fits():
+    data = "caf\xe9 \x93quoted\x94".encode("latin-1")
+    assert decode_named(data, "iso-8859-1") == ("café “quoted”", "cp1252")
+    assert decode_named("né".encode(), "cp1252")[0] == "né"
+    with pytest.raises(UnreadableError, match="binary"):
+        decode_named(b"\x00\x01\x02\x03" * 40, "latin-1")
