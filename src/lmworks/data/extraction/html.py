@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from html import unescape
-from html.parser import HTMLParser
 from typing import Any
 
 from lmworks.core.errors import require
@@ -18,6 +18,12 @@ _MAX_PARSED = 20_000_000
 """Characters of a page beyond which only its words are taken: trees take some thirty times its size."""
 _MAX_DEPTH = 250
 """Elements inside each other beyond which tree walkers recurse too deep; real pages stay far below."""
+_TOKEN = re.compile(
+    r"<!--.*?(?:-->|\Z)|<(?:script|style)\b.*?(?:</(?:script|style)[^>]*>|\Z)"
+    r"|<(?P<closing>/?)(?P<name>[a-zA-Z][\w-]*)[^>]*(?:>|\Z)|<[!?][^>]*(?:>|\Z)|(?P<text>[^<]+|<)",
+    re.IGNORECASE | re.DOTALL,
+)
+"""What a page is made of, each piece looked at once: what is never closed ends with the page."""
 _VOID = frozenset((
     "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr",
 ))  # fmt: skip
@@ -195,42 +201,20 @@ def page_facts(page: str, encoding: str = "") -> dict[str, object]:
     )  # fmt: skip
 
 
-class _Words(HTMLParser):
-    """Collects text outside of what is never content, with line ends between blocks; keeps no tree."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.parts: list[str] = []
-        self._skipping: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note what is skipped from here."""
-        if tag in _SKIPPED:
-            if len(self._skipping) < 1000:
-                self._skipping.append(tag)
-        elif tag in _BLOCKS:
-            self.parts.append("\n")
-        if tag == "body":
-            self._skipping.clear()
-
-    def handle_endtag(self, tag: str) -> None:
-        """Note where skipping ends."""
-        if tag in self._skipping:
-            while self._skipping.pop() != tag:
-                pass
-        elif tag in _BLOCKS:
-            self.parts.append("\n")
-
-    def handle_data(self, data: str) -> None:
-        """Keep words."""
-        if not self._skipping:
-            self.parts.append(data)
-
-
 def all_text(page: str) -> str:
-    """Every word that a reader of the page would see, in time that grows with its length alone."""
-    words = _Words()
-    for begin in range(0, len(page), 1 << 16):
-        words.feed(page[begin : begin + (1 << 16)])
-    words.close()
-    return _lines("\n".join(" ".join(line.split()) for line in "".join(words.parts).split("\n")))
+    """Every word outside of navigation that a reader would see, in time and memory that grow with the length alone."""
+    parts: list[str] = []
+    skipping: Counter[str] = Counter()
+    for found in _TOKEN.finditer(page):
+        name = (found["name"] or "").lower()
+        if name in ("body", "main"):  # whatever was left open before them
+            skipping.clear()
+        elif name in _SKIPPED:
+            skipping[name] += -1 if found["closing"] else 1
+            if skipping[name] <= 0:
+                del skipping[name]
+        elif name in _BLOCKS:
+            parts.append("\n")
+        if found["text"] and not skipping:
+            parts.append(_SPACES.sub(" ", found["text"]))
+    return _lines(unescape("".join(parts)))
