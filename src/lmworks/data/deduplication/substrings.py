@@ -89,8 +89,9 @@ def without(texts: Sequence[str], spans: Spans) -> list[str]:
 def repeated_runs(symbols: NDArray[np.unsignedinteger], ends: NDArray[np.int64], least: int) -> NDArray[np.int64]:
     """[spans, 2] first symbol, and the one after the last, of what repeats at least `least` symbols of before.
 
-    One pass over the text, then work in proportion to what may repeat; beside the text, some 32 bytes for every `least`
-    symbols and, while they are compared, 24 for every place of the windows that share their rarest k-gram.
+    One pass over the text, then work in proportion to what may repeat. Beside the text it takes some 64 bytes for every
+    `least` symbols, at most three times that while the list of them grows, and, while they are compared, some 30 for
+    every window of those that share their rarest k-gram.
 
     Args:
         symbols: [n] bytes or tokens (uint8, uint16 or uint32) of documents one after another; may be mapped.
