@@ -34,6 +34,7 @@ MAKE_VARIABLES = {"SMOKE", "ARGS", "PYTHON"}
 ELSEWHERE = {
     r"source \.venv/bin/activate": "a shell's own command",
     r"curl http://127\.0\.0\.1:8000/\S+( .*)?": "tests/test_guides.py asks the same of a server",
+    r"torchrun .*": "tests/train/test_replay_guide.py starts its two ranks",
     r"pip install '?lmworks(\[[a-z,]+\])?'?": "scripts/install, which every CI run uses",
 }
 """Shown commands that are neither `lmworks` nor `make`, and what runs them instead."""
