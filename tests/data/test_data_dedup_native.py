@@ -13,14 +13,14 @@ pytestmark = pytest.mark.skipif(operations() is None, reason="no compiler, so no
 MIXED = st.text(st.one_of(st.characters(), st.sampled_from("aB_9 \n\t\x1c\u3000·ßŉΐİıſΣςǅ一ア・한ﬃ\ud800\U0001f600")))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(MIXED, max_size=8))
 def test_words_are_those_of_the_reference(texts):
     for ours, reference in zip(hash_words(texts), hash_words_reference(texts), strict=True):
         np.testing.assert_array_equal(ours, reference)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(MIXED, min_size=1, max_size=8))
 def test_keys_are_those_of_the_reference(texts):
     assert exact_keys(texts).tobytes() == b"".join(map(exact_key, texts))

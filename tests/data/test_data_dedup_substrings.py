@@ -45,7 +45,7 @@ DOCUMENTS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(DOCUMENTS, st.integers(1, 16), st.sampled_from([np.uint8, np.uint16, np.uint32]))
 def test_runs_are_those_of_a_naive_search(documents, least, dtype):
     expected = naive(documents, least)
@@ -53,7 +53,7 @@ def test_runs_are_those_of_a_naive_search(documents, least, dtype):
     assert repeated_runs_reference(*flat(documents, dtype), least).tolist() == expected
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.lists(st.text(st.sampled_from("a一é\U0001f600\ud800"), max_size=30), min_size=1, max_size=4), st.integers(1, 20)
 )
