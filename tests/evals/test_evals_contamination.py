@@ -41,7 +41,7 @@ def test_grams_do_not_reach_across_documents():
 
 
 def test_characters_are_words_in_chinese():
-    assert overlaps("问：长江是中国最长的河流发源于哪里？", ["众所周知，长江是中国最长的河流，发源于哪里"])
+    assert overlaps("长江是中国最长的河流发源于哪里？", ["众所周知，长江是中国最长的河流，发源于哪里"])
     assert not overlaps("问：长江是中国最长的河流发源于哪里？", ["长江是中国的河流"])
 
 

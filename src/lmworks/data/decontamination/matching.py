@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lmworks.data.cleaning.text_measures import CJK
 from lmworks.data.decontamination.evaluation_sets import EvaluationItem
 from lmworks.data.decontamination.words import words
 from lmworks.data.shuffle import mix
@@ -26,6 +27,10 @@ MIN_WORDS = 8
 """An item of fewer words cannot be told from chance."""
 SHORT = 3
 """Words of the runs by which edited items are found."""
+SHORT_CJK = 4
+"""Likewise of characters: fewer are met by chance, more break at every fourth edit."""
+CJK_CHARACTERS = 1.7
+"""Of a Chinese word, on average: exact runs of characters are so many times longer than those of words."""
 MIN_SHORT = 12
 """Distinct telling short runs that an item must have to be found edited."""
 MIN_FOUND = 8
@@ -98,22 +103,25 @@ class EvaluationIndex:
         self.ngram, self.overlap = ngram, overlap
         self._numbers: dict[str, int] = {}
         exact: dict[int, list[tuple[int, NDArray[np.uint64]]]] = defaultdict(list)
-        short: list[tuple[int, NDArray[np.uint64]]] = []
+        short: dict[int, list[tuple[int, NDArray[np.uint64]]]] = defaultdict(list)
         self.testable = np.zeros(len(self.items), bool)
         """[items] whether an item is long enough to be told from chance."""
         self._lengths = np.zeros(len(self.items), np.int64)
         for number, item in enumerate(self.items):
-            parts = [[self._number(word) for word, _, _ in words(text)] for text in item.texts]
-            parts = [part for part in parts if len(part) >= min(MIN_WORDS, ngram)]
+            texts = [[word for word, _, _ in words(text)] for text in item.texts]
+            parts = [(part, _stretch(part)) for part in texts]
+            parts = [(part, stretch) for part, stretch in parts if len(part) >= round(min(MIN_WORDS, ngram) * stretch)]
             self.testable[number] = bool(parts)
-            self._lengths[number] = sum(map(len, parts))
-            for part in parts:
-                n = min(ngram, len(part))
-                exact[n].append((number, _runs(part, n)))
-            if parts and overlap is not None:
-                short.append((number, np.concatenate([_runs(part, SHORT) for part in parts])))
+            self._lengths[number] = sum(len(part) for part, _ in parts)
+            for part, stretch in parts:
+                numbers = [self._number(word) for word in part]
+                n = min(round(ngram * stretch), len(part))
+                exact[n].append((number, _runs(numbers, n)))
+                if overlap is not None:
+                    n = SHORT if stretch == 1.0 else SHORT_CJK
+                    short[n].append((number, _runs(numbers, n)))
         self._exact = {n: _Runs(_joined(pairs), SHARED) for n, pairs in sorted(exact.items())}
-        self._short = _Runs(short, SHARED)
+        self._short = {n: _Runs(_joined(pairs), SHARED) for n, pairs in sorted(short.items())}
 
     def _number(self, word: str) -> int:
         return self._numbers.setdefault(word, len(self._numbers) + 1)
@@ -131,29 +139,36 @@ class EvaluationIndex:
                     covered = _spans(places[items == item], n, spans)
                     before = matches[item].spans if item in matches else ()
                     matches[item] = Match(self.items[item], "exact", 1.0, _united((*before, *covered)))
-        if self.overlap is not None and len(numbers) >= SHORT:
-            for item, share, places in self._edited(_runs(numbers, SHORT), matches.keys()):
-                matches[item] = Match(self.items[item], "edited", share, _spans(places, SHORT, spans))
+        for n, runs in self._short.items():
+            for item, share, places in self._edited(runs, n, _runs(numbers, n), set(matches)):
+                matches[item] = Match(self.items[item], "edited", share, _spans(places, n, spans))
         return [matches[item] for item in sorted(matches)]
 
-    def _edited(self, hashes: NDArray[np.uint64], known: Iterable[int]) -> list[tuple[int, float, NDArray[np.int64]]]:
+    def _edited(
+        self, known: _Runs, n: int, hashes: NDArray[np.uint64], already: set[int]
+    ) -> list[tuple[int, float, NDArray[np.int64]]]:
         """`(item, share, places)` of the best window of every item that reaches the overlap."""
         assert self.overlap is not None
-        places, runs, items = self._short.find(hashes)
+        places, runs, items = known.find(hashes)
         hits = np.bincount(items, minlength=len(self.items)) if len(items) else np.zeros(len(self.items), np.int64)
-        already = set(known)
         found = []
         for item in np.flatnonzero(hits).tolist():
-            size = self._short.sizes[item]
+            size = known.sizes[item]
             needed = max(int(np.ceil(self.overlap * size - 1e-9)), MIN_FOUND)
             if item in already or size < MIN_SHORT or hits[item] < needed:
                 continue
             mine = items == item
-            width = int(self._lengths[item] * WINDOW) + SHORT
+            width = int(self._lengths[item] * WINDOW) + n
             most, begin, end = _densest(places[mine].tolist(), runs[mine].tolist(), width)
             if most >= needed:
                 found.append((item, round(most / size, 4), places[mine][begin:end]))
         return found
+
+
+def _stretch(part: Sequence[str]) -> float:
+    """How much longer runs must be in a text: of Chinese, Japanese and Korean each character is a word here."""
+    characters = sum(bool(CJK.match(word)) for word in part)
+    return CJK_CHARACTERS if 2 * characters > len(part) else 1.0
 
 
 def _runs(numbers: Sequence[int], n: int) -> NDArray[np.uint64]:

@@ -25,7 +25,7 @@ class DecontaminateConfig(Config):
     sets: Annotated[tuple[EvaluationSetConfig, ...], Field(min_length=1)]
     """Files or folders of evaluation items; each a path, or a mapping with its fields."""
     ngram: Annotated[int, Field(ge=2, le=50)] = NGRAM
-    """A document that shares so many words in a row with an item is contaminated; a CJK character is a word."""
+    """A document that shares so many words in a row with an item is contaminated; 1.7 CJK characters are a word."""
     overlap: Annotated[float | None, Field(gt=0.0, le=1.0)] = 0.3
     """So is one that holds, in one place, this share of an item's runs of three words; null leaves that out."""
     action: Literal["drop", "cut"] = "drop"
