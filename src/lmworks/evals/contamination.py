@@ -1,8 +1,8 @@
 """Has the training text seen the test? Which items it holds, for every corpus that a compared model learned from.
 
-An item is found where a training document shares 13 words in a row with it, or holds a shorter item whole (appendix
-C of GPT-3, arXiv:2005.14165; 1.7 CJK characters are a word). The corpora are those that the evaluation names and those that
-the models' lineage names; a model of unknown lineage is told as such, never taken for clean. Knows no tasks.
+An item is found where a training document shares 13 words in a row with it (1.7 CJK characters are a word), or holds a
+shorter item whole: appendix C of GPT-3, arXiv:2005.14165. The corpora are those that the evaluation names and those
+that the models' lineage names; a model of unknown lineage is told as such, never taken for clean. Knows no tasks.
 """
 
 from __future__ import annotations
