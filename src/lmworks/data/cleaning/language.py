@@ -6,11 +6,14 @@ under a licence for any use.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
+
+from lmworks.core.config import Config
 from lmworks.core.errors import ConfigError, require
 from lmworks.core.generation import Document
 from lmworks.data.steps import Dropped, Tally
@@ -18,6 +21,15 @@ from lmworks.data.steps import Dropped, Tally
 LOOKED_AT = 4000
 """Characters; the language of a longer text is that of its beginning and its middle."""
 FINEWEB_THRESHOLD = 0.65
+
+
+class LanguageConfig(Config):
+    """Which languages a corpus, or one of its inputs, may hold."""
+
+    allow: tuple[str, ...] = ()
+    """Codes of ISO 639, such as `en`; none only records each document's language in `meta`."""
+    threshold: Annotated[float, Field(ge=0.0, le=1.0)] = FINEWEB_THRESHOLD
+    """Least probability of the language, where some are named; FineWeb's (Penedo et al. 2024, section 3.3)."""
 
 
 @dataclass(frozen=True)
@@ -59,24 +71,24 @@ def identify(text: str) -> Language:
 
 @dataclass(frozen=True)
 class LanguageStep:
-    """Keep documents in the languages named.
+    """Record each document's language, and keep those in the languages named.
 
     Args:
-        allowed: codes of ISO 639.
+        allow: codes of ISO 639; all languages stay where none is named.
         threshold: least probability, FineWeb's by default.
 
     Raises:
-        ConfigError: no language, or one that cannot be identified, is allowed.
+        ConfigError: a language that cannot be identified is allowed.
     """
 
-    allowed: tuple[str, ...]
+    allow: tuple[str, ...] = ()
     threshold: float = FINEWEB_THRESHOLD
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.allowed) - set(languages()))
-        if unknown or not self.allowed:
+        unknown = sorted(set(self.allow) - set(languages()))
+        if unknown:
             raise ConfigError(
-                f"the languages {', '.join(unknown) or '(none)'} cannot be allowed",
+                f"the languages {', '.join(unknown)} cannot be identified, so they cannot be allowed",
                 f"Name codes among {', '.join(languages())}",
             )
 
@@ -84,8 +96,12 @@ class LanguageStep:
         """See `Step`; the value is the probability of an allowed language, 0 of any other."""
         language = identify(document.text)
         tally.count("languages", language.code)
-        probability = language.probability if language.code in self.allowed else 0.0
-        return document if probability >= self.threshold else Dropped("language/not_allowed", probability)
+        if self.allow:
+            if language.code not in self.allow:
+                return Dropped("language/not_allowed", 0.0)
+            if language.probability < self.threshold:
+                return Dropped("language/uncertain", language.probability)
+        return replace(document, meta={**document.meta, "language": language.code})
 
 
 @cache

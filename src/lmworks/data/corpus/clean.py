@@ -13,9 +13,14 @@ from pathlib import Path
 
 from lmworks.core.generation import Document
 from lmworks.data.cleaning.filters import Preset, remove_lines, steps_of
+from lmworks.data.cleaning.language import LanguageStep
+from lmworks.data.cleaning.licenses import LicenseStep
 from lmworks.data.cleaning.normalize import divide, normalize
+from lmworks.data.cleaning.quality import QualityStep
 from lmworks.data.cleaning.rules import Broken, clean
+from lmworks.data.cleaning.word_lists import WordListStep
 from lmworks.data.corpus.index import write_unit
+from lmworks.data.corpus.inputs import Treatment
 from lmworks.data.corpus.units import Unit
 from lmworks.data.deduplication.fingerprints import DedupConfig
 from lmworks.data.extraction.sources import Rejection
@@ -40,6 +45,26 @@ class RuleStep:
         return document if outcome.text == document.text else replace(document, text=outcome.text)
 
 
+def checks_of(treatment: Treatment) -> tuple[Step, ...]:
+    """What an input's documents go through, the cheapest first: licence, language, rules, word lists, quality.
+
+    Raises:
+        ConfigError: a language cannot be identified.
+        DataError: a word list cannot be read.
+        ArtifactError: a quality filter is not there or not whole.
+    """
+    steps: list[Step] = []
+    if treatment.licenses is not None and (treatment.licenses.allow or treatment.licenses.deny):
+        steps.append(LicenseStep(treatment.licenses))
+    if treatment.language is not None:
+        steps.append(LanguageStep(treatment.language.allow, treatment.language.threshold))
+    steps.append(RuleStep(treatment.preset, treatment.min_words))
+    steps += [WordListStep(words) for words in treatment.words]
+    if treatment.quality is not None:
+        steps.append(QualityStep(treatment.quality))
+    return tuple(steps)
+
+
 @dataclass(frozen=True)
 class Clean:
     """The task of cleaning one unit into a folder of its own.
@@ -47,7 +72,7 @@ class Clean:
     Args:
         workspace: holds the folders of units.
         max_characters: longer documents are divided.
-        steps: that follow the rules.
+        steps: that follow an input's own.
         dedup: for the fingerprints.
         first: steps before the rules: whatever must not even stand in a sample of a report.
     """
@@ -76,7 +101,7 @@ class Clean:
 
     def _documents(self, unit: Unit, tally: Tally) -> Iterator[Document]:
         preset = unit.treatment.preset
-        steps = (*self.first, RuleStep(preset, unit.treatment.min_words), *self.steps)
+        steps = (*self.first, *checks_of(unit.treatment), *self.steps)
         for raw in unit.documents():
             if isinstance(raw, Rejection):
                 tally.count("rejections", raw.reason)
@@ -89,6 +114,7 @@ class Clean:
             for rule in removed:
                 tally.count("lines", rule)
             pieces = divide(text, self.max_characters) or [""]
+            tally.count("documents", "pieces", len(pieces))
             for number, piece in enumerate(pieces):
                 identity = raw.id if len(pieces) == 1 else f"{raw.id}-{number}"
                 kept = _through(steps, replace(raw, id=identity, text=piece), tally)

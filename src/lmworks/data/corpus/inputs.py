@@ -13,6 +13,10 @@ from lmworks.core.config import Config
 from lmworks.core.lineage import MANIFEST
 from lmworks.data.acquisition.fetch import FetchConfig, fetch
 from lmworks.data.cleaning.filters import Preset
+from lmworks.data.cleaning.language import LanguageConfig
+from lmworks.data.cleaning.licenses import LicenseConfig
+from lmworks.data.cleaning.quality import QualityConfig
+from lmworks.data.cleaning.word_lists import WordListConfig
 from lmworks.data.extraction.sources import RowFields
 
 
@@ -31,6 +35,10 @@ class InputConfig(Config):
     """Field of rows that holds the text; None takes the corpus's."""
     license: str | None = None
     """Recorded for documents that state no licence of their own; None takes the corpus's."""
+    language: LanguageConfig | None = None
+    """Languages of this input; None takes the corpus's."""
+    quality: QualityConfig | None = None
+    """A trained filter for this input; None takes the corpus's."""
 
     @model_validator(mode="before")
     @classmethod
@@ -51,6 +59,10 @@ class Treatment:
     preset: Preset
     min_words: int | None
     fields: RowFields
+    licenses: LicenseConfig | None = None
+    language: LanguageConfig | None = None
+    words: tuple[WordListConfig, ...] = ()
+    quality: QualityConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +83,10 @@ def resolve_inputs(inputs: Sequence[InputConfig], otherwise: Treatment) -> list[
     found = []
     for given in inputs:
         fields = RowFields(given.text_field or otherwise.fields.text, given.license or otherwise.fields.license)
-        treatment = Treatment(given.preset or otherwise.preset, given.min_words or otherwise.min_words, fields)
+        treatment = Treatment(
+            given.preset or otherwise.preset, given.min_words or otherwise.min_words, fields, otherwise.licenses,
+            given.language or otherwise.language, otherwise.words, given.quality or otherwise.quality,
+        )  # fmt: skip
         found.append(Input(given.path or _fetched(given.source or ""), treatment))
     return found
 

@@ -22,7 +22,11 @@ from lmworks.core.errors import DataError
 from lmworks.core.lineage import Manifest, clock, content_hash, write_artifact
 from lmworks.core.progress import say
 from lmworks.data.cleaning.filters import Preset
-from lmworks.data.corpus.clean import Clean
+from lmworks.data.cleaning.language import LanguageConfig
+from lmworks.data.cleaning.licenses import LicenseConfig
+from lmworks.data.cleaning.quality import QualityConfig
+from lmworks.data.cleaning.word_lists import WordListConfig
+from lmworks.data.corpus.clean import Clean, checks_of
 from lmworks.data.corpus.decide import TRAIN, VALIDATION, Decisions, decide
 from lmworks.data.corpus.index import DOCUMENTS, TALLY, Index
 from lmworks.data.corpus.inputs import InputConfig, Treatment, resolve_inputs
@@ -73,11 +77,22 @@ class PrepareConfig(Config):
     """Personal data and secrets to replace, before anything else sees the text; None leaves them."""
     decontaminate: DecontaminateConfig | None = None
     """Evaluation sets whose items must not be in the corpus."""
+    language: LanguageConfig | None = None
+    """Languages to keep, and to record in `meta`; None identifies none."""
+    licenses: LicenseConfig = LicenseConfig()
+    """Licences that documents may be under."""
+    words: tuple[WordListConfig, ...] = ()
+    """Lists of words that a document may hold only so often, such as harmful or sensitive ones."""
+    quality: QualityConfig | None = None
+    """A trained filter, by `lmworks data train-filter`."""
 
     @property
     def treatment(self) -> Treatment:
         """Of inputs that say nothing else."""
-        return Treatment(self.preset, self.min_words, RowFields(self.text_field, self.license))
+        return Treatment(
+            self.preset, self.min_words, RowFields(self.text_field, self.license), self.licenses, self.language,
+            self.words, self.quality,
+        )  # fmt: skip
 
     def consulted(self) -> dict[str, Path]:
         """Files that cleaning depends on beside the inputs, by the field that names them."""
@@ -87,7 +102,11 @@ class PrepareConfig(Config):
             files["pii.key_file"] = self.pii.key_file
         if self.pii is not None and self.pii.names is not None:
             files["pii.names"] = self.pii.names
-        return files
+        files |= {f"words.{number}": given.path for number, given in enumerate(self.words)}
+        if self.quality is not None:
+            files["quality.model"] = self.quality.model
+        own = {f"inputs.{number}.quality.model": given.quality for number, given in enumerate(self.inputs)}
+        return files | {role: quality.model for role, quality in own.items() if quality is not None}
 
     def work_key(self) -> str:
         """Changes with everything that the cleaning of a unit depends on, other than the unit."""
@@ -105,13 +124,16 @@ def prepare(config: PrepareConfig) -> Manifest:
 
     Raises:
         DataError: an input cannot be read at all, or no document is left; the message counts what was lost where.
-        ArtifactError: a source artifact does not match its manifest.
+        ArtifactError: a source artifact does not match its manifest, or a quality filter is not whole.
+        ConfigError: a language cannot be identified.
         DiskFullError: the device is full; the cleaned units stay for the next run.
     """
     started = clock()
     workspace = Workspace(config.output, config.work_key())
     runner = runner_of(config.runner)
     inputs = resolve_inputs(config.inputs, config.treatment)
+    for given in inputs:
+        checks_of(given.treatment)  # what is wrong with one is said before any work
     units = units_of(inputs, max_documents=config.max_documents, max_bytes=config.max_bytes)
     folders = clean_units(config, units, workspace, runner)
     tally = Tally()
