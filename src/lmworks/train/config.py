@@ -80,7 +80,7 @@ class TrainConfig(Config):
     """How the ranks of a mesh are compared and watched while they train."""
     compile: bool = False
     """Have `torch.compile` fuse what is in each layer, attention apart; changes the weights by rounding alone. Takes
-    tens of seconds at the first step and is meant for GPUs: on CPU the package's own operations are faster."""
+    tens of seconds at the first step; on CPU most of the package's own operations give way to fused ones."""
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
