@@ -108,7 +108,7 @@ class Encoded:
 class ByteChat:
     """`\\x01` text `\\x02` for each turn; an assistant's text and end mark are its own."""
 
-    def encode_chat(self, messages):
+    def encode_chat(self, messages, *, inputs=None):
         ids, mask = [], []
         for message in messages:
             text = list(message.content.encode())
@@ -168,8 +168,8 @@ def test_long_conversations_are_cut_or_dropped_and_counted():
 
 def test_a_conversation_without_targets_is_named():
     class Deaf(ByteChat):
-        def encode_chat(self, messages):
-            chat = super().encode_chat(messages)
+        def encode_chat(self, messages, *, inputs=None):
+            chat = super().encode_chat(messages, inputs=inputs)
             return Encoded(chat.token_ids, [False] * len(chat.token_ids)) if messages[0].content == "q1" else chat
 
     with pytest.raises(DataError, match="conversation 1 "):

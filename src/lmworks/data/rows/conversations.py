@@ -8,73 +8,51 @@ no trainer.
 from __future__ import annotations
 
 import heapq
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from lmworks.core.errors import DataError
 from lmworks.core.messages import Message
 from lmworks.core.progress import bar
-from lmworks.data.rows.chat_layouts import parse_conversation
+from lmworks.data.rows.layouts import conversation
+from lmworks.data.rows.load import load_as
+from lmworks.data.rows.values import Row
 from lmworks.data.shuffle import permutation
 from lmworks.nn.batch import Batch, next_token_document, pack
 
 FILE = "conversations.jsonl"
-_SHOWN = 5
+
+
+class Conversation(list[Message]):
+    """The turns of a conversation with the tools that it declares.
+
+    Args:
+        messages: the turns.
+        tools: functions in OpenAI's schema.
+    """
+
+    def __init__(self, messages: Iterable[Message], tools: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(messages)
+        self.tools = tuple(tools)
 
 
 def load_conversations(path: Path | str) -> list[list[Message]]:
-    """Read every conversation of a source artifact, a `.jsonl` file or a `.json` file holding a list.
+    """Read every conversation of a source artifact or of a `.jsonl`, `.json`, `.csv` or `.parquet` file.
+
+    Returns:
+        A `Conversation` each, which holds the tools that the row declares.
 
     Raises:
         DataError: the file is unreadable, a row is malformed or untrainable, or there is none; up to five
-            faults are listed with their line (or item) numbers.
+            faults are listed with their line (or row) numbers.
     """
     path = Path(path)
-    file = path / FILE if path.is_dir() else path
-    if not file.is_file():
-        raise DataError(f"{file} does not exist", f"Give a .jsonl file or a folder that holds {FILE}")
-    conversations, faults = [], []
-    for place, row in _rows(file):
-        try:
-            conversations.append(parse_conversation(row))
-        except ValueError as error:
-            faults.append(f"{place}: {error}")
-    if faults:
-        more = f" (and {len(faults) - _SHOWN} more)" if len(faults) > _SHOWN else ""
-        raise DataError(
-            f"{len(faults)} bad conversations: {'; '.join(faults[:_SHOWN])}{more}", "Fix or remove these rows"
-        )
-    if not conversations:
-        raise DataError(f"{file} holds no conversations", "Give a file with at least one row")
-    return conversations
+    return load_as(path / FILE if path.is_dir() else path, _conversation, "conversations")
 
 
-def _rows(file: Path) -> Iterator[tuple[str, object]]:
-    """`(place, parsed row)` for each row; None where a line is not JSON."""
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 (byte {error.start})", "Convert it to UTF-8") from None
-    if file.suffix == ".json":
-        try:
-            items = json.loads(text)
-        except ValueError as error:
-            raise DataError(f"{file} is not JSON: {error}", "Fix the file") from None
-        if not isinstance(items, list):
-            raise DataError(
-                f"{file} holds a {type(items).__name__}, not a list of conversations", "Wrap the rows in [ ]"
-            )
-        yield from ((f"{file} item {number}", item) for number, item in enumerate(items, 1))
-        return
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                row = None
-            yield f"{file}:{number}", row
+def _conversation(row: Row) -> list[Message]:
+    return Conversation(conversation(row), row.tools)
 
 
 class EncodedChat(Protocol):
@@ -94,8 +72,8 @@ class EncodedChat(Protocol):
 class ChatEncoder(Protocol):
     """What is needed of a tokenizer."""
 
-    def encode_chat(self, messages: Sequence[Message]) -> EncodedChat:
-        """Render and encode a conversation."""
+    def encode_chat(self, messages: Sequence[Message], *, inputs: Mapping[str, Any] | None = None) -> EncodedChat:
+        """Render and encode a conversation; `inputs` are further values for the template."""
         ...
 
 
@@ -124,7 +102,9 @@ class ConversationRows:
         self._documents: list[tuple[Sequence[int], Sequence[bool]]] = []
         with bar("encode conversations", len(conversations)) as progress:
             for number, messages in enumerate(conversations):
-                self._add(number, tokenizer.encode_chat(messages))
+                tools = messages.tools if isinstance(messages, Conversation) else ()
+                inputs = {"tools": [dict(tool) for tool in tools]} if tools else None
+                self._add(number, tokenizer.encode_chat(messages, inputs=inputs))
                 progress.advance()
         if not self._documents:
             raise DataError(
