@@ -56,7 +56,7 @@ STAGES: dict[str, Stage] = {
         Stage("data tokenize", "lmworks.data.tokens.tokenize", "tokenize", "TokenizeConfig",
               "Write a corpus as memory-mapped token shards."),
         Stage("tokenizer train", "lmworks.tokenization.training", "train_tokenizer", "TokenizerConfig",
-              "Train a byte-level BPE tokenizer on a corpus."),
+              "Train a tokenizer of any kind on a corpus."),
         Stage("pretrain", "lmworks.train.pretrain", "pretrain", "PretrainConfig",
               "Train a model from nothing or go on with one, by any objective; resumes exactly."),
         Stage("fisher", "lmworks.train.fisher", "fisher", "FisherConfig",

@@ -1,18 +1,16 @@
-"""Stage `tokenizer train`: byte-level BPE (Sennrich et al., 2016, arXiv:1508.07909) learned from a corpus.
+"""Stage `tokenizer train`: a vocabulary of any kind learned from a corpus.
 
 The same corpus and configuration give the same bytes. Knows no model.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import tokenizers
 from pydantic import Field, model_validator
 
 from lmworks.core.code_version import code_version
@@ -20,29 +18,28 @@ from lmworks.core.config import Config
 from lmworks.core.errors import DataError
 from lmworks.core.lineage import Manifest, clock, write_artifact
 from lmworks.core.progress import bar, say
-from lmworks.tokenization.byte_alphabet import BYTE_OF
 from lmworks.tokenization.chat_template import CHATML
+from lmworks.tokenization.corpus_texts import read_texts
+from lmworks.tokenization.cuts import Cuts
 from lmworks.tokenization.definition import TokenizerDefinition
-from lmworks.tokenization.pretokenizers import BYTE_LEVEL, by_pattern, gpt4_pattern
+from lmworks.tokenization.kinds import BASE_SIZE, UNKNOWN, Kind, train_spec
 from lmworks.tokenization.tokenizer import Tokenizer, load_tokenizer
 
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIAL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END)
 """Ids 0, 1 and 2. The first begins and ends documents, the others enclose chat turns."""
 
-SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + 256
-
 
 class TokenizerConfig(Config):
-    """Train a byte-level BPE tokenizer."""
+    """Train a tokenizer."""
 
     corpus: Path
     """Corpus folder with `train.jsonl` and `validation.jsonl`."""
     output: Path
     """Tokenizer folder to write."""
-    vocab_size: Annotated[int, Field(ge=SMALLEST_VOCABULARY)] = 4096
+    vocab_size: Annotated[int, Field(ge=1)] = 4096
     """Tokens in all, with the 256 bytes and 3 special tokens."""
-    max_digits: Literal[1, 3] = 1
+    max_digits: Literal[1, 3, 9] = 1
     """Longest run of digits in one token; single digits suit arithmetic and small vocabularies."""
     reference: Path | None = None
     """Tokenizer folder or `.gguf` file to compare the bytes per token with."""
@@ -50,16 +47,38 @@ class TokenizerConfig(Config):
     """Further ones that objectives ask for, such as `<mask>` or `<fim_prefix>`; they come after the three."""
     num_sentinels: Annotated[int, Field(ge=0, le=1000)] = 0
     """Also `<extra_id_0>`, `<extra_id_1>`, ...: so many, which stand for hidden spans (T5 has 100)."""
+    kind: Kind = "byte_bpe"
+    """byte_bpe; bpe and unigram of characters, with bytes for rare ones; wordpiece (BERT's, spaces are not kept);
+    character and byte, which merge nothing."""
+    cjk: Literal["mixed", "runs", "characters"] = "mixed"
+    """Scripts without spaces: cut like all letters, in runs apart from other scripts, or at every character."""
+    whitespace: Literal["runs", "characters"] = "runs"
+    """Runs of spaces, such as indentation, may be one token, or every space is one."""
+    split_case: bool = False
+    """Cut identifiers where their case turns, for code: `parseHTTPHeader` is `parse`, `HTTP`, `Header`."""
+    sample_bytes: Annotated[int, Field(gt=0)] = 1 << 30
+    """Bytes of the corpus to learn from, spread evenly over it; they bound the memory that is needed."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         named = self.all_special_tokens
         if len(set(named)) < len(named) or not all(named):
             raise ValueError(f"special_tokens {self.special_tokens} must be new and not empty")
-        if self.vocab_size < (least := len(named) + 256):
-            raise ValueError(f"vocab_size {self.vocab_size} does not hold 256 bytes and {len(named)} special tokens: "
-                             f"give at least {least}")  # fmt: skip
+        if self.kind in ("bpe", "character", "unigram", "wordpiece") and UNKNOWN in named:
+            raise ValueError(f"{UNKNOWN} is a special token of every tokenizer of kind {self.kind}; leave it out")
+        if self.vocab_size < (least := len(named) + BASE_SIZE[self.kind]):
+            raise ValueError(
+                f"vocab_size = {self.vocab_size} does not hold {BASE_SIZE[self.kind]} bytes or unknowns and "
+                f"{len(named)} special tokens: give at least {least}"
+            )
+        if self.kind == "wordpiece" and (self.cjk, self.whitespace, self.split_case) != ("mixed", "runs", False):
+            raise ValueError("wordpiece cuts as BERT does: `cjk`, `whitespace` and `split_case` do not change it")
         return self
+
+    @property
+    def cuts(self) -> Cuts:
+        """Where text is cut before merging."""
+        return Cuts(self.max_digits, self.cjk, self.whitespace, self.split_case)
 
     @property
     def all_special_tokens(self) -> tuple[str, ...]:
@@ -108,43 +127,42 @@ def train_tokenizer(config: TokenizerConfig) -> Manifest:
 
 
 def learn(config: TokenizerConfig) -> tuple[Tokenizer, int]:
-    """The tokenizer, and how many bytes of text it was learned from."""
-    empty = json.loads(tokenizers.Tokenizer(tokenizers.models.BPE()).to_str())
-    empty |= {"pre_tokenizer": by_pattern(gpt4_pattern(config.max_digits)), "decoder": BYTE_LEVEL}
-    backend = tokenizers.Tokenizer.from_str(json.dumps(empty))
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=config.vocab_size,
-        special_tokens=list(config.all_special_tokens),
-        initial_alphabet=sorted(BYTE_OF),
-        min_frequency=2,
-        show_progress=False,
-    )
+    """The tokenizer, and how many bytes of text it was learned from.
+
+    Raises:
+        DataError: the corpus is missing, damaged or empty.
+    """
     source = config.corpus / "train.jsonl"
+    if not source.is_file():
+        raise DataError(f"{config.corpus} holds no train.jsonl", "Give a corpus made by `lmworks data prepare`")
     total = 0
 
     def texts() -> Iterator[str]:
         nonlocal total
-        with bar("Learning the tokenizer", source.stat().st_size) as progress:
-            for text in read_texts(source):
+        total = 0
+        with bar("Learning the tokenizer", min(source.stat().st_size, config.sample_bytes)) as progress:
+            for text in read_texts(source, config.sample_bytes):
                 size = len(text.encode())
                 total += size
                 progress.advance(size)
                 yield text
 
-    if not source.is_file():
-        raise DataError(f"{config.corpus} holds no train.jsonl", "Give a corpus made by `lmworks data prepare`")
-    backend.train_from_iterator(texts(), trainer)
+    spec = train_spec(config.kind, texts, config.vocab_size, config.all_special_tokens, config.cuts)
     if not total:
         raise DataError(f"{source} holds no text to learn a tokenizer from", "Prepare a corpus with documents in it")
     # Documents begin with bos in training, so every reader of the folder has to put it there too.
-    backend.post_processor = tokenizers.processors.TemplateProcessing(
-        single=f"{END_OF_TEXT} $A",
-        pair=f"{END_OF_TEXT} $A {END_OF_TEXT} $B",
-        special_tokens=[(END_OF_TEXT, backend.token_to_id(END_OF_TEXT))],
-    )
+    mark = {"SpecialToken": {"id": END_OF_TEXT, "type_id": 0}}
+    single, second = [mark, {"Sequence": {"id": "A", "type_id": 0}}], {"Sequence": {"id": "B", "type_id": 0}}
+    spec["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": [*single, mark, second],
+        "special_tokens": {END_OF_TEXT: {"id": END_OF_TEXT, "ids": [0], "tokens": [END_OF_TEXT]}},
+    }
     roles: dict[str, Any] = dict.fromkeys(("bos_token", "eos_token", "pad_token"), END_OF_TEXT)
+    roles |= {"unk_token": UNKNOWN} if BASE_SIZE[config.kind] % 256 == 1 else {}
     roles["add_bos_token"] = True
-    return Tokenizer(TokenizerDefinition(json.loads(backend.to_str()), roles, CHATML)), total
+    return Tokenizer(TokenizerDefinition(spec, roles, CHATML)), total
 
 
 def bytes_per_token(tokenizer: Tokenizer, file: Path) -> float:
@@ -155,20 +173,3 @@ def bytes_per_token(tokenizer: Tokenizer, file: Path) -> float:
         num_bytes += sum(len(text.encode()) for text in texts)
         num_tokens += sum(map(len, tokenizer.encode_batch(texts)))
     return num_bytes / max(1, num_tokens)
-
-
-def read_texts(file: Path) -> Iterator[str]:
-    """The `text` of each row of a JSONL file.
-
-    Raises:
-        DataError: a row is not a JSON object with a text.
-    """
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                text = json.loads(line)["text"]
-                text.encode()
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                problem = f"{file}, line {number} is not a JSON object with a `text` of valid Unicode: {error}"
-                raise DataError(problem, "Prepare the corpus anew") from None
-            yield text
