@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from lmworks.core.generation import Document
 from lmworks.data.cleaning.filters import Preset, remove_lines, steps_of
@@ -119,7 +120,17 @@ class Clean:
                 identity = raw.id if len(pieces) == 1 else f"{raw.id}-{number}"
                 kept = _through(steps, replace(raw, id=identity, text=piece), tally)
                 if kept is not None:
+                    if url := kept.meta.get("url"):
+                        tally.count("domains", domain_of(str(url)))
                     yield kept
+
+
+def domain_of(url: str) -> str:
+    """The host of an address in small letters, `unknown` where it has none."""
+    try:
+        return urlsplit(url).hostname or "unknown"
+    except ValueError:
+        return "unknown"
 
 
 def _through(steps: Sequence[Step], document: Document, tally: Tally) -> Document | None:

@@ -11,15 +11,17 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 from pydantic import Field
 
 from lmworks.core.code_version import code_version
 from lmworks.core.config import Config
 from lmworks.core.errors import DataError
-from lmworks.core.lineage import Manifest, clock, content_hash, write_artifact
+from lmworks.core.lineage import MANIFEST, Manifest, clock, content_hash, load_manifest, write_artifact
 from lmworks.core.progress import say
 from lmworks.data.cleaning.filters import Preset
 from lmworks.data.cleaning.language import LanguageConfig
@@ -27,6 +29,7 @@ from lmworks.data.cleaning.licenses import LicenseConfig
 from lmworks.data.cleaning.quality import QualityConfig
 from lmworks.data.cleaning.word_lists import WordListConfig
 from lmworks.data.corpus.clean import Clean, checks_of
+from lmworks.data.corpus.data_sheet import DataSheetConfig
 from lmworks.data.corpus.decide import TRAIN, VALIDATION, Decisions, decide
 from lmworks.data.corpus.index import DOCUMENTS, TALLY, Index
 from lmworks.data.corpus.inputs import InputConfig, Treatment, resolve_inputs
@@ -39,7 +42,9 @@ from lmworks.data.extraction.sources import RowFields
 from lmworks.data.privacy.redact import PiiConfig, redaction_steps, vault_entries
 from lmworks.data.privacy.vault import vault_path, write_vault
 from lmworks.data.steps import Step, Tally
+from lmworks.tokenization import load_tokenizer
 
+_TEXTS_AT_ONCE = 512
 SPLITS = {"train": TRAIN, "validation": VALIDATION}
 
 
@@ -85,6 +90,10 @@ class PrepareConfig(Config):
     """Lists of words that a document may hold only so often, such as harmful or sensitive ones."""
     quality: QualityConfig | None = None
     """A trained filter, by `lmworks data train-filter`."""
+    tokenizer: Path | None = None
+    """Counts the corpus's tokens for the report."""
+    data_sheet: DataSheetConfig = DataSheetConfig()
+    """What people know of the corpus, for the data sheet in its report."""
 
     @property
     def treatment(self) -> Treatment:
@@ -111,7 +120,16 @@ class PrepareConfig(Config):
     def work_key(self) -> str:
         """Changes with everything that the cleaning of a unit depends on, other than the unit."""
         values = self.to_dict()
-        for other in ("inputs", "output", "validation_fraction", "max_overlap", "seed", "runner"):
+        for other in (
+            "inputs",
+            "output",
+            "validation_fraction",
+            "max_overlap",
+            "seed",
+            "runner",
+            "tokenizer",
+            "data_sheet",
+        ):
             del values[other]
         del values["dedup"]["keep"]
         contents = {role: content_hash(path) for role, path in self.consulted().items()}
@@ -151,13 +169,18 @@ def prepare(config: PrepareConfig) -> Manifest:
         max_overlap=config.max_overlap, seed=config.seed,
     )  # fmt: skip
     findings = Findings(
-        {given.treatment.preset: given.treatment.min_words for given in inputs}, tally, index, decisions
-    )
+        {given.treatment.preset: given.treatment.min_words for given in inputs}, tally, index, decisions,
+        settings=config.to_dict(), sheet=config.data_sheet, inputs=[described(given.path) for given in inputs],
+        tokens=None if config.tokenizer is None else count_tokens(config.tokenizer, index, decisions),
+    )  # fmt: skip
+    parents = {f"inputs.{number}": given.path for number, given in enumerate(inputs)} | config.consulted()
+    if config.tokenizer is not None:
+        parents["tokenizer"] = config.tokenizer
     with write_artifact(
         config.output,
         "corpus",
         config=config.to_dict(),
-        parents={f"inputs.{number}": given.path for number, given in enumerate(inputs)} | config.consulted(),
+        parents=parents,
         code_version=code_version(__name__),
         started=started,
     ) as writer:
@@ -176,6 +199,37 @@ def prepare(config: PrepareConfig) -> Manifest:
     say(f"corpus: {findings.summary()} · {config.output / 'report.html'}")
     assert writer.manifest is not None, "the block above published it"
     return writer.manifest
+
+
+def described(path: Path) -> dict[str, str]:
+    """What is known of an input: where it lies and, of a fetched source, who made it and which package held it."""
+    if not (path / MANIFEST).is_file():
+        return {"name": path.name, "what": f"files given as {path.name}"}
+    notes = load_manifest(path).notes
+    package = notes.get("package") or {}
+    held = "{registry} package {project} {version}".format(**package) if package else "this machine"
+    name = str(notes.get("name", path.name))
+    return {
+        "name": name,
+        "what": f"{notes.get('description', name)}; {notes.get('upstream', 'unknown upstream')}; "
+        f"{notes.get('license', 'unspecified')}; from {held}",
+    }
+
+
+def count_tokens(tokenizer: Path, index: Index, decisions: Decisions) -> dict[str, Any]:
+    """Tokens of each split, without the marks of a document's beginning and end.
+
+    Raises:
+        TokenizerError: the tokenizer cannot be read.
+    """
+    loaded = load_tokenizer(tokenizer)
+    counts = {}
+    for name, split in SPLITS.items():
+        documents = index.documents(np.flatnonzero(decisions.split == split).tolist())
+        counts[name] = 0
+        while texts := [document.text for document in islice(documents, _TEXTS_AT_ONCE)]:
+            counts[name] += sum(map(len, loaded.encode_batch(texts)))
+    return {"tokenizer": tokenizer.name, **counts, "total": sum(counts.values())}
 
 
 class Workspace:

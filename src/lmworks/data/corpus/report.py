@@ -7,7 +7,7 @@ neither on the order of the inputs nor on who worked. Knows no cleaning step.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -17,6 +17,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from numpy.typing import NDArray
 
 from lmworks.data.cleaning.filters import Preset, rules_of
+from lmworks.data.corpus.data_sheet import DataSheetConfig, data_sheet
 from lmworks.data.corpus.decide import LEFT_OUT, TRAIN, VALIDATION, Decisions
 from lmworks.data.corpus.index import Index
 from lmworks.data.decontamination.step import contamination_report
@@ -24,9 +25,12 @@ from lmworks.data.privacy.redact import privacy_report
 from lmworks.data.shuffle import mix
 from lmworks.data.steps import Tally, shown
 
+FUNNEL = ("pii", "license", "language", "rules", "words", "quality", "decontaminate")
+"""What drops single documents, in the order in which they meet it; presets are the `rules`."""
 KEPT_SAMPLES = 6
 PAIR_SAMPLES = {"exact": 3, "near": 6}
 _NAMES = {TRAIN: "train", VALIDATION: "validation"}
+_SHOWN_DOMAINS = 40
 _BAR_WIDTH, _PLOT_HEIGHT = 36, 140
 
 
@@ -38,9 +42,25 @@ class Findings:
         tally: of cleaning.
         index: of the cleaned documents.
         decisions: about them.
+        settings: of the stage, as JSON.
+        sheet: what people say in the data sheet.
+        inputs: `name` of each and `what` is known of it.
+        tokens: `tokenizer`, and how many tokens each split has, where they were counted.
     """
 
-    def __init__(self, presets: Mapping[Preset, int | None], tally: Tally, index: Index, decisions: Decisions) -> None:
+    def __init__(
+        self,
+        presets: Mapping[Preset, int | None],
+        tally: Tally,
+        index: Index,
+        decisions: Decisions,
+        *,
+        settings: Mapping[str, Any],
+        sheet: DataSheetConfig,
+        inputs: Sequence[Mapping[str, str]] = (),
+        tokens: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._settings, self._sheet, self._inputs, self._tokens = settings, sheet, inputs, tokens
         self._presets, self._tally, self._index, self._decisions = presets, tally, index, decisions
         dropped = np.flatnonzero(decisions.split == LEFT_OUT)
         exact = decisions.groups.exact
@@ -51,7 +71,7 @@ class Findings:
     @property
     def counts(self) -> dict[str, int]:
         """The figures that the manifest repeats."""
-        counts = {**dict.fromkeys(("read", "characters_read"), 0), **self._tally.counts("documents")}
+        counts = {**dict.fromkeys(("read", "characters_read", "pieces"), 0), **self._tally.counts("documents")}
         for split, name in _NAMES.items():
             chosen = self._index.records[self._decisions.split == split]
             counts |= {f"{name}_documents": len(chosen), f"{name}_bytes": int(chosen["bytes"].sum())}
@@ -75,9 +95,10 @@ class Findings:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `report.json`."""
-        return {
+        report = {
             "counts": self.counts,
             "presets": list(self._presets),
+            "funnel": self.funnel(),
             "rules": self._rules(),
             "removed_lines": dict(sorted(self._tally.counts("lines").items())),
             "rejections": {
@@ -90,8 +111,31 @@ class Findings:
             "samples": self._samples(),
             "licenses": self._shares("license"),
             "sources": self._shares("source"),
+            "languages": self._shares("language"),
+            "quality": dict(sorted(self._tally.counts("quality").items())),
+            "domains": dict(_most(self._tally.counts("domains"))),
+            "lost_licenses": dict(_most(self._tally.counts("lost_licenses"))),
             "lengths": histogram(self._index.records["characters"][self._kept]),
+            "inputs": [dict(made) for made in self._inputs],
+            "tokens": None if self._tokens is None else dict(self._tokens),
         }
+        return report | {"data_sheet": data_sheet(self._sheet, report, self._settings)}
+
+    def funnel(self) -> list[dict[str, Any]]:
+        """Documents that each step met, dropped and left, from the pieces read to the corpus."""
+        counts = self.counts
+        met = counts["pieces"]
+        lost = dict.fromkeys(FUNNEL, 0)
+        for key, count in self._tally.counts("rules").items():
+            step = key.partition("/")[0]
+            lost[step if step in lost else "rules"] += count
+        later = {"exact duplicates": counts["exact_duplicates"], "near duplicates": counts["near_duplicates"]}
+        rows = []
+        for name, dropped in (lost | later).items():
+            if dropped or name == "rules" or name in later:
+                rows.append({"name": name, "met": met, "dropped": dropped, "left": met - dropped})
+                met -= dropped
+        return rows
 
     def _rules(self) -> list[dict[str, Any]]:
         """Every rule of the presets in order, and whatever else dropped documents."""
@@ -177,7 +221,20 @@ def render_html(report: Mapping[str, Any]) -> str:
         {**b, "x": n * _BAR_WIDTH, "height": round(_PLOT_HEIGHT * b["documents"] / most, 1)}
         for n, b in enumerate(report["lengths"])
     ]
-    return _template().render(report=report, bars=bars, bar_width=_BAR_WIDTH, plot_height=_PLOT_HEIGHT)
+    first = max(report["counts"]["pieces"], 1)
+    funnel = [
+        {**row, "share": round(100 * row["left"] / first, 2), "lost": round(100 * row["dropped"] / first, 2)}
+        for row in report["funnel"]
+    ]
+    shares = [
+        ("Licences", "Licence", report["licenses"]),
+        ("Sources", "Source", report["sources"]),
+        ("Languages", "Language", report["languages"] if report["languages"].keys() - {""} else {}),
+    ]
+    return _template().render(
+        report=report, bars=bars, bar_width=_BAR_WIDTH, plot_height=_PLOT_HEIGHT, funnel=funnel, shares=shares,
+        shown_domains=_SHOWN_DOMAINS,
+    )  # fmt: skip
 
 
 @cache
