@@ -241,7 +241,7 @@ def sorted_items(row):
      ("prompt-completion", "prompt_only"), ("text", "prompt_completion")],
 )  # fmt: skip
 def test_lossy_conversions_are_refused(row, kind):
-    with pytest.raises(DataError, match="row 1: .* without loss"):
+    with pytest.raises(DataError, match=r"row 1: .* without loss"):
         convert([parse_row(TRL_ROWS[row])], kind)
 
 
@@ -281,11 +281,10 @@ def test_steps_have_no_template(chat):
 
 
 def test_files_that_others_write_are_read(tmp_path):
-    pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
 
     rows = [TRL_ROWS["tools"], TRL_ROWS["messages"]]  # Arrow gives every turn the fields of all of them
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "m.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "m.parquet")
     assert load_rows(tmp_path / "m.parquet")[1] == parse_row(TRL_ROWS["messages"])
     (tmp_path / "k.csv").write_text('prompt,completion,label\r\n"a\nb",c,True\r\nd,e,FALSE\r\n', encoding="utf-8-sig")
     assert load_labeled(tmp_path / "k.csv") == [LabeledRow("a\nb", "c", True), LabeledRow("d", "e", False)]

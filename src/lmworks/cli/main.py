@@ -22,6 +22,8 @@ COMMANDS: dict[str, Entry] = {
     **{name: Entry("lmworks.cli.stage:stage_command", stage.summary) for name, stage in STAGES.items()},
     "data forget": Entry("lmworks.cli.forget:forget", "Show what holds a document or was trained on it; remove it."),
     "data reveal": Entry("lmworks.cli.forget:reveal", "Turn a vault's labels back into what they stand for."),
+    "data validate": Entry("lmworks.cli.rows:validate", "Look for faults in rows for tuning, each with its line."),
+    "data convert": Entry("lmworks.cli.rows:convert", "Write rows for tuning in another layout, type or kind of file."),
     "run": Entry("lmworks.cli.run:run", "Run a recipe: every stage in order, skipping what has not changed."),
     "trace": Entry("lmworks.cli.trace:trace", "Show what an artifact or an answer was made from."),
     "generate": Entry("lmworks.cli.generate:generate", "Continue a prompt with a model folder or GGUF file."),
@@ -37,11 +39,13 @@ COMMANDS: dict[str, Entry] = {
     "launch kubernetes": Entry("lmworks.cli.launch:launch_command", "Write a manifest for a training step."),
     "replay": Entry("lmworks.cli.replay:replay", "Make one step of a pretraining run again and look at it."),
     "plan train": Entry("lmworks.cli.plan_training:train", "Foresee memory and communication of a training step."),
+    "tokenizer compare": Entry("lmworks.cli.tokenizer:compare", "Measure tokenizers on the same texts."),
+    "tokenizer extend": Entry("lmworks.cli.tokenizer:extend", "Give a tokenizer, and its model, more tokens."),
     "export gguf": Entry("lmworks.cli.export:gguf", "Write a model and its tokenizer as one file for llama.cpp."),
 }
 GROUPS = {
     "data": "Bring, clean and tokenize text.",
-    "tokenizer": "Train a tokenizer.",
+    "tokenizer": "Train, compare and extend tokenizers.",
     "tune": "Adapt a trained model.",
     "model": "Look at a model.",
     "export": "Write a model in another format.",
