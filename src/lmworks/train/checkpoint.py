@@ -13,7 +13,6 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,113 +20,20 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
-from lmworks.core.errors import ArtifactError, ArtifactVersionError, CheckpointError, TrainingError, disk_errors
+from lmworks.core.errors import ArtifactError, ArtifactVersionError, CheckpointError, disk_errors
 from lmworks.core.lineage import ArtifactWriter, load_manifest, recover, sha256, write_artifact
 from lmworks.core.progress import say
 from lmworks.train.async_save import Background, Staging
 from lmworks.train.checkpoint_config import KeepBest
-from lmworks.train.nested import leaves
 from lmworks.train.save_group import SaveGroup
-from lmworks.train.sharded_state import Entry, contents, hash_own, read_shards, write_shards
+from lmworks.train.saved_checkpoint import STATE, Checkpoint
+from lmworks.train.sharded_state import hash_own, write_shards
 from lmworks.train.upload import Mirror
 
 PREFIX = "step-"
 DAMAGED = ".damaged"
-STATE = "state"
-"""Folder of the tensors in a checkpoint."""
 FORMAT = 1
 """Of the names of the tensors; another number is not read."""
-_UNREADABLE = (CheckpointException, OSError, RuntimeError, ValueError, KeyError, EOFError, AttributeError)
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """One verified checkpoint. In a mesh every rank has the same one."""
-
-    path: Path
-    step: int
-    """Updates done."""
-    identity: dict[str, Any]
-    """What the run was: settings, model, data."""
-    metrics: dict[str, Any] = field(default_factory=dict)
-    """What was measured at that step."""
-    group: SaveGroup = field(default_factory=SaveGroup)
-    """The ranks that read it together."""
-
-    def load(self, prefix: str = "") -> dict[str, Tensor]:
-        """Every tensor whose name begins with `prefix`, whole, in host memory. Asks no other rank.
-
-        Raises:
-            CheckpointError: the files cannot be read.
-        """
-        with self._readable():
-            state = {
-                name: torch.empty(entry.shape, dtype=entry.dtype)
-                for name, entry in contents(self.path / STATE).items()
-                if name.startswith(prefix)
-            }
-            read_shards(self.path / STATE, state)
-        return state
-
-    def entries(self) -> dict[str, Entry]:
-        """Shape and type of every tensor by its name.
-
-        Raises:
-            CheckpointError: the files cannot be read.
-        """
-        with self._readable():
-            return self.group.first(lambda: contents(self.path / STATE))
-
-    def load_into(self, tensors: Mapping[str, Tensor]) -> None:
-        """Fill tensors in place; of a DTensor, on whatever mesh, each rank reads its own part. All ranks call it.
-
-        Args:
-            tensors: those of the caller. All ranks together ask for all that the checkpoint holds.
-
-        Raises:
-            CheckpointError: on every rank, if a tensor is missing, left over, of another shape, or cannot be read on
-                one of them.
-        """
-        entries = self.entries()
-        self.group.each(lambda: self._require_shapes(tensors, entries))
-        asked = self.group.gather(lambda: set(tensors))
-        self.group.first(lambda: self._require_all_asked(set().union(*asked), entries))
-
-        def read() -> None:
-            with self._readable():
-                read_shards(self.path / STATE, tensors)
-
-        self.group.each(read)
-
-    def _require_shapes(self, tensors: Mapping[str, Tensor], entries: Mapping[str, Entry]) -> None:
-        for name, tensor in tensors.items():
-            if name not in entries:
-                raise CheckpointError(f"{self.path} does not hold {name!r}, which the run has", _OTHER_MODEL)
-            saved = entries[name]
-            if (saved.shape, saved.dtype) != (tensor.shape, tensor.dtype):
-                raise CheckpointError(
-                    f"{name!r} is {saved.dtype} {list(saved.shape)} in {self.path}, and {tensor.dtype} "
-                    f"{list(tensor.shape)} in the run",
-                    _OTHER_MODEL,
-                )
-
-    def _require_all_asked(self, asked: set[str], entries: Mapping[str, Entry]) -> None:
-        if left := sorted(set(entries) - asked):
-            raise CheckpointError(
-                f"{self.path} holds {len(left)} tensors that the run has not, among them {left[0]!r}", _OTHER_MODEL
-            )
-
-    @contextmanager
-    def _readable(self) -> Iterator[None]:
-        try:
-            yield
-        except CheckpointError:
-            raise
-        except _UNREADABLE as error:
-            raise CheckpointError(
-                f"{self.path} cannot be read by torch {torch.__version__}: {error}",
-                "Remove it to go on from an older one",
-            ) from error
 
 
 class Checkpoints:
@@ -347,28 +253,6 @@ class Checkpoints:
             recover(self.folder / hidden.name[1:].partition(".")[0])
         if self._mirror is not None and not self._steps():
             self._mirror.pull(self.folder, PREFIX)
-
-
-def require_same_run(checkpoint: Checkpoint, identity: Mapping[str, Any]) -> None:
-    """Refuse to resume a run with other settings, another model or other data.
-
-    Raises:
-        TrainingError: naming each setting that differs, with both values.
-    """
-    before, now = leaves(checkpoint.identity, "."), leaves(identity, ".")
-    changed = [
-        f"{key} was {before.get(key, 'absent')} and is now {now.get(key, 'absent')}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-    ]
-    if changed:
-        raise TrainingError(
-            f"{checkpoint.path} belongs to another run: " + "; ".join(changed),
-            f"Restore these settings, or remove {checkpoint.path.parent} to start anew",
-        )
-
-
-_OTHER_MODEL = "Resume with the model, the vocabulary and the optimizer that the run was started with, or start anew"
 
 
 @contextmanager

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lmworks.core.errors import CheckpointError
-from lmworks.train.checkpoint import Checkpoint
 from lmworks.train.run_state import AVERAGE, MODEL, part, weights
+from lmworks.train.saved_checkpoint import Checkpoint
 
 
 @torch.no_grad()

@@ -36,7 +36,6 @@ from lmworks.parallel.config import ParallelConfig
 from lmworks.tokenization import Tokenizer, check_compatible, load_tokenizer
 from lmworks.train.anchor import AnchorConfig, AnchoredObjective
 from lmworks.train.callbacks import Callback, every
-from lmworks.train.checkpoint import Checkpoint
 from lmworks.train.config import TrainConfig
 from lmworks.train.dry_run import available_memory, require_fit
 from lmworks.train.export import export_checkpoint
@@ -48,6 +47,7 @@ from lmworks.train.objective_choice import SHAPES, CausalLMObjective, ObjectiveC
 from lmworks.train.objective_wiring import WiredObjective, longest_document, wire
 from lmworks.train.plot import plot_run
 from lmworks.train.ranks import OneProcess, world_size
+from lmworks.train.saved_checkpoint import Checkpoint
 from lmworks.train.sources import Shares, Source, mixed_rows, open_sources, shares_of, told
 from lmworks.train.trainer import Trainer, TrainResult
 

@@ -22,9 +22,9 @@ from lmworks.optim.averaging import WeightAverage
 from lmworks.optim.optimizer import CompositeOptimizer
 from lmworks.optim.param_groups import trainable
 from lmworks.parallel.expert import ExpertShard
-from lmworks.train.checkpoint import Checkpoint
 from lmworks.train.guard import StepGuard
 from lmworks.train.loss_scaling import DynamicLossScale
+from lmworks.train.saved_checkpoint import Checkpoint
 from lmworks.train.sharded_state import Entry
 
 Value = TypeVar("Value")

@@ -30,7 +30,7 @@ from lmworks.optim.schedules import learning_rate_factor
 from lmworks.optim.shards import part
 from lmworks.train.arrangement import arrange
 from lmworks.train.callbacks import Callback, StepEnd, TellsSteps
-from lmworks.train.checkpoint import Checkpoints, require_same_run
+from lmworks.train.checkpoint import Checkpoints
 from lmworks.train.compile import running_blocks
 from lmworks.train.config import TrainConfig
 from lmworks.train.culprits import RowSums, culprits, measure_rows
@@ -44,6 +44,7 @@ from lmworks.train.rank_watch import RankWatch
 from lmworks.train.ranks import join_ranks
 from lmworks.train.run_log import Record, RunLog
 from lmworks.train.run_state import RunState
+from lmworks.train.saved_checkpoint import require_same_run
 from lmworks.train.sizes import cut
 from lmworks.train.step import Objective, StepTotals, accumulate_gradients, finish_gradients
 
@@ -359,13 +360,9 @@ class Trainer:
         return step, path, record
 
     def _save(self, done: int, record: Record) -> Path:
+        state, asynchronous = self.state.state_dict(), self.config.checkpoint.asynchronous
         return self.checkpoints.save(
-            done,
-            self.state.state_dict(),
-            self.identity,
-            self.code_version,
-            metrics=record,
-            asynchronous=self.config.checkpoint.asynchronous,
+            done, state, self.identity, self.code_version, metrics=record, asynchronous=asynchronous
         )
 
     def _stop(self, done: int, record: Record, signal: Signals) -> None:
