@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,18 @@ class Tokenizer:
         _check_text(text)
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
+
+    def encode_words(self, text: str) -> list[tuple[int, ...]]:
+        """`encode` of a text, by the words it is cut into before its pieces are merged; added tokens are left out.
+
+        Raises:
+            TokenizerError: the text holds half a surrogate pair, which has no UTF-8 form.
+        """
+        _check_text(text)
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        # Words are numbered anew behind each added token, which itself has no number.
+        groups = groupby(zip(encoding.ids, encoding.word_ids, strict=True), key=lambda token: token[1])
+        return [tuple(i for i, _ in group) for word, group in groups if word is not None]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each text, on all cores."""
@@ -298,13 +311,15 @@ def _check_text(text: str) -> None:
 
 
 def load_tokenizer(path: Path | str) -> Tokenizer:
-    """Load a tokenizer from a Hugging Face folder, a GGUF file, or a folder whose only GGUF file it is.
+    """Load a tokenizer from a Hugging Face folder or its `tokenizer.json`, a GGUF file, or a folder with one of them.
 
     Raises:
         TokenizerError: nothing readable is there, or the tokenizer is of an unknown kind.
         CheckpointError: the GGUF file is damaged.
     """
     path = Path(path)
+    if path.name == TOKENIZER and path.is_file():
+        path = path.parent
     if path.is_dir() and not (path / TOKENIZER).exists() and len(files := list(path.glob("*.gguf"))) == 1:
         path = files[0]
     definition = read_gguf(path) if path.suffix == ".gguf" else read_folder(path)
