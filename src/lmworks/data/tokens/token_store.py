@@ -96,7 +96,7 @@ class TokenStoreWriter:
     def _next_shard(self) -> None:
         if self._shard is not None:
             self._shard.close()
-        self._shard = (self._folder / _shard_name(len(self._shard_tokens))).open("wb")
+        self._shard = (self._folder / shard_name(len(self._shard_tokens))).open("wb")
         self._shard_tokens.append(0)
 
     def __enter__(self) -> Self:
@@ -139,8 +139,8 @@ class TokenStore:
         self.num_bytes = index.num_bytes
         """UTF-8 bytes of the texts, for bits per byte and bytes per token."""
         dtype = token_dtype(index.vocab_size)
-        self._ends = _map(self.path / ENDS, np.dtype("<u8"), index.num_documents)
-        self._shards = [_map(self.path / _shard_name(n), dtype, size) for n, size in enumerate(index.shard_tokens)]
+        self._ends = map_array(self.path / ENDS, np.dtype("<u8"), index.num_documents)
+        self._shards = [map_array(self.path / shard_name(n), dtype, size) for n, size in enumerate(index.shard_tokens)]
         self._shard_starts = np.concatenate([[0], np.cumsum(index.shard_tokens)]).astype(np.int64)
         last = int(self._ends[-1]) if len(self._ends) else 0
         if not last == self.num_tokens == int(self._shard_starts[-1]):
@@ -170,7 +170,8 @@ class TokenStore:
         return ends - np.concatenate([[0], ends[:-1]])[: len(ends)]
 
 
-def _shard_name(number: int) -> str:
+def shard_name(number: int) -> str:
+    """The file of the shard of this number, from 0."""
     return f"shard-{number:05d}.bin"
 
 
@@ -186,7 +187,7 @@ def _read_index(folder: Path) -> StoreIndex:
         raise ArtifactError(f"{file} is damaged: {error}", "Run the tokenize stage again") from None
 
 
-def _map(file: Path, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
+def map_array(file: Path, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
     """Map `count` items of a file, whose size must be exactly theirs."""
     expected = count * dtype.itemsize
     size = file.stat().st_size if file.is_file() else None
