@@ -23,12 +23,17 @@ from lmworks.core.trace import trace as trace_artifact
     "--journal", type=click.Path(path_type=Path), help="The server's journal.  [default: runs/*/responses.jsonl]"
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def trace(subject: str, journal: Path | None, as_json: bool) -> None:
+@click.option("--row", type=click.IntRange(min=0), help="Of a pretraining run: the documents of this row, from 0.")
+@click.option("--step", type=click.IntRange(min=1), help="Of a pretraining run: the documents of this step, from 1.")
+def trace(subject: str, journal: Path | None, as_json: bool, row: int | None, step: int | None) -> None:
     """Show what an artifact or an answer was made from: models, runs, data sets, sources and their licences.
 
     ARTIFACT is a folder that a stage made, or a file in one; RESPONSE_ID is the `id` of an answer of the server.
     Every file on the way is hashed; what is gone or has changed since is marked.
     """
+    if row is not None or step is not None:
+        _show_rows(Path(subject), row, step, as_json)
+        return
     answer = None
     if Path(subject).exists():
         tree = trace_artifact(subject)
@@ -38,6 +43,22 @@ def trace(subject: str, journal: Path | None, as_json: bool) -> None:
         click.echo(json.dumps({"answer": answer, "made_from": tree.to_dict()}, ensure_ascii=False, indent=2))
     else:
         stdout().print(draw(tree, answer))
+
+
+def _show_rows(run: Path, row: int | None, step: int | None, as_json: bool) -> None:
+    """The documents of one row, or of all rows of a step."""
+    from lmworks.cli.trace_rows import config_of, documents_of_rows, rows_of_step
+
+    config = config_of(run)
+    rows = [*([] if row is None else [row]), *([] if step is None else rows_of_step(run, config, step))]
+    found = documents_of_rows(config, rows)
+    if as_json:
+        click.echo(json.dumps([document.to_dict() for document in found], ensure_ascii=False, indent=2))
+        return
+    for document in found:
+        where = f"row {document.row}: [bold]{escape(document.id)}[/] {escape(document.source)}"
+        stdout().print(f"{where} [cyan]{escape(document.license)}[/]")
+        stdout().print(f"  [dim]{escape(repr(document.text))}[/]")
 
 
 def _answer(response_id: str, journal: Path | None) -> tuple[dict[str, Any], Ancestor]:

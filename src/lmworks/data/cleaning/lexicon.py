@@ -115,6 +115,12 @@ def _sentences(words: tuple[str, ...], *, after_end: bool) -> tuple[int, bool]:
 _shared = _Lexicon()
 
 
+def forget() -> None:
+    """Begin anew, as a process does; for measuring."""
+    global _shared
+    _shared = _Lexicon()
+
+
 @dataclass(frozen=True)
 class Words:
     """The words of a text, as numbers and lengths.

@@ -87,7 +87,7 @@ def _preprocessing(report: Mapping[str, Any], settings: Mapping[str, Any]) -> li
     dropped = [f"{row['name']} {row['dropped']:,}" for row in report["funnel"] if row["dropped"]]
     facts = [
         "Unicode was normalized (NFC), broken encodings mended, control characters removed.",
-        f"Left at each step: {', '.join(dropped) or 'nothing'}.",
+        f"Dropped at each step: {', '.join(dropped) or 'nothing'}.",
     ]
     for row in report["privacy"]:
         facts.append(f"Personal data or secrets: {row['found']:,} times {row['kind']}.")
