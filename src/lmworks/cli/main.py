@@ -24,6 +24,8 @@ COMMANDS: dict[str, Entry] = {
     "data reveal": Entry("lmworks.cli.forget:reveal", "Turn a vault's labels back into what they stand for."),
     "data validate": Entry("lmworks.cli.rows:validate", "Look for faults in rows for tuning, each with its line."),
     "data convert": Entry("lmworks.cli.rows:convert", "Write rows for tuning in another layout, type or kind of file."),
+    "data balance": Entry("lmworks.cli.rows:balance", "Take rows for tuning in wanted shares of tasks or languages."),
+    "data synthesize": Entry("lmworks.cli.synthesize:command", "Make new rows for tuning of given ones by a model."),
     "run": Entry("lmworks.cli.run:run", "Run a recipe: every stage in order, skipping what has not changed."),
     "trace": Entry("lmworks.cli.trace:trace", "Show what an artifact or an answer was made from."),
     "generate": Entry("lmworks.cli.generate:generate", "Continue a prompt with a model folder or GGUF file."),

@@ -1,9 +1,9 @@
-"""`lmworks data validate` and `lmworks data convert`: rows for tuning, looked at and rewritten. Knows no rule."""
+"""`lmworks data validate`, `data convert`, `data balance`: rows for tuning, looked at and rewritten. Knows no rule."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import click
 
@@ -68,3 +68,43 @@ def convert(source: Path, target: Path, layout: str, kind: str | None) -> None:
     made = rows if kind is None else to_kind(rows, cast("Kind", kind))
     write_file(target, made, cast("Layout", layout))
     click.echo(f"{len(rows)} rows of {source} are {len(made)} rows of {target}")
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--by", required=True, metavar="FIELD", help="Field whose values are the groups, such as language.")
+@click.option("--share", "shares", multiple=True, metavar="VALUE=WEIGHT", help="Of each group; alike if none is given.")
+@click.option("--total", default="down", show_default=True, metavar="N", help="Rows, or down (repeats none) or up.")
+@click.option("--most-repeats", type=click.IntRange(min=1), help="Refuse to take a row more often.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def balance(source: Path, target: Path, by: str, shares: tuple[str, ...], total: str, **given: Any) -> None:
+    """Write rows of SOURCE as TARGET so that groups have their shares, and print the account."""
+    from rich.table import Table
+
+    from lmworks.core.errors import DataError
+    from lmworks.data.rows.balance import balance as shared_out
+    from lmworks.data.rows.balance import group_by
+    from lmworks.data.rows.files import write_file
+    from lmworks.data.rows.load import load_rows
+
+    rows = load_rows(source)
+    groups = group_by(rows, by)
+    named = {str(group): group for group in groups}
+    wanted = dict.fromkeys(groups, 1.0) if not shares else {}
+    for name, _, weight in (share.rpartition("=") for share in shares):
+        try:
+            wanted[named.get(name, name)] = float(weight)
+        except ValueError:
+            raise DataError(f"the share {name}={weight} has no weight", "Write it as VALUE=WEIGHT") from None
+    if total not in ("down", "up") and not total.isdecimal():
+        raise DataError(f"the total {total!r} is no number of rows", "Give a number, down or up")
+    size = int(total) if total.isdecimal() else cast("Literal['down', 'up']", total)
+    made = shared_out(groups, wanted, total=size, most_repeats=given["most_repeats"], seed=given["seed"])
+    write_file(target, [rows[number] for number in made.order])
+    table = Table(by, "rows", "share", "taken", "most often", "left out", box=None, pad_edge=False)
+    for one in made.accounts:
+        counts = (one.available, f"{one.wanted:.1%}", one.taken, one.most_repeated, one.left_out)
+        table.add_row(str(one.group), *map(str, counts))
+    stdout().print(table, markup=False)
+    click.echo(f"{len(made.order)} rows of {len(rows)} in {target}")

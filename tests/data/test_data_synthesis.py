@@ -1,0 +1,379 @@
+"""Rows made through a scripted generator: what is kept and why not, lineage, exact resumption, failures one by one."""
+
+import json
+import os
+from collections import Counter
+from random import Random
+
+import pytest
+from click.testing import CliRunner
+
+from lmworks.cli.main import cli
+from lmworks.core.errors import DataError
+from lmworks.core.generation import CompletionOutput, RequestOutput
+from lmworks.core.lineage import verify
+from lmworks.data.rows.conversations import load_conversations
+from lmworks.data.rows.load import load_rows
+from lmworks.data.synthesis.eda import OPERATIONS, EdaConfig, augment
+from lmworks.data.synthesis.grade import GraderConfig
+from lmworks.data.synthesis.methods import METHODS
+from lmworks.data.synthesis.novelty import NoveltyConfig, Pool, rouge_l
+from lmworks.data.synthesis.synthesize import OUTCOMES, SynthesizeConfig, synthesize
+
+NOUNS = [
+    "rivers",
+    "bridges",
+    "poems",
+    "planets",
+    "engines",
+    "spices",
+    "painters",
+    "storms",
+    "numbers",
+    "insects",
+    "harbors",
+    "violins",
+]
+VERBS = [
+    "Describe",
+    "Compare",
+    "Translate",
+    "Count",
+    "Draw",
+    "Explain",
+    "Rank",
+    "Defend",
+    "Imagine",
+    "Summarize",
+    "Question",
+    "Classify",
+]
+
+
+class Scripted:
+    """Answers as a pure function of request, seed and number; counts calls; fails where told."""
+
+    def __init__(self, fails=(), stop_after=None, script=None):
+        self.calls, self.fails, self.stop_after, self.script = 0, fails, stop_after, script
+
+    def chat(self, conversations, sampling_params):
+        self.calls += 1
+        if self.stop_after is not None and self.calls > self.stop_after:
+            raise KeyboardInterrupt
+        outputs = []
+        for conversation in conversations:
+            request = conversation[-1].content
+            if any(word in request for word in self.fails):
+                raise TimeoutError(f"no answer to {request[:9]!r}")
+            texts = [self.answer(request, sampling_params.seed, n) for n in range(sampling_params.n)]
+            outputs.append(RequestOutput("r", request, (), tuple(CompletionOutput(text, (), "stop") for text in texts)))
+        return outputs
+
+    def generate(self, prompts, sampling_params):
+        raise AssertionError("conversations are asked")
+
+    def answer(self, request, seed, n):
+        if self.script is not None:
+            return self.script(request, n)
+        random = Random(f"{request}{seed}{n}")
+        if "nothing else" in request:
+            return f"1. {random.choice(VERBS)} {random.choice(NOUNS)} for {random.choice(NOUNS)} {random.random()}"
+        return f"An answer {n} to: {request}"
+
+
+def write(file, *rows):
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return file
+
+
+def seeds(folder, count=8, **more):
+    rows = [{"prompt": f"{verb} the {NOUNS[n]} now", "id": f"s{n}", **more} for n, verb in enumerate(VERBS[:count])]
+    return write(folder / "seeds.jsonl", *rows)
+
+
+def config(folder, method, **more):
+    more.setdefault("inputs", (folder / "seeds.jsonl",))
+    return SynthesizeConfig(method=method, output=folder / "out", **more)
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "out/conversations.jsonl").read_text().splitlines()]
+
+
+def outcomes(folder):
+    return [json.loads(line) for line in (folder / "out" / OUTCOMES).read_text().splitlines()]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_makes_rows_with_their_lineage(method, tmp_path):
+    seeds(tmp_path)
+    if method == "back_translation":
+        write(
+            tmp_path / "seeds.jsonl", *({"text": f"All about {noun}.", "id": f"s{n}"} for n, noun in enumerate(NOUNS))
+        )
+    novelty = NoveltyConfig(measure="none" if method == "eda" else "rouge-l")
+    manifest = synthesize(config(tmp_path, method, novelty=novelty), Scripted(), "double")
+    assert verify(tmp_path / "out") == manifest
+    made = rows(tmp_path)
+    assert len(load_conversations(tmp_path / "out")) == len(made) == manifest.metrics["rows"] > 0
+    assert manifest.metrics["attempts"] == len(made) + len(outcomes(tmp_path))
+    assert len({row["id"] for row in made}) == len(made)
+    for row in made:
+        lineage = row["lineage"]
+        assert (lineage["method"], lineage["generator"]) == (method, "double")
+        assert {parent[0] for parent in lineage["parents"]} == {"s"}
+        assert all("seed" in params for params in lineage["sampling_params"].values())
+    if method == "back_translation":
+        assert made[0]["completion"][0]["content"] == "All about rivers."
+    if method == "rejection_sampling":
+        assert [row["prompt"][0]["content"] for row in made] == [
+            row.prompt for row in load_rows(tmp_path / "seeds.jsonl")
+        ]
+
+
+def test_a_run_killed_at_any_call_goes_on_to_the_same_rows(tmp_path):
+    seeds(tmp_path)
+    more = {"attempts": 17, "round_size": 4}
+    synthesize(config(tmp_path, "self_instruct", **more), whole := Scripted())
+    expected = [(tmp_path / "out" / name).read_bytes() for name in ("conversations.jsonl", OUTCOMES)]
+    (tmp_path / "out").rename(tmp_path / "first")
+    for stop in range(whole.calls):
+        with pytest.raises(KeyboardInterrupt):
+            synthesize(config(tmp_path, "self_instruct", **more), Scripted(stop_after=stop))
+        journal = tmp_path / ".out.journal.jsonl"
+        with journal.open("ab") as stream:
+            stream.write(b'[{"attempt": 9')  # what a kill in the middle of a write leaves
+        rest = Scripted()
+        synthesize(config(tmp_path, "self_instruct", **more), rest)
+        assert [(tmp_path / "out" / name).read_bytes() for name in ("conversations.jsonl", OUTCOMES)] == expected
+        assert rest.calls <= whole.calls - stop + 1
+        assert not journal.exists()
+        (tmp_path / "out").rename(tmp_path / f"again{stop}")
+
+
+def test_concurrency_changes_nothing_and_the_seed_does(tmp_path):
+    seeds(tmp_path)
+    made = []
+    for settings in ({}, {"concurrency": 3}, {"seed": 1}):
+        synthesize(config(tmp_path, "self_instruct", round_size=4, **settings), Scripted())
+        made.append(rows(tmp_path))
+    assert made[0] == made[1] != made[2]
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_failing_prompts_are_counted_and_named_and_others_go_on(concurrency, tmp_path):
+    seeds(tmp_path)
+    manifest = synthesize(config(tmp_path, "rejection_sampling", concurrency=concurrency), Scripted(fails=["poems"]))
+    assert (manifest.metrics["kept"], manifest.metrics["failed"]) == (7, 1)
+    assert manifest.notes["failed"] == ["attempt 2: TimeoutError: no answer to 'Translate'"]
+    assert outcomes(tmp_path)[0]["parents"] == ["s2"]
+
+
+def test_a_generator_that_is_down_stops_the_run_which_then_goes_on(tmp_path):
+    seeds(tmp_path)
+    made = config(tmp_path, "rejection_sampling", round_size=4)
+    with pytest.raises(DataError, match=r"none of 4 prompts .*TimeoutError"):
+        synthesize(made, Scripted(fails=NOUNS[4:8]))
+    after = Scripted()
+    assert synthesize(made, after).metrics["rows"] == 8
+    assert after.calls == 1
+
+
+def test_other_settings_do_not_go_on_with_a_journal(tmp_path):
+    seeds(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        synthesize(config(tmp_path, "self_instruct"), Scripted(stop_after=1))
+    with pytest.raises(DataError, match=r"other settings \(seed\)"):
+        synthesize(config(tmp_path, "self_instruct", seed=1), Scripted())
+    seeds(tmp_path, 7)
+    with pytest.raises(DataError, match=r"other settings \(inputs\)"):
+        synthesize(config(tmp_path, "self_instruct"), Scripted())
+
+
+BAD = {
+    "": "length", "word": "length", "w " * 200: "length", "Sorry, I cannot do that": "refusal",
+    "The rewritten prompt is this one": "talk about the task", "describe the RIVERS now": "unchanged",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_unusable_instructions_are_kept_with_their_reason(text, tmp_path):
+    seeds(tmp_path, 2)
+
+    def script(request, n):
+        return text if "rivers" in request and "nothing else" in request else "Tell a long story of whales"
+
+    synthesize(config(tmp_path, "evol_instruct"), Scripted(script=script))
+    (outcome,) = outcomes(tmp_path)
+    assert (outcome["status"], outcome["reason"].split(":")[0]) == ("unusable", BAD[text])
+
+
+def test_paraphrases_keep_numbers_and_answers(tmp_path):
+    write(
+        tmp_path / "seeds.jsonl",
+        {"prompt": "Add 17 and 4", "completion": "21"},
+        {"prompt": "Add 9 to 3", "completion": "12"},
+    )
+
+    def script(request, n):
+        return "What is the sum of 17 and 4?" if "17" in request else "What is nine and 3?"
+
+    synthesize(config(tmp_path, "paraphrase"), Scripted(script=script))
+    assert [row["completion"][0]["content"] for row in rows(tmp_path)] == ["21"]
+    assert "lacks 9" in outcomes(tmp_path)[0]["reason"]
+
+
+def test_what_is_like_the_pool_or_the_round_is_a_duplicate(tmp_path):
+    seeds(tmp_path, 4)
+    told = iter(
+        ["Tell me about whales and seals", "Tell me about the whales and seals", "Describe the rivers now please"]
+    )
+    manifest = synthesize(
+        config(tmp_path, "self_instruct", attempts=3),
+        Scripted(script=lambda request, n: next(told) if "nothing else" in request else "fine"),
+    )
+    assert (manifest.metrics["kept"], manifest.metrics["duplicate"]) == (1, 2)
+    assert [one["reason"].split()[-1] for one in outcomes(tmp_path)] == ["0", "s0"]
+
+
+def test_graders_choose_the_best_answer_and_reject(tmp_path):
+    write(
+        tmp_path / "seeds.jsonl", {"prompt": "What is 2+2?", "answer": "4"}, {"prompt": "What is 1+1?", "answer": ["2"]}
+    )
+
+    def script(request, n):
+        if "How good" in request:
+            return f"{4 if 'three words' in request else 3}"
+        return ["it is 4", "it is 4 three words", "5"][n]
+
+    graders = (GraderConfig(name="contains", least=1), GraderConfig(name="judge", least=3))
+    sampling = {"n": 3, "temperature": 1.0}
+    synthesize(
+        config(tmp_path, "rejection_sampling", graders=graders, response_sampling=sampling), Scripted(script=script)
+    )
+    (row,) = rows(tmp_path)
+    assert row["completion"][0]["content"] == "it is 4 three words"
+    assert [(v["grader"], v["grade"]) for v in row["lineage"]["verdicts"]] == [("contains", 1.0), ("judge", 4.0)]
+    (other,) = outcomes(tmp_path)
+    assert (other["status"], other["parents"][0]) == ("rejected", row_of(tmp_path, 1))
+    with pytest.raises(DataError, match="no text in the field 'solution'"):
+        synthesize(
+            config(tmp_path, "rejection_sampling", graders=(GraderConfig(name="f1", least=1, field="solution"),)),
+            Scripted(),
+        )
+
+
+def row_of(folder, number):
+    from lmworks.data.synthesis.synthesize import read_seeds
+
+    return read_seeds(config(folder, "rejection_sampling"))[number].id
+
+
+def test_a_number_of_rows_ends_the_run_and_nothing_is_an_error(tmp_path):
+    seeds(tmp_path)
+    manifest = synthesize(config(tmp_path, "rejection_sampling", num_rows=3, round_size=2), Scripted())
+    assert (manifest.metrics["rows"], manifest.metrics["surplus"]) == (3, 1)
+    with pytest.raises(DataError, match=r"no attempt gave a row .8 unusable; the first: length"):
+        synthesize(config(tmp_path, "self_instruct"), Scripted(script=lambda request, n: "x"))
+
+
+@pytest.mark.parametrize(
+    ("row", "method", "reason"),
+    [({"text": "t"}, "paraphrase", "no request"), ({"prompt": "p"}, "back_translation", "no text"),
+     ({"messages": [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]},
+      "back_translation", "no text")],
+)  # fmt: skip
+def test_inputs_without_a_beginning_are_named(row, method, reason, tmp_path):
+    write(tmp_path / "seeds.jsonl", row)
+    with pytest.raises(DataError, match=rf"row 1 .*{reason}"):
+        synthesize(config(tmp_path, method), Scripted())
+
+
+def test_eda_needs_no_generator_and_the_command_runs_it(tmp_path):
+    seeds(tmp_path, completion="done")
+    arguments = [
+        "data",
+        "synthesize",
+        "--method",
+        "eda",
+        "--inputs",
+        tmp_path / "seeds.jsonl",
+        "--output",
+        tmp_path / "out",
+    ]
+    result = CliRunner().invoke(cli, [*map(str, arguments), "--novelty.measure", "none"])
+    assert result.exit_code == 0, result.output
+    assert "rows" in result.output
+    assert rows(tmp_path)[0]["lineage"]["generator"] == ""
+    seeds(tmp_path)
+    with pytest.raises(DataError, match="needs a generator"):
+        synthesize(config(tmp_path, "eda", novelty=NoveltyConfig(measure="none")))
+
+
+WORDS = [f"w{n}" for n in range(20)]
+SYNONYMS = {f"w{n}": (f"s{n}",) for n in range(0, 20, 2)}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_eda_changes_as_many_words_as_it_says(operation):
+    settings = EdaConfig(alpha=0.2, synonyms=SYNONYMS)
+    changed = augment(" ".join(WORDS), operation, Random(3), settings).split()
+    before, after = Counter(WORDS), Counter(changed)
+    gone, new = before - after, after - before
+    if operation == "synonym_replacement":
+        assert {f"s{word[1:]}" for word in gone} == set(new)
+        assert gone.total() == 4
+    elif operation == "random_insertion":
+        assert not gone
+        assert new.total() == 4
+    elif operation == "random_swap":
+        assert before == after
+        assert 2 <= sum(a != b for a, b in zip(WORDS, changed, strict=True)) <= 8
+    else:
+        assert not new
+        assert [word for word in WORDS if word in changed] == changed
+        assert len(changed) == 16
+    assert changed == augment(" ".join(WORDS), operation, Random(3), settings).split()
+    assert augment("x", operation, Random(0), EdaConfig()) == "x"
+    assert augment(" ", operation, Random(0), EdaConfig()) == " "
+    assert set(augment("描述河流", operation, Random(0), EdaConfig())) <= set("描述河流")
+
+
+def test_rouge_l_is_the_published_scorers():
+    scorer = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer(["rougeL"])
+    random = Random(0)
+    for _ in range(200):
+        one, other = (
+            " ".join(random.choices(["a", "b", "c", "dog", "Cat,", "x1."], k=random.randrange(12))) for _ in range(2)
+        )
+        assert rouge_l(one, other) == pytest.approx(scorer.score(one, other)["rougeL"].fmeasure, abs=1e-12)
+    assert rouge_l("我爱北京", "我爱上海") == 0.5
+
+
+def test_minhash_finds_what_is_nearly_the_same():
+    pool = Pool(NoveltyConfig(measure="minhash", threshold=0.6))
+    text = "Explain to a child of eight years how a bridge carries the weight of a train without falling"
+    assert pool.like(text) is None
+    pool.add("a", "Something about painting walls in bright colors before winter comes to the north")
+    pool.add("b", text)
+    assert pool.like(text + " down") is not None
+    assert pool.like(text + " down")[0] == "b"
+    assert pool.like("A wholly different question about the taste of soup and the price of salt") is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("LMWORKS_SMOLLM2_GGUF" not in os.environ, reason="LMWORKS_SMOLLM2_GGUF names no file")
+def test_a_real_model_makes_rows_through_the_engine(tmp_path):
+    from lmworks.engine import LLM
+
+    seeds(tmp_path, 4)
+    settings = config(
+        tmp_path, "evol_instruct", round_size=4, instruction_sampling={"max_tokens": 60},
+        response_sampling={"max_tokens": 24, "n": 2}, graders=(GraderConfig(name="words", least=3),),
+    )  # fmt: skip
+    manifest = synthesize(settings, LLM(os.environ["LMWORKS_SMOLLM2_GGUF"]), "SmolLM2-135M-Instruct")
+    assert manifest.metrics["attempts"] == 4
+    made = rows(tmp_path)
+    assert made
+    assert all(row["lineage"]["verdicts"][0]["grade"] >= 3 for row in made)
+    assert len(load_conversations(tmp_path / "out")) == len(made)
