@@ -26,7 +26,7 @@ from lmworks.server.served_model import ServedModel
 
 GUIDES = Path(__file__).resolve().parents[1] / "docs/guides"
 SERVING = ("serving", "requests", "structured-output", "embedding-and-rerank", "adapters", "operating",
-           "speed-and-memory", "offline-inference", "quantized-models")  # fmt: skip
+           "speed-and-memory", "offline-inference", "quantized-models", "instruction-data")  # fmt: skip
 HOME = "http://127.0.0.1:8000"
 FENCE = re.compile(r"```(sh|python|yaml)\n(.*?)```", re.DOTALL)
 TEMPLATE = (

@@ -130,6 +130,9 @@ def test_lengths_are_those_of_the_rendered_row(tmp_path):
     assert not validate([file], tokenizer, count).findings
     (finding,) = validate([file], tokenizer, count - 1).errors
     assert finding.message == f"{count} tokens, above {count - 1}"
+    odd = write(tmp_path / "o.jsonl", talk({"role": "system", "content": "s"}, user("q"), assistant("a")))
+    save("llama3", tmp_path / "u", "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}")
+    assert [one.rule for one in validate([odd], load_tokenizer(tmp_path / "u"), 9).errors] == ["chat template"]
     with pytest.raises(DataError, match="without a tokenizer"):
         validate([file], None, 5)
 

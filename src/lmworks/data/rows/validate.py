@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from lmworks.core.errors import DataError
+from lmworks.core.errors import DataError, TokenizerError
 from lmworks.data.identity import row_id
 from lmworks.data.rows.convert import ChatRenderer, render
 from lmworks.data.rows.files import Place, read_file
@@ -158,7 +158,11 @@ def _too_long(row: Row, tokenizer: Measure, most: int) -> Iterator[tuple[RowFaul
     if isinstance(row, StepwiseRow):
         parts = ["\n".join(map(_text, row.contents.values()))]
     else:
-        contents = dict(render(row, tokenizer).contents)
+        try:
+            contents = dict(render(row, tokenizer).contents)
+        except TokenizerError as error:
+            yield RowFault("chat template", str(error.problem)), True
+            return
         prompt = str(contents.pop("prompt", ""))
         parts = [prompt + str(answer) for answer in contents.values()] or [prompt]
     longest = max(len(tokenizer.encode(part)) for part in parts)
