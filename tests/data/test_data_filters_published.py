@@ -145,3 +145,9 @@ def test_any_text_has_an_outcome_and_always_the_same(text, preset):
 def test_huge_lines_end(text):
     for steps in (GOPHER_REPETITION, FINEWEB_STEPS):
         assert isinstance(clean(text, steps), Kept | Broken)
+
+
+def test_a_short_chinese_text_that_repeats_nothing_is_kept():
+    poem = "秋天的桥上有人看着河水，慢慢地想起从前的朋友和家乡的山，心里觉得很安静，也很想念他们。"
+    assert isinstance(clean(poem, steps_of("chinese", 10)), Kept)
+    assert clean("春眠不觉晓，处处闻啼鸟。" * 4, steps_of("chinese", 10)).rule.name.startswith("top_")

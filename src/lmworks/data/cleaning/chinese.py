@@ -90,7 +90,12 @@ def _line_ends(m: PublishedMeasures) -> float:
 
 
 def _top(n: int) -> Callable[[PublishedMeasures], float]:
-    return lambda m: _words(m.character_ngrams.top(n), n) / max(len(m.text), 1)
+    def share(m: PublishedMeasures) -> float:
+        # In a short text even an n-gram that occurs once is a large share; that is no repetition.
+        grams = m.character_ngrams
+        return _words(grams.top(n), n) / max(len(m.text), 1) if grams.repeats(n) else 0.0
+
+    return share
 
 
 def _words(joined: int, n: int) -> float:

@@ -55,6 +55,10 @@ class NGrams:
             first = int(positions[np.argmax(counts[groups] == most)])
         return most * int(self._ends[first + n] - self._ends[first] + n - 1)
 
+    def repeats(self, n: int) -> bool:
+        """Whether some n-gram occurs more than once."""
+        return self._count >= n and len(self._level(n)[0]) > 0
+
     def repeated(self, n: int) -> int:
         """Characters of n-grams that occurred before, read from left to right without overlap."""
         positions, _, groups, _ = self._level(n)
