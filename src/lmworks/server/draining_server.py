@@ -18,7 +18,7 @@ from lmworks.server.admission import Turnstile
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 IDLE_SECONDS = 75
-"""How long a connection that asks nothing stays open: longer than clients keep theirs, who else ask into its closing."""
+"""How long a connection that asks nothing stays open: longer than clients keep theirs, or they ask while it closes."""
 CLOSING_SECONDS = 1
 """For what still runs when the drain is over to notice that it is cancelled."""
 
