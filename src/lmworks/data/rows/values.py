@@ -6,6 +6,7 @@ its type's fields is carried in `extra`, never dropped. Knows no file and no lay
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -32,7 +33,7 @@ class RowFault(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(ABC):
     """Of any type."""
 
     kind: ClassVar[Kind]
@@ -42,9 +43,9 @@ class Row:
     """Further fields, such as `id`, `source`, `language` or verl's `reward_model`."""
 
     @property
+    @abstractmethod
     def contents(self) -> dict[str, Content]:
         """The fields that hold content, by name; those of a list are numbered."""
-        raise NotImplementedError
 
     @property
     def conversational(self) -> bool:
