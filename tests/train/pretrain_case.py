@@ -50,7 +50,7 @@ def config(inputs: Path, output: Path, **changes: object) -> PretrainConfig:
 
 def exact(inputs: Path, output: Path, **parallel: Any) -> PretrainConfig:
     """Settings under which ranks change the weights by rounding alone, and rounding is not amplified."""
-    settings = {"train.precision": "float32", "train.optimizer.kind": "adamw"}
+    settings = {"train.precision": "float32", "train.optimizer.kind": "adamw", "train.eval_every": 4}
     return config(inputs, output, **settings, **{f"train.parallel.{form}": n for form, n in parallel.items()})
 
 
