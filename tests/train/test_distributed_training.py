@@ -11,9 +11,6 @@ from lmworks.train.events import read_events
 from lmworks.train.metrics import read_metrics
 
 TWO = {
-    "data": {"parallel": {"data": 2}},
-    "shard": {"parallel": {"shard": 2}},
-    "tensor": {"parallel": {"tensor": 2}},
     "context": {"parallel": {"context": 2}},
     "pipeline": {"parallel": {"pipeline": 2}},
     "expert": {"parallel": {"data": 2, "expert": 2}, "experts": True},
@@ -22,6 +19,8 @@ FOUR = {
     "data x shard": {"parallel": {"data": 2, "shard": 2}},
     "tensor x shard": {"parallel": {"tensor": 2, "shard": 2}, "ema_decay": 0.5},
 }
+ALONE = {form: {"parallel": {form: 2}} for form in ("data", "shard", "tensor")}
+"""Forms of which the meshes of four ranks are made."""
 
 
 def gap(ours, theirs) -> float:
@@ -29,7 +28,7 @@ def gap(ours, theirs) -> float:
     return max(float((ours[n] - theirs[n]).abs().max()) for n in ours)
 
 
-@pytest.mark.parametrize(("ranks", "forms"), [(2, TWO), (4, FOUR)])
+@pytest.mark.parametrize(("ranks", "forms"), [(2, TWO), (4, FOUR), pytest.param(2, ALONE, marks=pytest.mark.slow)])
 def test_every_mesh_ends_with_the_weights_of_one_process(tmp_path: Path, ranks: int, forms: dict):
     everywhere = run_processes(train_forms, ranks, tmp_path / "many", forms)
     for name, changes in forms.items():
