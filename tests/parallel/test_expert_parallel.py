@@ -16,6 +16,7 @@ from lmworks.parallel.expert import (
     expert_parameters,
     gather_experts,
     parallelize_experts,
+    require_experts,
     sum_gradients,
 )
 from lmworks.parallel.processes import run_processes
@@ -135,4 +136,4 @@ def test_experts_that_do_not_divide_are_refused(measured):
 def test_a_model_without_experts_is_refused():
     dense = build_model(config(MLPConfig(intermediate_size=16)), seed=0)
     with pytest.raises(ParallelError, match="no layer with experts"):
-        parallelize_experts(dense, None)
+        require_experts(dense, 2)
