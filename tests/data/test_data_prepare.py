@@ -195,3 +195,23 @@ def test_each_input_is_cleaned_by_its_own_rules(tmp_path, folder):
     report = json.loads((tmp_path / "corpus" / "report.json").read_text())
     assert report["presets"] == ["prose", "code"]
     assert report["sources"]["code"]["documents"] == 1
+
+
+def test_lines_and_runs_that_repeat_are_cut(tmp_path, folder):
+    for seed in range(6):
+        file = folder / f"{seed + 10:02}.txt"
+        file.write_text("Home, about us, contact and all the rest.\n" + file.read_text() + " " + essay(999))
+    (folder / "menu.txt").write_text("Home, about us, contact and all the rest.")
+    dedup = DedupConfig(lines="none", least_copies=3, substring_bytes=400)
+    config = {"inputs": (folder,), "output": tmp_path / "corpus", "validation_fraction": 0.2, "min_words": 1}
+    metrics = prepare(PrepareConfig(**config, dedup=dedup)).metrics
+    found = [row for split in ("train", "validation") for row in rows(tmp_path / "corpus" / f"{split}.jsonl")]
+    assert not any("about us" in row["text"] for row in found)
+    assert sum(essay(999)[200:500] in row["text"] for row in found) == 1
+    assert sum(essay(12)[100:300] in row["text"] for row in found) == 1
+    assert metrics["emptied"] == 1, "the menu"
+    assert metrics["documents_cut"] >= 6
+    assert metrics["characters_cut"] > 5 * 400
+    assert metrics["train_bytes"] + metrics["validation_bytes"] == sum(len(row["text"].encode()) for row in found)
+    report = json.loads((tmp_path / "corpus" / "report.json").read_text())
+    assert report["funnel"][-1]["left"] == len(found)

@@ -71,11 +71,12 @@ KINDS += ["unpaired_preference"] * 2 + ["stepwise_supervision"] * 2 + ["prompt_o
 
 @pytest.mark.parametrize(("name", "kind"), list(zip(TRL_ROWS, KINDS, strict=True)))
 def test_types_are_known_by_their_fields_and_written_as_they_were(name, kind):
+    from trl import data_utils as trl
+
     row = parse_row(TRL_ROWS[name])
     assert row.kind == kind
     assert row.conversational == (name in ("messages", "tools", "verl") or "conversational" in name)
     assert write_row(row) == TRL_ROWS[name]
-    trl = pytest.importorskip("trl.data_utils")
     if "stepwise" not in name and name != "text":  # TRL knows a text by no field, and steps by their prompt
         assert trl.is_conversational(TRL_ROWS[name]) == row.conversational
 
@@ -187,6 +188,8 @@ def plain(row):
 @settings(max_examples=60, deadline=None)
 @given(prompt=dialogs, chosen=answers, rejected=answers)
 def test_preferences_convert_as_trl_does_and_back(prompt, chosen, rejected):
+    from trl import data_utils as trl
+
     row = parse_row({"prompt": prompt, "chosen": chosen, "rejected": rejected})
     assert pair(unpair(row)) == [row]
     if chosen == rejected:
@@ -194,17 +197,17 @@ def test_preferences_convert_as_trl_does_and_back(prompt, chosen, rejected):
             implicit(replace(row, chosen=row.chosen * 2, rejected=row.rejected * 2))
         return
     assert explicit(implicit(row)) == row
-    trl = pytest.importorskip("trl.data_utils")
     assert plain(explicit(implicit(row))) == trl.maybe_extract_prompt(write_row(implicit(row)))
 
 
 @settings(max_examples=60, deadline=None)
 @given(prompt=texts, chosen=texts, rejected=texts)
 def test_prompts_of_texts_are_extracted_as_trl_does(prompt, chosen, rejected):
+    from trl import data_utils as trl
+
     row = parse_row({"chosen": prompt + chosen, "rejected": prompt + rejected})
     first = next((n for n, (a, b) in enumerate(zip(row.chosen, row.rejected, strict=False)) if a != b), None)
     if first is not None:  # where one begins the other, TRL leaves out a character more
-        trl = pytest.importorskip("trl.data_utils")
         assert plain(explicit(row)) == trl.maybe_extract_prompt(write_row(row))
     assert explicit(row).prompt + explicit(row).chosen == row.chosen
 
@@ -223,7 +226,9 @@ def test_conversations_and_completions_become_each_other(prompt, answer):
 
 
 def test_unpairing_is_trls(tmp_path):
-    trl, datasets = pytest.importorskip("trl.data_utils"), pytest.importorskip("datasets")
+    import datasets
+    from trl import data_utils as trl
+
     rows = [parse_row({**TRL_ROWS["preference"], "id": n}) for n in range(3)]
     theirs = trl.maybe_unpair_preference_dataset(datasets.Dataset.from_list([write_row(row) for row in rows]))
     ours = [write_row(row) for row in convert(rows, "unpaired_preference")]
@@ -266,8 +271,9 @@ def chat(tmp_path_factory):
 
 @pytest.mark.parametrize("name", [name for name in TRL_ROWS if "stepwise" not in name and name != "verl"])
 def test_chat_templates_are_applied_as_trl_does(name, chat):
-    trl = pytest.importorskip("trl.data_utils")
-    transformers = pytest.importorskip("transformers")
+    import transformers
+    from trl import data_utils as trl
+
     row = parse_row(TRL_ROWS[name])
     theirs = trl.maybe_apply_chat_template(
         TRL_ROWS[name], transformers.AutoTokenizer.from_pretrained(chat), tools=TRL_ROWS[name].get("tools")
@@ -281,7 +287,8 @@ def test_steps_have_no_template(chat):
 
 
 def test_files_that_others_write_are_read(tmp_path):
-    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+    from pyarrow import parquet
 
     rows = [TRL_ROWS["tools"], TRL_ROWS["messages"]]  # Arrow gives every turn the fields of all of them
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "m.parquet")

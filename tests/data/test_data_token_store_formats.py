@@ -25,7 +25,8 @@ def store(folder, texts=DOCUMENTS, vocab_size=100, tokens_per_shard=8):
 
 @pytest.mark.parametrize(("vocab_size", "width"), [(65_536, 2), (65_537, 4)])
 def test_what_datatrove_reads_is_what_was_written(tmp_path, vocab_size, width):
-    dataset = pytest.importorskip("datatrove.utils.dataset", exc_type=ImportError)
+    from datatrove.utils import dataset
+
     write_datatrove(store(tmp_path / "s", vocab_size=vocab_size), 4, tmp_path / "a.ds", vocab_size)
     flat = [i for ids in DOCUMENTS for i in ids]
     theirs = dataset.DatatroveFileDataset(str(tmp_path / "a.ds"), seq_len=6, token_size=width, return_positions=True)
@@ -40,7 +41,8 @@ def test_what_datatrove_reads_is_what_was_written(tmp_path, vocab_size, width):
 
 @pytest.mark.parametrize("width", [2, 4])
 def test_what_datatrove_writes_is_read(tmp_path, width):
-    tokens = pytest.importorskip("datatrove.pipeline.tokens.tokenizer", exc_type=ImportError)
+    from datatrove.pipeline.tokens import tokenizer as tokens
+
     theirs = tokens.TokenizedFile(str(tmp_path), "b.ds", token_size=width, save_final_metadata=True)
     for ids in DOCUMENTS:
         theirs.write(ids, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TextIO
 
 import click
 
@@ -52,9 +51,9 @@ def forget(document: str, root: Path, apply_it: bool) -> None:
 
 @click.command()
 @click.argument("vault", type=click.Path(path_type=Path))
-@click.argument("text", type=click.File("r", encoding="utf-8"), default="-")
+@click.argument("text", type=click.Path(path_type=Path, allow_dash=True), default="-")
 @click.option("--key-file", type=click.Path(path_type=Path), required=True, help="The key the corpus was made with.")
-def reveal(vault: Path, text: TextIO, key_file: Path) -> None:
+def reveal(vault: Path, text: Path, key_file: Path) -> None:
     """Turn the labels in a text back into what they stand for.
 
     VAULT is the .vault.jsonl file beside a corpus; TEXT is a file, or standard input.
@@ -63,5 +62,6 @@ def reveal(vault: Path, text: TextIO, key_file: Path) -> None:
     from lmworks.data.privacy.vault import Vault, read_vault
 
     opened, entries = Vault(read_key(key_file)), read_vault(vault)
-    for line in text:
-        click.echo(opened.reveal(line, entries), nl=False)
+    with click.open_file(str(text), encoding="utf-8") as lines:
+        for line in lines:
+            click.echo(opened.reveal(line, entries), nl=False)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,9 +30,10 @@ from lmworks.data.cleaning.licenses import LicenseConfig
 from lmworks.data.cleaning.quality import QualityConfig
 from lmworks.data.cleaning.word_lists import WordListConfig
 from lmworks.data.corpus.clean import Clean, checks_of
+from lmworks.data.corpus.cut import Cuts, cut_repetitions, texts_of
 from lmworks.data.corpus.data_sheet import DataSheetConfig
 from lmworks.data.corpus.decide import TRAIN, VALIDATION, Decisions, decide
-from lmworks.data.corpus.index import DOCUMENTS, TALLY, Index
+from lmworks.data.corpus.index import DOCUMENTS, TALLY, Index, document_of, line_of
 from lmworks.data.corpus.inputs import InputConfig, Treatment, resolve_inputs
 from lmworks.data.corpus.report import Findings, losses, render_html
 from lmworks.data.corpus.runner import Runner, RunnerConfig, runner_of
@@ -168,10 +170,13 @@ def prepare(config: PrepareConfig) -> Manifest:
         index, config.dedup, runner, validation_fraction=config.validation_fraction,
         max_overlap=config.max_overlap, seed=config.seed,
     )  # fmt: skip
+    cuts = None
+    if config.dedup.cuts:
+        index, decisions, cuts = cut_repetitions(index, decisions, config.dedup)
     findings = Findings(
-        {given.treatment.preset: given.treatment.min_words for given in inputs}, tally, index, decisions,
+        {given.treatment.preset: given.treatment.min_words for given in inputs}, tally, index, decisions, cuts,
         settings=config.to_dict(), sheet=config.data_sheet, inputs=[described(given.path) for given in inputs],
-        tokens=None if config.tokenizer is None else count_tokens(config.tokenizer, index, decisions),
+        tokens=None if config.tokenizer is None else count_tokens(config.tokenizer, index, decisions, cuts),
     )  # fmt: skip
     parents = {f"inputs.{number}": given.path for number, given in enumerate(inputs)} | config.consulted()
     if config.tokenizer is not None:
@@ -185,7 +190,7 @@ def prepare(config: PrepareConfig) -> Manifest:
         started=started,
     ) as writer:
         for name, split in SPLITS.items():
-            write_split(writer.folder / f"{name}.jsonl", index, decisions, split)
+            write_split(writer.folder / f"{name}.jsonl", index, decisions, cuts, split)
         report = findings.to_dict()
         (writer.folder / "report.json").write_text(
             json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
@@ -216,7 +221,7 @@ def described(path: Path) -> dict[str, str]:
     }
 
 
-def count_tokens(tokenizer: Path, index: Index, decisions: Decisions) -> dict[str, Any]:
+def count_tokens(tokenizer: Path, index: Index, decisions: Decisions, cuts: Cuts | None) -> dict[str, Any]:
     """Tokens of each split, without the marks of a document's beginning and end.
 
     Raises:
@@ -225,9 +230,9 @@ def count_tokens(tokenizer: Path, index: Index, decisions: Decisions) -> dict[st
     loaded = load_tokenizer(tokenizer)
     counts = {}
     for name, split in SPLITS.items():
-        documents = index.documents(np.flatnonzero(decisions.split == split).tolist())
+        texts_left = texts_of(index, np.flatnonzero(decisions.split == split).tolist(), cuts)
         counts[name] = 0
-        while texts := [document.text for document in islice(documents, _TEXTS_AT_ONCE)]:
+        while texts := list(islice(texts_left, _TEXTS_AT_ONCE)):
             counts[name] += sum(map(len, loaded.encode_batch(texts)))
     return {"tokenizer": tokenizer.name, **counts, "total": sum(counts.values())}
 
@@ -264,12 +269,16 @@ def clean_units(config: PrepareConfig, units: Sequence[Unit], workspace: Workspa
     return list(runner.map(task, units, "clean documents"))
 
 
-def write_split(file: Path, index: Index, decisions: Decisions, split: int) -> None:
+def write_split(file: Path, index: Index, decisions: Decisions, cuts: Cuts | None, split: int) -> None:
     """Write the lines of the documents that go to one split."""
     with file.open("wb") as sink:
         for folder, place in index.slices():
-            chosen = decisions.split[place] == split
             with (folder / DOCUMENTS).open("rb") as source:
-                for line, wanted in zip(source, chosen, strict=True):
-                    if wanted:
+                for number, line in enumerate(source, place.start):
+                    if decisions.split[number] != split:
+                        continue
+                    if cuts is not None and number in cuts:
+                        document = document_of(line)
+                        sink.write(line_of(replace(document, text=cuts.of(number, document.text))))
+                    else:
                         sink.write(line)

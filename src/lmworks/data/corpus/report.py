@@ -17,6 +17,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from numpy.typing import NDArray
 
 from lmworks.data.cleaning.filters import Preset, rules_of
+from lmworks.data.corpus.cut import Cuts
 from lmworks.data.corpus.data_sheet import DataSheetConfig, data_sheet
 from lmworks.data.corpus.decide import LEFT_OUT, TRAIN, VALIDATION, Decisions
 from lmworks.data.corpus.index import Index
@@ -42,6 +43,7 @@ class Findings:
         tally: of cleaning.
         index: of the cleaned documents.
         decisions: about them.
+        cuts: what was cut out of those that stay, where anything was to be.
         settings: of the stage, as JSON.
         sheet: what people say in the data sheet.
         inputs: `name` of each and `what` is known of it.
@@ -54,6 +56,7 @@ class Findings:
         tally: Tally,
         index: Index,
         decisions: Decisions,
+        cuts: Cuts | None = None,
         *,
         settings: Mapping[str, Any],
         sheet: DataSheetConfig,
@@ -62,7 +65,10 @@ class Findings:
     ) -> None:
         self._settings, self._sheet, self._inputs, self._tokens = settings, sheet, inputs, tokens
         self._presets, self._tally, self._index, self._decisions = presets, tally, index, decisions
-        dropped = np.flatnonzero(decisions.split == LEFT_OUT)
+        self._cuts = cuts
+        replaced = decisions.winners != np.arange(len(decisions.winners))
+        dropped = np.flatnonzero(replaced)
+        self._emptied = int(((decisions.split == LEFT_OUT) & ~replaced).sum())
         exact = decisions.groups.exact
         same = exact[dropped] == exact[decisions.winners[dropped]]
         self._duplicates = {"exact": dropped[same], "near": dropped[~same]}
@@ -81,6 +87,7 @@ class Findings:
             "exact_duplicates": len(self._duplicates["exact"]),
             "near_duplicates": len(self._duplicates["near"]),
             "moved_to_train": self._decisions.moved_to_train,
+            **({} if self._cuts is None else {"emptied": self._emptied, **self._cuts.counts()}),
         }
 
     def summary(self) -> str:
@@ -130,6 +137,8 @@ class Findings:
             step = key.partition("/")[0]
             lost[step if step in lost else "rules"] += count
         later = {"exact duplicates": counts["exact_duplicates"], "near duplicates": counts["near_duplicates"]}
+        if self._cuts is not None:
+            later["nothing left after cuts"] = self._emptied
         rows = []
         for name, dropped in (lost | later).items():
             if dropped or name == "rules" or name in later:
