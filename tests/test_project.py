@@ -132,7 +132,7 @@ def test_the_guide_to_published_models_runs_as_it_reads(
         if not command.startswith("lmworks serve"):
             result = CliRunner().invoke(cli, shlex.split(command)[1:], input="What is the capital?\n")
             assert result.exit_code == 0, (command, result.exception)
-            assert len(result.stdout) > 10, command
+            assert result.stdout.strip(), command
     known: dict[str, object] = {}
     for block in re.findall(r"```python\n(.*?)```", guide.read_text(encoding="utf-8"), re.DOTALL):
         exec(block, known)

@@ -46,7 +46,8 @@ def prose():
     ):
         for thing in vars(module).values():
             for owner in (thing, *(vars(thing).values() if isinstance(thing, type) else ())):
-                text = " ".join((getattr(owner, "__doc__", None) or "").split())
+                said = getattr(owner, "__doc__", None)
+                text = " ".join(said.split()) if isinstance(said, str) else ""
                 if len(text) > 120:
                     found.add(text[:400])
     return sorted(found)

@@ -59,7 +59,7 @@ def rank_log(folder: Path) -> Iterator[Path]:
             logging.getLogger(__name__).info("rank %d ends", rank, exc_info=True)
             raise
         finally:
-            console.file = terminal
+            console.file = cast("IO[str]", None)  # whatever standard error is at the time
             logging.captureWarnings(False)
             root.setLevel(before)
             for handler in handlers:
