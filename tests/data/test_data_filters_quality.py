@@ -29,7 +29,6 @@ def prose():
     import pathlib
     import random as random_module
     import statistics
-    import typing
     import unittest.mock
 
     found = set()
@@ -40,7 +39,6 @@ def prose():
         pathlib,
         random_module,
         statistics,
-        typing,
         unittest.mock,
         textwrap,
     ):

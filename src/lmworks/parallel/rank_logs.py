@@ -44,6 +44,7 @@ def rank_log(folder: Path) -> Iterator[Path]:
     shown = folder / f".shown-{_token()}"
     shown.mkdir(exist_ok=True)
     root, terminal, before = logging.getLogger(), console.file, logging.getLogger().level
+    own = cast("IO[str]", None if terminal is sys.stderr else terminal)  # None follows standard error
     with path.open("a", encoding="utf-8", buffering=1) as file:
         handlers: list[logging.Handler] = [logging.StreamHandler(file), _Console(rank, shown, terminal)]
         handlers[0].setFormatter(logging.Formatter(_FORMAT))
@@ -59,7 +60,7 @@ def rank_log(folder: Path) -> Iterator[Path]:
             logging.getLogger(__name__).info("rank %d ends", rank, exc_info=True)
             raise
         finally:
-            console.file = cast("IO[str]", None)  # whatever standard error is at the time
+            console.file = own
             logging.captureWarnings(False)
             root.setLevel(before)
             for handler in handlers:
