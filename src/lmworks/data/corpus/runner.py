@@ -51,7 +51,12 @@ def runner_of(config: RunnerConfig) -> Runner:
     if config.kind == "ray":
         require("ray", "ray")
         return RayRunner(config.workers)
-    return LocalRunner(config.workers or len(os.sched_getaffinity(0)))
+    return LocalRunner(config.workers or _cores())
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class LocalRunner:
