@@ -165,6 +165,7 @@ def measured():
     return run_processes(measure, 4)
 
 
+@pytest.mark.slow  # `lmworks prove parallel` measures the same in less time
 def test_losses_and_gradients_are_those_of_one_process(measured):
     for found, _, _ in measured:
         assert len(found) == 2 * 2 * len(CASES) + 6
@@ -174,10 +175,12 @@ def test_losses_and_gradients_are_those_of_one_process(measured):
             assert gradient < 1e-6, name
 
 
+@pytest.mark.slow  # `lmworks prove parallel` measures the same in less time
 def test_ring_attention_is_the_formula_under_every_rule(measured):
     assert max(gap for _, gap, _ in measured) < 2e-5
 
 
+@pytest.mark.slow  # `lmworks prove parallel` measures the same in less time
 def test_what_cannot_be_split_says_what_to_do(measured):
     for _, _, messages in measured:
         assert "gather=True" in messages["prefix"]

@@ -175,6 +175,7 @@ def measured():
     return run_processes(measure, 4)
 
 
+@pytest.mark.slow  # `lmworks prove parallel` measures the same in less time
 def test_losses_and_gradients_are_those_of_one_process(measured):
     for found, _, _ in measured:
         assert len(found) == len(SCHEDULES) + 10
@@ -183,18 +184,21 @@ def test_losses_and_gradients_are_those_of_one_process(measured):
             assert gradient < 1e-6, name
 
 
+@pytest.mark.slow  # `lmworks prove parallel` measures the same in less time
 def test_every_weight_is_on_some_rank_and_counted_once(measured):
     for name, (_, _, _, names) in measured[0][0].items():
         if name[2] == 4:
             assert sorted(n for found, _, _ in measured for n in found[name][2]) == names, name
 
 
+@pytest.mark.slow  # `lmworks prove parallel` measures the same in less time
 def test_layers_and_tokens_can_be_split_at_once(measured):
     for _, _, hybrid in measured:
         for name, gap in hybrid.items():
             assert gap < 1e-6, name
 
 
+@pytest.mark.slow  # `lmworks prove parallel` measures the same in less time
 def test_what_cannot_run_is_refused_by_every_rank(measured):
     for _, messages, _ in measured:
         assert "a step has 8 micro-batches, not 3" in messages["number"]

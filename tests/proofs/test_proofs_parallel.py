@@ -30,12 +30,14 @@ def rows():
         return parallel.prove(seed=3)
 
 
+@pytest.mark.slow  # `make prove` runs the proof itself
 def test_the_proof_holds(rows):
     assert len(rows) == len(CASES) + len(SAMPLE) + 2
     for row in rows:
         assert row.ok, row
 
 
+@pytest.mark.slow  # `make prove` runs the proof itself
 def test_the_short_proof_takes_every_form_and_every_objective_and_the_long_one_all_pairs(rows):
     short, long = (set(parallel.pairs(long)) for long in (False, True))
     assert set(SAMPLE) < short < long
@@ -44,6 +46,7 @@ def test_the_short_proof_takes_every_form_and_every_objective_and_the_long_one_a
     assert {form for half in COVER for form in half} <= set(FORMS)
 
 
+@pytest.mark.slow  # `make prove` runs the proof itself
 def test_refusals_are_announced_by_their_words(rows):
     refused = {(row.objective, row.form) for row in rows if getattr(row, "gradient", 0.0) is None}
     assert ("balanced experts", "pipeline 1f1b, 8") in refused
@@ -55,6 +58,7 @@ def test_refusals_are_announced_by_their_words(rows):
     assert not parallel._row("p", "DDP", case, FORMS["DDP"], "'xl' attention mixes").ok
 
 
+@pytest.mark.slow  # `make prove` runs the proof itself
 def test_the_page_has_every_form_and_every_reason(rows):
     page = parallel_page(rows, long=False)
     for form in FORMS:

@@ -13,6 +13,7 @@ RECIPE = Path(__file__).resolve().parents[2] / "recipes/objectives.yaml"
 MODELS = {"encoder": "masked_lm", "spans": "span_corruption", "middle": "causal_lm", "ahead": "causal_lm"}
 
 
+@pytest.mark.slow  # every objective is trained through `pretrain` elsewhere
 def test_the_recipe_of_objectives_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("lmworks.train.pretrain.plot_run", lambda *_: None)
