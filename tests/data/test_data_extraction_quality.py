@@ -1,7 +1,5 @@
 """Main content of pages, and reading order, hyphens, ligatures, headers and footers of PDF pages."""
 
-import importlib.util
-
 import pytest
 
 from lmworks.data.extraction.html import all_text, read_html
@@ -116,7 +114,6 @@ def test_encrypted_and_empty_pdfs_are_named():
         read_pdf(pdf([[]]))
 
 
-@pytest.mark.skipif(importlib.util.find_spec("rapidocr") is None, reason="needs the extra ocr")
 @pytest.mark.slow
 def test_scanned_pages_are_recognized():
     import pypdfium2

@@ -1,7 +1,6 @@
 """Rows made through a scripted generator: what is kept and why not, lineage, exact resumption, failures one by one."""
 
 import json
-import os
 from collections import Counter
 from random import Random
 
@@ -12,6 +11,7 @@ from lmworks.cli.main import cli
 from lmworks.core.errors import DataError
 from lmworks.core.generation import CompletionOutput, RequestOutput
 from lmworks.core.lineage import verify
+from lmworks.data.acquisition.fetch import FetchConfig, fetch
 from lmworks.data.rows.conversations import load_conversations
 from lmworks.data.rows.load import load_rows
 from lmworks.data.synthesis.eda import OPERATIONS, EdaConfig, augment
@@ -364,16 +364,17 @@ def test_minhash_finds_what_is_nearly_the_same():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("LMWORKS_SMOLLM2_GGUF" not in os.environ, reason="LMWORKS_SMOLLM2_GGUF names no file")
 def test_a_real_model_makes_rows_through_the_engine(tmp_path):
     from lmworks.engine import LLM
 
+    fetch(FetchConfig(name="smollm2-135m-instruct", output=tmp_path / "smollm2"))
+    model = next((tmp_path / "smollm2").glob("*.gguf"))
     seeds(tmp_path, 4)
     settings = config(
         tmp_path, "evol_instruct", round_size=4, instruction_sampling={"max_tokens": 60},
         response_sampling={"max_tokens": 24, "n": 2}, graders=(GraderConfig(name="words", least=3),),
     )  # fmt: skip
-    manifest = synthesize(settings, LLM(os.environ["LMWORKS_SMOLLM2_GGUF"]), "SmolLM2-135M-Instruct")
+    manifest = synthesize(settings, LLM(model), "SmolLM2-135M-Instruct")
     assert manifest.metrics["attempts"] == 4
     made = rows(tmp_path)
     assert made

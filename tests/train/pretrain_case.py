@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+import pytest
 
 from lmworks.core.lineage import write_artifact
 from lmworks.data.tokens.tokenize import TokenizeConfig, tokenize
 from lmworks.tokenization.training import TokenizerConfig, train_tokenizer
 from lmworks.train import held_out_text
 from lmworks.train.pretrain import PretrainConfig, pretrain
+from lmworks.train.run_log import RunLog
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "the", "dog", "ran", "to", "the", "big", "red", "house"]
 
@@ -79,3 +84,19 @@ def meshes(inputs: Path, folder: Path, steps: list[tuple[str, dict[str, int], bo
             assert stopped(made) == 143
         else:
             pretrain(made)
+
+
+@contextmanager
+def stopped_after(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Within the block a run gets SIGTERM once it has recorded a step, and ends by it."""
+    record = RunLog.step
+
+    def stop(log: RunLog, made: dict[str, Any]) -> None:
+        record(log, made)
+        if made["step"] == step:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "step", stop)
+        with pytest.raises(SystemExit):
+            yield

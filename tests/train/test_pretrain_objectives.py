@@ -2,7 +2,6 @@
 
 import json
 import math
-import signal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pretrain_case import corpus
+from pretrain_case import corpus, stopped_after
 from safetensors.torch import load_file
 
 from lmworks.core.errors import ConfigError, DataError
@@ -38,7 +37,6 @@ from lmworks.train.objective_wiring import (
     wire,
 )
 from lmworks.train.pretrain import PretrainConfig, pretrain
-from lmworks.train.run_log import RunLog
 
 VOCAB = 320
 SPECIAL = ("<mask>", "<fim_prefix>", "<fim_suffix>", "<fim_middle>", "[NLU]", "[S2S]", "[NLG]")
@@ -323,17 +321,8 @@ def test_a_stopped_run_goes_on_with_the_same_bits(
 ) -> None:
     preset, objective = CASES[name]
     pretrain(config(inputs, tmp_path / "straight", preset, objective))
-    record = RunLog.step
-
-    def stop_at_two(log: RunLog, made: dict[str, Any]) -> None:
-        record(log, made)
-        if made["step"] == 2:
-            signal.raise_signal(signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunLog, "step", stop_at_two)
-        with pytest.raises(SystemExit):
-            pretrain(config(inputs, tmp_path / "stopped", preset, objective))
+    with stopped_after(2, monkeypatch):
+        pretrain(config(inputs, tmp_path / "stopped", preset, objective))
     pretrain(config(inputs, tmp_path / "stopped", preset, objective))
     one, other = (load_file(tmp_path / folder / "model.safetensors") for folder in ("straight", "stopped"))
     assert one.keys() == other.keys()

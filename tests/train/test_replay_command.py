@@ -2,12 +2,12 @@
 
 import json
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from pretrain_case import stopped_after
 from test_continual import OLD, write_domain
 
 from lmworks.cli.main import cli
@@ -16,7 +16,6 @@ from lmworks.data.tokens.tokenize import TokenizeConfig, tokenize
 from lmworks.tokenization.training import TokenizerConfig, train_tokenizer
 from lmworks.train.metrics import read_metrics
 from lmworks.train.pretrain import PretrainConfig, pretrain
-from lmworks.train.run_log import RunLog
 
 
 @pytest.fixture(scope="module")
@@ -88,17 +87,8 @@ def test_kept_checkpoints_are_what_a_replay_begins_with(inputs: Path, tmp_path: 
 
 
 def test_a_stopped_run_is_shown_in_words(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    record = RunLog.step
-
-    def stop_after_three(log: RunLog, made: dict[str, Any]) -> None:
-        record(log, made)
-        if made["step"] == 3:
-            signal.raise_signal(signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunLog, "step", stop_after_three)
-        with pytest.raises(SystemExit):
-            pretrain(settings(inputs, tmp_path / "model"))
+    with stopped_after(3, monkeypatch):
+        pretrain(settings(inputs, tmp_path / "model"))
     result = replay(tmp_path / "model", "--step", "3", "--rows", "1")
     assert result.exit_code == 0, (result.output, result.exception)
     assert "step 3, from the checkpoint of step 2: loss 5." in result.stdout

@@ -95,12 +95,15 @@ def documents_of_rows(config: PretrainConfig, rows: Iterable[int]) -> list[Trace
     Raises:
         ArtifactError: a corpus is gone or has changed since its tokens were made.
     """
+    from lmworks.data.tokens.mixing import MixedRows
+    from lmworks.data.tokens.packing import PackedRows
     from lmworks.objectives.arrange import ArrangedRows
     from lmworks.train.pretrain import assemble, run_folder_of
 
     packed = assemble(config, run_folder_of(config.output)).trainer.rows
     packed = packed.source if isinstance(packed, ArrangedRows) else packed
-    found = [(row, *_named(config, name)) for row in rows for name in packed.documents(row)]  # type: ignore[attr-defined]  # every packed row tells its documents
+    assert isinstance(packed, PackedRows | MixedRows), "pretraining reads nothing else"
+    found = [(row, *_named(config, name)) for row in rows for name in packed.documents(row)]
     lines = {
         tokens: _lines(_corpus_of(tokens), [number for _, other, number in found if other == tokens])
         for tokens in {tokens for _, tokens, _ in found}
