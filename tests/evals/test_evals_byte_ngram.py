@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmworks.evals.byte_ngram import START, ByteNgramModel, estimate_discounts, pack
+from lmworks.data.cleaning.kneser_ney import estimate_discounts
+from lmworks.evals.byte_ngram import START, ByteNgramModel, pack
 
 DOCUMENTS = [b"the cat sat on the mat", b"the dog ate the cat", b"a mat, a cat, a dog\x00\xff", b"", b"x"]
 

@@ -11,10 +11,11 @@ begin-of-document token. The start symbol is never predicted, nor is the end: no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lmworks.data.cleaning.kneser_ney import Counts, Grams, Level, estimate_discounts, level, run_starts
 
 START = 256
 """Symbol before a document's first byte; appears in contexts only."""
@@ -22,27 +23,6 @@ BITS = 9
 """Bits per symbol in a packed gram: 257 symbols."""
 MAX_ORDER = 6
 """Seven symbols of nine bits fill 63 bits."""
-
-Grams = NDArray[np.uint64]
-Counts = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class _Level:
-    """The grams of one order, `k` bytes of context and one predicted byte, and what each context has seen."""
-
-    grams: Grams
-    """Sorted, unique."""
-    counts: Counts
-    """Occurrences at the highest order, distinct left neighbors below it (Kneser & Ney 1995)."""
-    contexts: Grams
-    """Sorted, unique: the grams without their last byte."""
-    totals: Counts
-    """Sum of counts per context."""
-    reserved: NDArray[np.float64]
-    """Mass per context that the discounts set aside for the next lower order."""
-    discounts: NDArray[np.float64]
-    """`[4]`: subtracted from a count of 0, 1, 2, and 3 or more."""
 
 
 class ByteNgramModel:
@@ -64,7 +44,7 @@ class ByteNgramModel:
             raise ValueError("no training byte: every document is empty")
         self.order = order
         packed.sort()
-        starts = _run_starts(packed)
+        starts = run_starts(packed)
         grams, raw = packed[starts], np.diff(np.append(starts, len(packed)))
         levels = [_level(grams, raw, order)]
         for k in range(order - 1, -1, -1):
@@ -72,7 +52,7 @@ class ByteNgramModel:
             lower = grams & _mask(k + 1)
             by_gram = np.argsort(lower, kind="stable")
             lower, raw = lower[by_gram], raw[by_gram]
-            starts = _run_starts(lower)
+            starts = run_starts(lower)
             grams, neighbors = lower[starts], np.diff(np.append(starts, len(lower)))
             raw = np.add.reduceat(raw, starts)
             # Only a start symbol precedes a start symbol, so grams at the head of a document keep their occurrences.
@@ -99,14 +79,9 @@ class ByteNgramModel:
     def _log2(self, packed: Grams) -> NDArray[np.float64]:
         """log2 p of the last symbol of each packed gram, from order 0 up: p_k = discounted + reserved · p_(k-1)."""
         probability = np.full(len(packed), 1 / 256)
-        for k, level in enumerate(self._levels):
+        for k, grams_of_order in enumerate(self._levels):
             grams = packed & _mask(k + 1)
-            found, at = _find(level.grams, grams)
-            counts = np.where(found, level.counts[at], 0)
-            kept = np.maximum(counts - level.discounts[np.minimum(counts, 3)], 0)
-            seen, at = _find(level.contexts, grams >> np.uint64(BITS))
-            mixed = (kept + level.reserved[at] * probability) / level.totals[at]
-            probability = np.where(seen, mixed, probability)
+            probability = grams_of_order.probabilities(grams, grams >> np.uint64(BITS), probability)
         return np.log2(probability)
 
 
@@ -125,40 +100,10 @@ def pack(documents: Sequence[bytes], order: int) -> Grams:
     return packed
 
 
-def estimate_discounts(counts: Counts) -> NDArray[np.float64]:
-    """Discounts `[4]` for counts of 0, 1, 2 and 3 or more, by leaving one out of the training text.
-
-    Chen & Goodman's closed form from the number of grams seen once to four times. On 11.5 MB of Wikipedia
-    introductions a numeric search on a held-out slice of the training text gains 0.002 bits per byte over it.
-    Where too few grams are seen once to four times to estimate from, one half is taken.
-    """
-    once, twice, thrice, four = (int(np.count_nonzero(counts == i)) for i in (1, 2, 3, 4))
-    if min(once, twice, thrice) == 0:
-        return np.array([0.0, 0.5, 0.5, 0.5])
-    y = once / (once + 2 * twice)
-    discounts = np.array([0.0, 1 - 2 * y * twice / once, 2 - 3 * y * thrice / twice, 3 - 4 * y * four / thrice])
-    return np.clip(discounts, [0, 0.01, 0.01, 0.01], [0, 1, 2, 3])  # odd statistics must not break the sum to one
-
-
-def _level(grams: Grams, counts: Counts, order: int) -> _Level:
+def _level(grams: Grams, counts: Counts, order: int) -> Level:
     # Order 0 has at most 256 grams: their count statistics say nothing, and a tiny discount suffices for unseen bytes.
     discounts = estimate_discounts(counts) if order else np.array([0.0, 0.5, 0.5, 0.5])
-    parents = grams >> np.uint64(BITS)
-    starts = _run_starts(parents)
-    reserved = np.add.reduceat(discounts[np.minimum(counts, 3)], starts)
-    return _Level(grams, counts, parents[starts], np.add.reduceat(counts, starts), reserved, discounts)
-
-
-def _run_starts(ordered: Grams) -> NDArray[np.int64]:
-    """Index of the first of each run of equal values."""
-    return np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-
-
-def _find(table: Grams, wanted: Grams) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Whether and where each wanted value stands in a sorted table; the place is 0 when it does not."""
-    places = np.searchsorted(table, wanted)
-    places[places == len(table)] = 0
-    return table[places] == wanted, places
+    return level(grams, counts, grams >> np.uint64(BITS), discounts)
 
 
 def _mask(symbols: int) -> np.uint64:
