@@ -96,9 +96,26 @@ def test_the_state_of_another_optimizer_is_refused():
     adamw.step(1.0)
     with pytest.raises(CheckpointError, match="momentum_buffer"):
         muon.load_state_dict(adamw.state_dict())
-    partial = {k: v for k, v in adamw.state_dict().items() if not k.startswith("lm_head")}
-    with pytest.raises(CheckpointError, match=r"lm_head\.weight"):
-        adamw.load_state_dict(partial)
+    foreign = {k.replace("lm_head", "score"): v for k, v in adamw.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"score\.weight"):
+        adamw.load_state_dict(foreign)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_a_weight_that_no_gradient_has_reached_begins_anew(kind: str):
+    models = [tiny_model("llama") for _ in range(2)]
+    one, other = (CompositeOptimizer(model, OptimizerConfig(kind=kind)) for model in models)
+    for step in range(4):
+        if step == 2:
+            models[1].load_state_dict(models[0].state_dict())
+            other.load_state_dict({k: v.clone() for k, v in one.state_dict().items()})
+        for model in models:
+            set_gradients(model, step)
+            if step < 3:
+                model.lm_head.weight.grad = None
+        one.step(1.0)
+        other.step(1.0)
+    assert all(torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True))
 
 
 def test_nothing_to_train_is_an_error():

@@ -84,7 +84,8 @@ class CompositeOptimizer:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state_dict` gave; tensors on the device of their parameter are used, not copied.
 
-        State of the shape of its parameter may be given whole, and is divided as the parameter is.
+        State of the shape of its parameter may be given whole, and is divided as the parameter is. Parameters without
+        any begin anew: no gradient had reached them.
 
         Raises:
             CheckpointError: the state is of another optimizer or other parameters.
@@ -97,19 +98,22 @@ class CompositeOptimizer:
         for key, value in state.items():
             name, _, slot = key.rpartition(".")
             slots.setdefault(name, {})[slot] = value
-        if set(slots) != set(self._names.values()):
-            odd = sorted(set(slots) ^ set(self._names.values()))
+        if odd := sorted(set(slots) - set(self._names.values())):
             raise CheckpointError(
-                f"the optimizer state and the model differ in {len(odd)} parameters, among them {odd[0]!r}",
+                f"the optimizer state is of {len(odd)} parameters that the model lacks, among them {odd[0]!r}",
                 "Resume with the model and optimizer that the run was started with",
             )
         for algorithm, optimizer in self._parts:
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
-                    found, expected = slots[self._names[id(parameter)]], self._slots(algorithm, parameter)
+                    name = self._names[id(parameter)]
+                    if name not in slots:
+                        optimizer.state.pop(parameter, None)
+                        continue
+                    found, expected = slots[name], self._slots(algorithm, parameter)
                     if set(found) != expected:
                         raise CheckpointError(
-                            f"the state of {self._names[id(parameter)]!r} has {sorted(found)}, not {sorted(expected)}",
+                            f"the state of {name!r} has {sorted(found)}, not {sorted(expected)}",
                             "Resume with the optimizer that the run was started with",
                         )
                     optimizer.state[parameter] = {
