@@ -202,6 +202,22 @@ def test_words_are_known_by_their_bytes(inputs: Path) -> None:
     assert not inside[list(tokenizer.special_token_ids)].any()
 
 
+@pytest.mark.parametrize(
+    ("token", "inside"),
+    [("ing", True), ("\u00df", True), ("\u0439", True), ("\u0301", True), ("\ud55c", True), ("2", True), (" a", False),
+     ("(", False), ("\n", False), ("\u5929", False), ("\uff0c", False), ("\u30c6", False), ("\u0e2a", False),
+     (b"\xa9", True), (b"\xc3", True), (b"\xe5\xa4", False), (b"", False)],
+)  # fmt: skip
+def test_scripts_without_spaces_are_words_token_by_token(token: str | bytes, inside: bool) -> None:
+    class OneToken:
+        vocab_size, special_token_ids = 1, frozenset[int]()
+
+        def token_bytes(self, _token_id: int) -> bytes:
+            return token.encode() if isinstance(token, str) else token
+
+    assert continues_word(OneToken()).tolist() == [inside]  # type: ignore[arg-type]
+
+
 def test_crops_come_from_one_text_each(inputs: Path) -> None:
     documents = [np.arange(start, start + size) for start, size in ((0, 40), (100, 2), (200, 9))]
     for row in range(30):

@@ -6,6 +6,8 @@ Knows no files and no loop.
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -66,6 +68,8 @@ from lmworks.train.step import Objective
 
 UNREACHED = ("pooler", "seg_embed", "r_s_bias")
 """Parts of encoders that only pairs of segments use; no gradient reaches them here, so they stay as they are."""
+UNSPACED = re.compile("[\u0e00-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]")
+"""Characters of Thai, Lao, Tibetan, Burmese, Khmer, Chinese and Japanese, which put no spaces between words."""
 
 
 @dataclass(frozen=True)
@@ -169,11 +173,20 @@ def longest_document(objective: ObjectiveChoice, shape: str, sequence_length: in
 
 
 def continues_word(tokenizer: Tokenizer) -> NDArray[np.bool_]:
-    """[V] whether a token begins in the middle of a word: with a letter or digit and no space before it."""
-    first = [tokenizer.token_bytes(i)[:1] for i in range(tokenizer.vocab_size)]
-    inside = np.array([byte.isalnum() or byte >= b"\x80" for byte in first], np.bool_)
+    """[V] whether a token goes on with the word before it: it begins with a letter, digit or mark, and no space.
+
+    In scripts without spaces every token is a word, as in BERT's Chinese vocabulary.
+    """
+    inside = np.array([_goes_on(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)], np.bool_)
     inside[sorted(tokenizer.special_token_ids)] = False
     return inside
+
+
+def _goes_on(token: bytes) -> bool:
+    first = token[:4].decode("utf-8", "replace")[:1]
+    if first == "\ufffd":  # from within a character, or the beginning of one of two bytes: an alphabet's
+        return 0x80 <= token[0] < 0xE0
+    return unicodedata.category(first)[0] in "LMN" and not UNSPACED.match(first) if first else False
 
 
 class GeneratorAndDiscriminator(nn.Module):
