@@ -10,8 +10,9 @@ import pytest
 from lmworks.core.errors import ArtifactError, DataError
 from lmworks.core.lineage import verify
 from lmworks.data.cleaning.quality import QualityModel, features, fit
+from lmworks.data.corpus.filter_figures import area_under_roc, measure
 from lmworks.data.corpus.prepare import PrepareConfig, prepare
-from lmworks.data.corpus.train_filter import TrainFilterConfig, area_under_roc, measure, train_quality_filter
+from lmworks.data.corpus.train_filter import TrainFilterConfig, train_filter
 
 SPAM = (
     "click here to buy now", "limited time offer", "best price guaranteed", "free shipping on all orders",
@@ -68,7 +69,7 @@ def trained(tmp_path_factory):
         good=(save(folder / "good.jsonl", prose()),), bad=(save(folder / "bad.jsonl", spam(200)),),
         output=folder / "filter", buckets=1 << 14,
     )  # fmt: skip
-    return folder, config, train_quality_filter(config)
+    return folder, config, train_filter(config)
 
 
 def test_unseen_prose_is_told_from_unseen_spam(trained):
@@ -84,7 +85,7 @@ def test_unseen_prose_is_told_from_unseen_spam(trained):
 
 def test_the_same_texts_give_the_same_filter(trained):
     folder, config, manifest = trained
-    train_quality_filter(config.model_copy(update={"output": folder / "again"}))
+    train_filter(config.model_copy(update={"output": folder / "again"}))
     assert verify(folder / "again").files == manifest.files
 
 
@@ -110,7 +111,7 @@ def test_a_corpus_drops_what_the_filter_rejects(trained):
 def test_too_few_texts_and_no_filter_are_named(tmp_path):
     good, bad = save(tmp_path / "good.jsonl", prose()), save(tmp_path / "bad.jsonl", spam(3))
     with pytest.raises(DataError, match="3 bad texts are too few"):
-        train_quality_filter(TrainFilterConfig(good=(good,), bad=(bad,), output=tmp_path / "f"))
+        train_filter(TrainFilterConfig(good=(good,), bad=(bad,), output=tmp_path / "f"))
     config = {"inputs": [str(good)], "output": str(tmp_path / "c"), "quality": {"model": str(tmp_path)}}
     with pytest.raises(ArtifactError, match="no quality filter"):
         prepare(PrepareConfig.parse(config))

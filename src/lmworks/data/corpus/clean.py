@@ -17,6 +17,7 @@ from lmworks.data.cleaning.filters import Preset, remove_lines, steps_of
 from lmworks.data.cleaning.language import LanguageStep
 from lmworks.data.cleaning.licenses import LicenseStep
 from lmworks.data.cleaning.normalize import divide, normalize
+from lmworks.data.cleaning.perplexity import PerplexityStep
 from lmworks.data.cleaning.quality import QualityStep
 from lmworks.data.cleaning.rules import Broken, clean
 from lmworks.data.cleaning.word_lists import WordListStep
@@ -47,12 +48,12 @@ class RuleStep:
 
 
 def checks_of(treatment: Treatment) -> tuple[Step, ...]:
-    """What an input's documents go through, the cheapest first: licence, language, rules, word lists, quality.
+    """What an input's documents go through, the cheapest first: licence, language, rules, word lists, what was learned.
 
     Raises:
         ConfigError: a language cannot be identified.
         DataError: a word list cannot be read.
-        ArtifactError: a quality filter is not there or not whole.
+        ArtifactError: a trained filter is not there or not whole.
     """
     steps: list[Step] = []
     if treatment.licenses is not None and (treatment.licenses.allow or treatment.licenses.deny):
@@ -63,6 +64,8 @@ def checks_of(treatment: Treatment) -> tuple[Step, ...]:
     steps += [WordListStep(words) for words in treatment.words]
     if treatment.quality is not None:
         steps.append(QualityStep(treatment.quality))
+    if treatment.perplexity is not None:
+        steps.append(PerplexityStep(treatment.perplexity))
     return tuple(steps)
 
 
@@ -101,28 +104,35 @@ class Clean:
         return folder
 
     def _documents(self, unit: Unit, tally: Tally) -> Iterator[Document]:
-        preset = unit.treatment.preset
-        steps = (*self.first, *checks_of(unit.treatment), *self.steps)
+        given = unit.treatment
+        steps = (*self.first, *checks_of(given), *self.steps)
         for raw in unit.documents():
             if isinstance(raw, Rejection):
                 tally.count("rejections", raw.reason)
                 named = {"place": raw.place, "reason": raw.reason, "detail": raw.detail[:200]}
                 tally.sample("rejections", "first", raw.place, named, NAMED_REJECTIONS)
-                continue
-            tally.count("documents", "read")
-            tally.count("documents", "characters_read", len(raw.text))
-            text, removed = remove_lines(normalize(raw.text, keep_layout=preset == "code"), preset)
-            for rule in removed:
-                tally.count("lines", rule)
-            pieces = divide(text, self.max_characters) or [""]
-            tally.count("documents", "pieces", len(pieces))
-            for number, piece in enumerate(pieces):
-                identity = raw.id if len(pieces) == 1 else f"{raw.id}-{number}"
-                kept = _through(steps, replace(raw, id=identity, text=piece), tally)
-                if kept is not None:
-                    if url := kept.meta.get("url"):
-                        tally.count("domains", domain_of(str(url)))
-                    yield kept
+            else:
+                yield from cleaned(raw, given.preset, steps, self.max_characters, tally)
+
+
+def cleaned(
+    raw: Document, preset: Preset, steps: Sequence[Step], max_characters: int, tally: Tally
+) -> Iterator[Document]:
+    """What is left of one document: itself, some of the pieces that it is divided into, or nothing."""
+    tally.count("documents", "read")
+    tally.count("documents", "characters_read", len(raw.text))
+    text, removed = remove_lines(normalize(raw.text, keep_layout=preset == "code"), preset)
+    for rule in removed:
+        tally.count("lines", rule)
+    pieces = divide(text, max_characters) or [""]
+    tally.count("documents", "pieces", len(pieces))
+    for number, piece in enumerate(pieces):
+        identity = raw.id if len(pieces) == 1 else f"{raw.id}-{number}"
+        kept = _through(steps, replace(raw, id=identity, text=piece), tally)
+        if kept is not None:
+            if url := kept.meta.get("url"):
+                tally.count("domains", domain_of(str(url)))
+            yield kept
 
 
 def domain_of(url: str) -> str:

@@ -15,6 +15,7 @@ from lmworks.data.acquisition.fetch import FetchConfig, fetch
 from lmworks.data.cleaning.filters import Preset
 from lmworks.data.cleaning.language import LanguageConfig
 from lmworks.data.cleaning.licenses import LicenseConfig
+from lmworks.data.cleaning.perplexity import PerplexityConfig
 from lmworks.data.cleaning.quality import QualityConfig
 from lmworks.data.cleaning.word_lists import WordListConfig
 from lmworks.data.extraction.sources import RowFields
@@ -39,6 +40,8 @@ class InputConfig(Config):
     """Languages of this input; None takes the corpus's."""
     quality: QualityConfig | None = None
     """A trained filter for this input; None takes the corpus's."""
+    perplexity: PerplexityConfig | None = None
+    """A perplexity filter for this input, as of its language; None takes the corpus's."""
 
     @model_validator(mode="before")
     @classmethod
@@ -63,6 +66,7 @@ class Treatment:
     language: LanguageConfig | None = None
     words: tuple[WordListConfig, ...] = ()
     quality: QualityConfig | None = None
+    perplexity: PerplexityConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ def resolve_inputs(inputs: Sequence[InputConfig], otherwise: Treatment) -> list[
         treatment = Treatment(
             given.preset or otherwise.preset, given.min_words or otherwise.min_words, fields, otherwise.licenses,
             given.language or otherwise.language, otherwise.words, given.quality or otherwise.quality,
+            given.perplexity or otherwise.perplexity,
         )  # fmt: skip
         found.append(Input(given.path or _fetched(given.source or ""), treatment))
     return found

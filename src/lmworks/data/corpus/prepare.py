@@ -27,6 +27,7 @@ from lmworks.core.progress import say
 from lmworks.data.cleaning.filters import Preset
 from lmworks.data.cleaning.language import LanguageConfig
 from lmworks.data.cleaning.licenses import LicenseConfig
+from lmworks.data.cleaning.perplexity import PerplexityConfig
 from lmworks.data.cleaning.quality import QualityConfig
 from lmworks.data.cleaning.word_lists import WordListConfig
 from lmworks.data.corpus.clean import Clean, checks_of
@@ -96,13 +97,15 @@ class PrepareConfig(Config):
     """Counts the corpus's tokens for the report."""
     data_sheet: DataSheetConfig = DataSheetConfig()
     """What people know of the corpus, for the data sheet in its report."""
+    perplexity: PerplexityConfig | None = None
+    """How surprising texts may be to a model of chosen text, by `lmworks data train-filter --kind perplexity`."""
 
     @property
     def treatment(self) -> Treatment:
         """Of inputs that say nothing else."""
         return Treatment(
             self.preset, self.min_words, RowFields(self.text_field, self.license), self.licenses, self.language,
-            self.words, self.quality,
+            self.words, self.quality, self.perplexity,
         )  # fmt: skip
 
     def consulted(self) -> dict[str, Path]:
@@ -114,10 +117,12 @@ class PrepareConfig(Config):
         if self.pii is not None and self.pii.names is not None:
             files["pii.names"] = self.pii.names
         files |= {f"words.{number}": given.path for number, given in enumerate(self.words)}
-        if self.quality is not None:
-            files["quality.model"] = self.quality.model
-        own = {f"inputs.{number}.quality.model": given.quality for number, given in enumerate(self.inputs)}
-        return files | {role: quality.model for role, quality in own.items() if quality is not None}
+        owners: dict[str, PrepareConfig | InputConfig] = {"": self}
+        owners |= {f"inputs.{number}.": given for number, given in enumerate(self.inputs)}
+        for where, owner in owners.items():
+            filters = {"quality.model": owner.quality, "perplexity.model": owner.perplexity}
+            files |= {where + role: trained.model for role, trained in filters.items() if trained is not None}
+        return files
 
     def work_key(self) -> str:
         """Changes with everything that the cleaning of a unit depends on, other than the unit."""
@@ -144,7 +149,7 @@ def prepare(config: PrepareConfig) -> Manifest:
 
     Raises:
         DataError: an input cannot be read at all, or no document is left; the message counts what was lost where.
-        ArtifactError: a source artifact does not match its manifest, or a quality filter is not whole.
+        ArtifactError: a source artifact does not match its manifest, or a trained filter is not whole.
         ConfigError: a language cannot be identified.
         DiskFullError: the device is full; the cleaned units stay for the next run.
     """

@@ -26,7 +26,7 @@ from lmworks.data.privacy.redact import privacy_report
 from lmworks.data.shuffle import mix
 from lmworks.data.steps import Tally, shown
 
-FUNNEL = ("pii", "license", "language", "rules", "words", "quality", "decontaminate")
+FUNNEL = ("pii", "license", "language", "rules", "words", "quality", "perplexity", "decontaminate")
 """What drops single documents, in the order in which they meet it; presets are the `rules`."""
 KEPT_SAMPLES = 6
 PAIR_SAMPLES = {"exact": 3, "near": 6}
@@ -120,6 +120,7 @@ class Findings:
             "sources": self._shares("source"),
             "languages": self._shares("language"),
             "quality": dict(sorted(self._tally.counts("quality").items())),
+            "perplexity": dict(sorted(self._tally.counts("perplexity").items())),
             "domains": dict(_most(self._tally.counts("domains"))),
             "lost_licenses": dict(_most(self._tally.counts("lost_licenses"))),
             "lengths": histogram(self._index.records["characters"][self._kept]),

@@ -1,19 +1,18 @@
-"""The stage `data train-filter`: a quality filter from examples of good and bad text, measured on a held-out share.
+"""The stage `data train-filter`: a filter from examples of text, measured on a held-out share.
 
-A text's side of the split follows from its content, so that copies never stand on both. Knows no corpus.
+A quality filter learns good text from bad; a perplexity filter learns to expect good text. A text's side of the split
+follows from its content, so that copies never stand on both. Knows no corpus.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lmworks.core.code_version import code_version
 from lmworks.core.config import Config
@@ -22,12 +21,18 @@ from lmworks.core.generation import Document
 from lmworks.core.lineage import Manifest, clock, write_artifact
 from lmworks.core.progress import say
 from lmworks.data.cleaning.normalize import divide, normalize
-from lmworks.data.cleaning.quality import fit
+from lmworks.data.cleaning.perplexity import PERCENTS, PerplexityModel
+from lmworks.data.cleaning.quality import QualityModel, fit
+from lmworks.data.cleaning.word_ngrams import WordNgramModel
+from lmworks.data.corpus.filter_figures import figures
 from lmworks.data.extraction.sources import RowFields, read_documents
 
 THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
+PERCENTILES = (30, 60, 90)
 LEAST_TEXTS = 5
 """Of each side, in training and held out."""
+Texts = Mapping[str, str]
+"""Different texts by their hash."""
 
 
 class TrainFilterConfig(Config):
@@ -35,10 +40,10 @@ class TrainFilterConfig(Config):
 
     good: Annotated[tuple[Path, ...], Field(min_length=1)]
     """Files or folders of text that is worth keeping."""
-    bad: Annotated[tuple[Path, ...], Field(min_length=1)]
-    """Files or folders of text that is not."""
+    bad: tuple[Path, ...] = ()
+    """Files or folders of text that is not; a perplexity filter is only measured on it."""
     output: Path
-    """Folder of the filter; `data prepare` takes it as `quality.model`."""
+    """Folder of the filter; `data prepare` takes it as `quality.model` or `perplexity.model`."""
     text_field: str = "text"
     """Field of rows that holds the text."""
     max_characters: Annotated[int, Field(ge=100)] = 5_000
@@ -49,70 +54,125 @@ class TrainFilterConfig(Config):
     """Share of the texts that is measured on."""
     buckets: Annotated[int, Field(ge=1 << 10, le=1 << 24)] = 1 << 18
     """Weights, which hashed n-grams share."""
-    ngram: Annotated[int, Field(ge=1, le=5)] = 2
-    """Longest n-gram of words."""
+    ngram: Annotated[int | None, Field(ge=1, le=5)] = None
+    """Longest n-gram of words; None takes 2 for quality, 3 for perplexity."""
     epochs: Annotated[int, Field(ge=1)] = 5
     """Times that every text is seen."""
     lr: Annotated[float, Field(gt=0.0)] = 0.3
     """AdaGrad's."""
     seed: int = 0
     """Orders the texts."""
+    kind: Literal["quality", "perplexity"] = "quality"
+    """`quality` tells good text from bad; `perplexity` tells how surprising a text is to who read the good ones."""
+    sample: tuple[Path, ...] = ()
+    """Of kind perplexity: text as it will be filtered, whose percentiles are the bounds of head, middle and tail. The
+    held-out good texts where none is given."""
+
+    @model_validator(mode="after")
+    def _has_sides(self) -> TrainFilterConfig:
+        if self.kind == "quality" and not self.bad:
+            raise ValueError("bad = (): a quality filter learns from both sides")
+        if self.kind == "quality" and self.sample:
+            raise ValueError("sample has no effect on kind = quality: a quality filter has no percentiles")
+        return self
 
 
-def train_quality_filter(config: TrainFilterConfig) -> Manifest:
+def train_filter(config: TrainFilterConfig) -> Manifest:
     """Train a filter and measure it; precision and recall are of the good texts.
 
     Raises:
         DataError: a path cannot be read, or a side has too few texts.
     """
     started = clock()
-    sides = {side: examples(getattr(config, side), config) for side in ("good", "bad")}
+    sides = {side: examples(getattr(config, side), config) for side in ("good", "bad", "sample")}
     common = sides["good"].keys() & sides["bad"].keys()
     if common:
         say(f"{len(common):,} texts are on both sides and are left out")
-    rows = [
-        (rank, text, side == "good") for side, texts in sides.items() for rank, text in sorted(texts.items())
-        if rank not in common
-    ]  # fmt: skip
-    held = np.asarray([int(rank[-8:], 16) / 2**32 < config.held_out for rank, _, _ in rows], np.bool_)
-    good = np.asarray([is_good for _, _, is_good in rows], np.bool_)
-    for side, chosen in (("good", good), ("bad", ~good)):
-        fewest = min(int((chosen & held).sum()), int((chosen & ~held).sum()))
-        if fewest < LEAST_TEXTS:
-            raise DataError(
-                f"{int(chosen.sum())} {side} texts are too few: {LEAST_TEXTS} are needed to learn from, and as many "
-                "to measure on",
-                f"Give more {side} texts, or lower max_characters",
-            )
-    texts = [text for _, text, _ in rows]
-    learned = [text for text, out in zip(texts, held, strict=True) if not out]
-    say(f"learning from {len(learned):,} texts …")
-    model = fit(
-        learned, good[~held], buckets=config.buckets, ngram=config.ngram, epochs=config.epochs, lr=config.lr,
-        seed=config.seed,
-    )  # fmt: skip
-    scores = model.scores([text for text, out in zip(texts, held, strict=True) if out])
-    measured = [measure(scores, good[held], threshold) for threshold in THRESHOLDS]
+        for side in ("good", "bad"):
+            sides[side] = {rank: text for rank, text in sides[side].items() if rank not in common}
+    learn = _learn_perplexity if config.kind == "perplexity" else _learn_quality
+    model, metrics = learn(sides["good"], sides["bad"], sides["sample"], config)
     with write_artifact(
         config.output,
-        "quality-filter",
+        f"{config.kind}-filter",
         config=config.to_dict(),
         parents={f"{side}.{n}": path for side in sides for n, path in enumerate(getattr(config, side))},
         code_version=code_version(__name__),
         started=started,
     ) as writer:
         model.save(writer.folder)
-        writer.metrics = {
-            "trained_on": len(learned),
-            "held_out_good": int((good & held).sum()),
-            "held_out_bad": int((~good & held).sum()),
-            "area_under_roc": round(area_under_roc(scores, good[held]), 4),
-            "thresholds": [row.to_dict() for row in measured],
-        }
-    for row in measured:
-        say(f"threshold {row.threshold}: precision {row.precision:.3f}, recall {row.recall:.3f}")
+        writer.metrics = metrics
     assert writer.manifest is not None, "the block above published it"
     return writer.manifest
+
+
+Learned = tuple[QualityModel | PerplexityModel, dict[str, Any]]
+"""A filter, and what was measured."""
+
+
+def _learn_quality(good: Texts, bad: Texts, _: Texts, config: TrainFilterConfig) -> Learned:
+    (good_learned, good_held), (bad_learned, bad_held) = (
+        divided(texts, side, config.held_out) for side, texts in (("good", good), ("bad", bad))
+    )
+    learned = good_learned + bad_learned
+    say(f"learning from {len(learned):,} texts …")
+    is_good = np.arange(len(learned)) < len(good_learned)
+    model = fit(
+        learned, is_good, buckets=config.buckets, ngram=config.ngram or 2, epochs=config.epochs, lr=config.lr,
+        seed=config.seed,
+    )  # fmt: skip
+    scores = model.scores(good_held + bad_held)
+    return model, {"trained_on": len(learned), **figures(scores, len(good_held), {t: t for t in THRESHOLDS})}
+
+
+def _learn_perplexity(good: Texts, bad: Texts, sample: Texts, config: TrainFilterConfig) -> Learned:
+    learned, held = divided(good, "good", config.held_out)
+    unread = [text for rank, text in sample.items() if rank not in good]
+    if config.sample and len(unread) < LEAST_TEXTS:
+        raise DataError(
+            f"{len(unread)} texts of the sample are not among the good ones: {LEAST_TEXTS} are needed to tell percents",
+            "Give more text in sample, or none",
+        )
+    say(f"learning from {len(learned):,} texts …")
+    words = WordNgramModel.fit(learned, config.ngram or 3)
+    expected = words.perplexities(held)
+    judged = words.perplexities(unread) if unread else expected
+    model = PerplexityModel(words, np.quantile(judged, PERCENTS / 100))
+    metrics: dict[str, Any] = {
+        "trained_on": len(learned),
+        "vocabulary": words.vocabulary,
+        "grams": sum(len(level.grams) for level in words.levels),
+        "held_out_good": len(held),
+        "held_out_perplexity": round(float(np.median(expected)), 2),
+        "sample": len(judged),
+        "percentiles": {str(percent): round(model.at(percent), 2) for percent in PERCENTILES},
+    }
+    say(f"perplexity of held-out good text: {metrics['held_out_perplexity']:,} per word (median)")
+    for percent, bound in metrics["percentiles"].items():
+        say(f"{percent} % of the {'sample' if unread else 'held-out good text'} are at or below {bound:,}")
+    if bad:
+        strange = words.perplexities([text for _, text in sorted(bad.items())])
+        scores = -np.concatenate([expected, strange])
+        metrics |= figures(scores, len(expected), {percent: -model.at(percent) for percent in PERCENTILES})
+    return model, metrics
+
+
+def divided(texts: Texts, side: str, held_out: float) -> tuple[list[str], list[str]]:
+    """Those to learn from and those to measure on, by their hashes.
+
+    Raises:
+        DataError: they are too few.
+    """
+    learned: list[str] = []
+    held: list[str] = []
+    for rank, text in sorted(texts.items()):
+        (held if int(rank[-8:], 16) / 2**32 < held_out else learned).append(text)
+    if min(len(learned), len(held)) < LEAST_TEXTS:
+        raise DataError(
+            f"{len(texts)} {side} texts are too few: {LEAST_TEXTS} are needed to learn from, and as many to measure on",
+            f"Give more {side} texts, or lower max_characters",
+        )
+    return learned, held
 
 
 def examples(paths: Sequence[Path], config: TrainFilterConfig) -> dict[str, str]:
@@ -126,34 +186,3 @@ def examples(paths: Sequence[Path], config: TrainFilterConfig) -> dict[str, str]
         if len(found) > 2 * config.max_texts:
             found = dict(sorted(found.items())[: config.max_texts])
     return dict(sorted(found.items())[: config.max_texts])
-
-
-@dataclass(frozen=True)
-class Measured:
-    """How well a threshold divides held-out texts."""
-
-    threshold: float
-    precision: float
-    """Share of good texts among those kept; 1 where none is kept."""
-    recall: float
-    """Share of the good texts that is kept."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
-        return {
-            "threshold": self.threshold, "precision": round(self.precision, 4), "recall": round(self.recall, 4)
-        }  # fmt: skip
-
-
-def measure(scores: NDArray[np.float64], good: NDArray[np.bool_], threshold: float) -> Measured:
-    """Precision and recall of keeping what scores at least a threshold."""
-    kept = scores >= threshold
-    right = int((kept & good).sum())
-    return Measured(threshold, right / int(kept.sum()) if kept.any() else 1.0, right / max(int(good.sum()), 1))
-
-
-def area_under_roc(scores: NDArray[np.float64], good: NDArray[np.bool_]) -> float:
-    """Chance that a good text scores above a bad one; equal scores count half."""
-    bad = np.sort(scores[~good])
-    below = np.searchsorted(bad, scores[good], "left") + np.searchsorted(bad, scores[good], "right")
-    return float(below.sum() / 2 / max(len(bad) * int(good.sum()), 1))
