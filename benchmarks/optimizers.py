@@ -3,7 +3,8 @@
 The rules, after modded-nanogpt's third track: data, batches, model, schedule and number of steps are fixed; every
 optimizer gets the same grid of rates and the same number of runs on it; the best rate is then run on seeds that tuning
 has not seen, and each seed is compared with tuned AdamW on the same initial weights and batches. The text is the
-language reference that every CPython carries (`pydoc_data.topics`), as bytes; its last tenth is for validation.
+language reference that every CPython carries (`pydoc_data.topics`), as bytes; its last tenth is for validation. Losses
+are compared, not seconds, so runs go side by side, one on each core.
 
     python benchmarks/optimizers.py [--quick] [--save]
 """
@@ -12,9 +13,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import multiprocessing
+import os
 import statistics
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pydoc_data.topics import topics
 from typing import Any
 
@@ -38,6 +43,7 @@ STEPS, QUICK_STEPS = 300, 30
 SEEDS, QUICK_SEEDS = 8, 5
 TUNING_SEEDS = (1000, 1001)
 EVAL_EVERY = 10
+MOST_AT_ONCE = 16
 SCHEDULE = ScheduleConfig(kind="linear", warmup_steps=10)
 CLIPPING = ClippingConfig(limit=1.0)
 
@@ -50,6 +56,24 @@ class Text:
     validation: Tensor
 
 
+@dataclass(frozen=True)
+class Run:
+    """One training."""
+
+    kind: str
+    """Of optimizer."""
+    lr: float
+    """Of what it takes."""
+    other_lr: float
+    """Of AdamW on what it leaves."""
+    seed: int
+    """Of weights and batches."""
+    steps: int
+    eval_every: int
+    """Steps between validations; after the last there is one anyway."""
+
+
+@cache
 def text() -> Text:
     """The language reference, in the order of its topics."""
     data = torch.tensor(list("\n".join(topics[name] for name in sorted(topics)).encode()), dtype=torch.int64)
@@ -84,23 +108,14 @@ def model_config() -> ModelConfig:
     )
 
 
-def train(kind: str, lr: float, other_lr: float, seed: int, steps: int, data: Text) -> dict[int, float]:
-    """Validation loss in nats a byte by updates done.
-
-    Args:
-        kind: of optimizer.
-        lr: of what it takes.
-        other_lr: of AdamW on what it leaves.
-        seed: of weights and batches.
-        steps: updates.
-        data: the text.
-    """
-    model: Any = build_model(model_config(), seed=seed)
-    leaves = kind in ("muon", "soap")
-    optimizer = CompositeOptimizer(
-        model, OptimizerConfig(kind=kind, lr=other_lr if leaves else lr, matrix_lr=lr if leaves else None)
-    )
-    generator = torch.Generator().manual_seed(seed)
+def train(run: Run) -> dict[int, float]:
+    """Validation loss in nats a byte by updates done."""
+    data, steps = text(), run.steps
+    model: Any = build_model(model_config(), seed=run.seed)
+    leaves = run.kind in ("muon", "soap")
+    rates = {"lr": run.other_lr, "matrix_lr": run.lr} if leaves else {"lr": run.lr}
+    optimizer = CompositeOptimizer(model, OptimizerConfig.parse({"kind": run.kind, **rates}))
+    generator = torch.Generator().manual_seed(run.seed)
     judged = batch(data.validation, range(0, len(data.validation) - LENGTH - 1, len(data.validation) // 64))
     losses = {}
     for step in range(steps):
@@ -111,21 +126,27 @@ def train(kind: str, lr: float, other_lr: float, seed: int, steps: int, data: Te
         clip_gradients(model, norms, CLIPPING)
         optimizer.step(learning_rate_factor(SCHEDULE, step, steps))
         optimizer.zero_grad()
-        if (step + 1) % EVAL_EVERY == 0 or step + 1 == steps:
+        if (step + 1) % run.eval_every == 0 or step + 1 == steps:
             with torch.no_grad():
                 measured = causal_lm(model, judged)
             losses[step + 1] = float(measured.loss_sum / measured.n_targets)
     return losses
 
 
-def tune(kind: str, other_lr: float, steps: int, seeds: Sequence[int], data: Text) -> float:
-    """The rate of the grid with the least mean loss; runs that diverge count as infinitely bad."""
-
-    def mean(lr: float) -> float:
-        final = statistics.fmean(train(kind, lr, other_lr, seed, steps, data)[steps] for seed in seeds)
-        return final if final == final else float("inf")
-
-    return min(GRID, key=mean)
+def tune(
+    pool: ProcessPoolExecutor, kinds: Sequence[str], other_lr: float, steps: int, seeds: Sequence[int]
+) -> dict[str, float]:
+    """For each kind the rate of the grid with the least mean loss; runs that diverge count as infinitely bad."""
+    runs = [Run(kind, lr, other_lr, seed, steps, steps) for kind in kinds for lr in GRID for seed in seeds]
+    final: dict[tuple[str, float], list[float]] = {}
+    for run, losses in zip(runs, pool.map(train, runs), strict=True):
+        final.setdefault((run.kind, run.lr), []).append(losses[steps])
+    means = {key: statistics.fmean(losses) for key, losses in final.items()}
+    finite = {key: mean if mean == mean else float("inf") for key, mean in means.items()}
+    best = {kind: min(GRID, key=lambda lr, kind=kind: finite[kind, lr]) for kind in kinds}  # type: ignore[misc]
+    for kind, lr in best.items():
+        print(f"{kind}: best of the grid is {lr:g}", flush=True)
+    return best
 
 
 def paired_p(differences: Sequence[float]) -> float:
@@ -161,18 +182,21 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer steps and seeds, under a minute")
     parser.add_argument("--save", action="store_true", help="keep the result in results/")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    data = text()
     steps, seeds = (QUICK_STEPS, QUICK_SEEDS) if options.quick else (STEPS, SEEDS)
     tuning = TUNING_SEEDS[:1] if options.quick else TUNING_SEEDS
-    rates: dict[str, float] = {}
-    for kind in KINDS:  # AdamW is first: the others leave embeddings, head and norms to it at its best rate
-        rates[kind] = tune(kind, rates.get("adamw", GRID[0]), steps, tuning, data)
-        print(f"{kind}: best of the grid is {rates[kind]:g}", flush=True)
-    runs: dict[str, list[dict[int, float]]] = {kind: [] for kind in KINDS}
-    for seed in range(seeds):
-        for kind in KINDS:
-            runs[kind].append(train(kind, rates[kind], rates["adamw"], seed, steps, data))
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        min(MOST_AT_ONCE, os.cpu_count() or 1), fresh, initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        rates = tune(pool, ["adamw"], GRID[0], steps, tuning)
+        # The others leave embeddings, head and norms to AdamW at its best rate.
+        rates |= tune(pool, [kind for kind in KINDS if kind != "adamw"], rates["adamw"], steps, tuning)
+        asked = [
+            Run(kind, rates[kind], rates["adamw"], seed, steps, EVAL_EVERY) for seed in range(seeds) for kind in KINDS
+        ]
+        runs: dict[str, list[dict[int, float]]] = {kind: [] for kind in KINDS}
+        for run, losses in zip(asked, pool.map(train, asked), strict=True):
+            runs[run.kind].append(losses)
     rows = [compare(kind, rates[kind], runs[kind], runs["adamw"], steps) for kind in KINDS if kind != "adamw"]
     finish("optimizers", rows, save=options.save)
 
