@@ -1,4 +1,4 @@
-"""A stage whose work processes do not share is not started once per process."""
+"""What processes do not share, a stage or a whole recipe, is not started once per process."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from lmworks.cli.run import run
 from lmworks.cli.stage import stage_command
 from lmworks.core.errors import ParallelError
 
@@ -40,3 +41,23 @@ def test_only_stages_that_share_their_work_are_started(
     monkeypatch.setenv("WORLD_SIZE", "2")
     result = CliRunner().invoke(stage_command(stage), [str(tmp_path / "stage.yaml")])
     assert (len(started), isinstance(result.exception, ParallelError)) == (int(starts), not starts), result.exception
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"], ["--smoke"]])
+def test_a_recipe_is_not_run_by_several_processes(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, made = tmp_path / "recipe.yaml", tmp_path / "made"
+    base = {"tokens": "t", "tokenizer": "t", "output": "${folder}/base", "train": {"steps": 9}}
+    recipe.write_text(
+        yaml.safe_dump(
+            {"name": "many", "folder": str(made), "steps": [{"stage": "pretrain", "name": "base", "with": base}]}
+        )
+    )
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ParallelError, match=r"lmworks run runs in one process.* 4 were.*lmworks launch torchrun"):
+        CliRunner().invoke(run, [str(recipe), *options], catch_exceptions=False)
+    assert not made.exists()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    shown = CliRunner().invoke(run, [str(recipe), "--dry-run"], catch_exceptions=False)
+    assert "pretrain" in shown.output

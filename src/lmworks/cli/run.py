@@ -32,12 +32,16 @@ def run(
     lmworks run recipes/life.yaml --dry-run
     lmworks run recipes/life.yaml corpus.validation_fraction=0.1 folder=runs/other
     """  # noqa: D301 - click reads \b
+    from lmworks.cli.training_step import require_one_process
     from lmworks.pipeline.probe import serve_once
     from lmworks.pipeline.recipe import load_recipe
     from lmworks.pipeline.runner import Runner, call_stage
 
     if start and only:
         raise click.UsageError("--from and --only exclude each other")
+    require_one_process(
+        "lmworks run", f"`lmworks launch torchrun {recipe}` prints how to start the step that can be shared"
+    )
     loaded = load_recipe(recipe, dict(_override(text) for text in overrides), smoke=smoke)
     runner = Runner(loaded, recipe, start=start, only=only, service=serve_once if smoke else call_stage)
     if dry_run:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 import click
 
 from lmworks.cli.fields import flags, overrides
-from lmworks.cli.training_step import mesh_of
-from lmworks.core.config import Config, load_yaml
-from lmworks.core.errors import ConfigError, ParallelError
+from lmworks.cli.training_step import mesh_of, require_one_process
+from lmworks.core.config import load_yaml
+from lmworks.core.errors import ConfigError
 from lmworks.pipeline.stages import STAGES, Stage
 
 _POSITIONAL = "positional"
@@ -42,7 +41,8 @@ def stage_command(name: str, stages: Mapping[str, Stage] = STAGES) -> click.Comm
             config = config_class.parse(values, overrides(known, given))
         except ConfigError as error:
             raise ConfigError(error.problem, f"The fields are listed by: lmworks {name} --help") from None
-        _require_one_process(name, config)
+        if mesh_of(config) is None:
+            require_one_process(f"lmworks {name}", "stages with train.parallel share their work")
         stage.call()(config)
 
     # A click argument and a click option of one name would be one parameter; the argument's is set apart.
@@ -61,17 +61,3 @@ def stage_command(name: str, stages: Mapping[str, Stage] = STAGES) -> click.Comm
         help=stage.summary,
         context_settings=dict(DASHES),
     )
-
-
-def _require_one_process(name: str, config: Config) -> None:
-    """Refuse to do the same work, into the same folder, once per process.
-
-    Raises:
-        ParallelError: torchrun or its like started several processes, and the stage does not share its work.
-    """
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes not in ("", "1") and mesh_of(config) is None:
-        raise ParallelError(
-            f"lmworks {name} runs in one process, and WORLD_SIZE says that {processes} were started",
-            "Start it without torchrun; stages with train.parallel share their work",
-        )

@@ -1,14 +1,18 @@
-"""The step of a recipe that several processes can share, as `launch` and `plan` are told it. Knows no launcher."""
+"""What several processes can share: the step of a recipe, as `launch` and `plan` are told it, and nothing else.
+
+Knows no launcher.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import click
 
 from lmworks.core.config import Config, nearest, parse_scalar
-from lmworks.core.errors import RecipeError
+from lmworks.core.errors import ParallelError, RecipeError
 from lmworks.pipeline.recipe import Recipe, Step, load_recipe, resolve_steps
 from lmworks.pipeline.stages import Stage
 
@@ -53,3 +57,21 @@ def training_step(path: Path, words: tuple[str, ...], *, smoke: bool) -> tuple[R
 def mesh_of(config: Config) -> Any:
     """The `ParallelConfig` of a stage that several processes can share; None for others."""
     return getattr(getattr(config, "train", None), "parallel", None)
+
+
+def require_one_process(command: str, advice: str) -> None:
+    """Refuse to do the same work, into the same folder, once per process.
+
+    Args:
+        command: what cannot be shared.
+        advice: what can be.
+
+    Raises:
+        ParallelError: torchrun or its like started several processes.
+    """
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes not in ("", "1"):
+        raise ParallelError(
+            f"{command} runs in one process, and WORLD_SIZE says that {processes} were started",
+            f"Start it without torchrun; {advice}",
+        )
