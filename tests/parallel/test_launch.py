@@ -34,8 +34,9 @@ def torchrun_options(words: list[str]):
 
 def test_the_line_is_torchruns():
     line = shlex.split(torchrun_line(JOB, LaunchConfig(nodes="1:4", processes_per_node=8, head="10.0.0.1")))
-    assert line[:2] == ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT=120", "OMP_NUM_THREADS=1"]
-    read = torchrun_options(line[2:])
+    settings = ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT=120", "OMP_NUM_THREADS=1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"]
+    assert line[:3] == settings
+    read = torchrun_options(line[3:])
     assert (read.nnodes, read.nproc_per_node, read.rdzv_endpoint) == ("1:4", "8", "10.0.0.1:29500")
     assert (read.rdzv_backend, read.max_restarts, read.module) == ("c10d", 3, True)
     assert [read.training_script, *read.training_script_args] == ["lmworks", *JOB.arguments]

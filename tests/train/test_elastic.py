@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -19,12 +21,15 @@ from pretrain_case import exact, prepare
 
 from lmworks.core.lineage import verify
 from lmworks.models.hub import load_pretrained
+from lmworks.parallel.launch import Job, LaunchConfig, torchrun_line
 from lmworks.train.checkpoint import Checkpoints
 from lmworks.train.pretrain import PretrainConfig, pretrain
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 STEPS = 120
 LONG = {"train.steps": STEPS, "train.checkpoint_every": 20, "train.eval_every": None}
+MEETING = "--local-addr 127.0.0.1 --rdzv-conf keep_alive_interval=1,keep_alive_max_attempt=3,last_call_timeout=1"
+"""How soon torchrun believes that a host is gone, and how long it waits for one more."""
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +48,15 @@ def alone(inputs: Path) -> Path:
 
 
 @contextmanager
-def torchrun(made: PretrainConfig, folder: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a run; whatever is left of it at the end is killed."""
+def torchrun(made: PretrainConfig, folder: Path, launch: LaunchConfig, more: str = "") -> Iterator[subprocess.Popen]:
+    """Start a run by the line that a user is told; whatever is left of it at the end is killed."""
     recipe = folder / "pretrain.yaml"
     recipe.write_text(yaml.safe_dump(made.to_dict()))
-    words = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "lmworks", "pretrain"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "60"}
+    line = torchrun_line(Job("elastic", "lmworks", ("pretrain", "--config", str(recipe))), launch)
+    words = ["env", *shlex.split(line.replace("torchrun ", f"torchrun {more} ", 1))]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     with (folder / "log").open("ab") as log:
-        process = subprocess.Popen([*words, "--config", str(recipe)], env=environment, stderr=log)
+        process = subprocess.Popen(words, env={**os.environ, "PATH": path}, stderr=log)
     try:
         yield process
     finally:
@@ -89,6 +95,12 @@ def last_step(folder: Path) -> int:
         return 0
 
 
+def last_saved(folder: Path) -> int:
+    """Step of the newest checkpoint; it is written while training goes on."""
+    names = (path.name.removeprefix("step-") for path in (folder / "run.checkpoints").glob("step-*"))
+    return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
 def require_same(made: Path, expected: Path) -> None:
     verify(made)
     one, other = (load_pretrained(path, dtype=torch.float32).state_dict() for path in (made, expected))
@@ -99,11 +111,37 @@ def require_same(made: Path, expected: Path) -> None:
 
 def test_torchrun_starts_killed_workers_again_and_they_go_on(inputs: Path, alone: Path, tmp_path: Path):
     made = long(inputs, tmp_path / "run", data=-1)
-    with torchrun(made, tmp_path, "--standalone", "--nproc-per-node", "2", "--max-restarts", "2") as process:
+    with torchrun(made, tmp_path, LaunchConfig(processes_per_node=2, max_restarts=2)) as process:
         for at in (25, 70):
-            wait_for(lambda at=at: last_step(tmp_path) >= at, tmp_path)
+            wait_for(lambda at=at: last_step(tmp_path) >= at and last_saved(tmp_path) >= at - 10, tmp_path)
             kill(children(process.pid)[-1])
         assert process.wait(150) == 0, (tmp_path / "log").read_text()[-4000:]
+    assert (tmp_path / "log").read_text().count("going on from") == 2
+    require_same(tmp_path / "run", alone)
+
+
+def test_a_host_that_comes_is_given_work_and_one_that_is_lost_leaves_the_other_to_go_on(
+    inputs: Path, alone: Path, tmp_path: Path
+):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        launch = LaunchConfig(nodes="1:2", head="127.0.0.1", port=free.getsockname()[1])
+    made = long(inputs, tmp_path / "run", data=-1)
+    second_rank = tmp_path / "run.checkpoints" / "logs" / "rank-00001.log"
+    with torchrun(made, tmp_path, launch, MEETING) as first, ExitStack() as stack:
+        wait_for(lambda: last_step(tmp_path) >= 5, tmp_path)
+        assert not second_rank.exists(), "one host trains alone"
+        (worker,) = children(first.pid)
+        os.kill(worker, signal.SIGSTOP)  # lest the run be over before the second host has come
+        second = stack.enter_context(torchrun(made, tmp_path, launch, MEETING))
+        wait_for(lambda: "closing signal SIGTERM" in (tmp_path / "log").read_text(), tmp_path)
+        os.kill(worker, signal.SIGCONT)
+        wait_for(second_rank.exists, tmp_path)
+        joined = last_step(tmp_path)
+        wait_for(lambda: last_step(tmp_path) >= joined + 5, tmp_path)
+        for victim in (second.pid, *children(second.pid)):
+            kill(victim)
+        assert first.wait(150) == 0, (tmp_path / "log").read_text()[-4000:]
     assert (tmp_path / "log").read_text().count("going on from") == 2
     require_same(tmp_path / "run", alone)
 
@@ -113,7 +151,7 @@ def test_a_request_to_stop_is_met_with_a_checkpoint_within_its_deadline(inputs: 
         long(inputs, tmp_path / "run", data=-1).to_dict(),
         {"train.checkpoint_every": STEPS, "train.checkpoint.stop_deadline_seconds": 20},
     )
-    with torchrun(made, tmp_path, "--standalone", "--nproc-per-node", "2") as process:
+    with torchrun(made, tmp_path, LaunchConfig(processes_per_node=2, checkpoint_deadline=60)) as process:
         wait_for(lambda: last_step(tmp_path) >= 25, tmp_path)
         begin = time.monotonic()
         process.terminate()

@@ -200,11 +200,16 @@ def _slurm_nodes(config: LaunchConfig) -> str:
 
 
 def _environment(config: LaunchConfig) -> dict[str, str]:
-    """How long torchrun waits for its processes once it is asked to stop; threads of each."""
-    return {
+    """How long torchrun waits for its processes once it is asked to stop; threads of each; how hosts meet again."""
+    environment = {
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(config.checkpoint_deadline),
         "OMP_NUM_THREADS": str(config.cpus_per_process),
     }
+    if config.max_nodes > 1:
+        # torchrun would keep the address of the first meeting and not tell it to hosts that join later, which wait in
+        # vain and then end the run for all.
+        environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    return environment
 
 
 def _render(template: str, job: Job, config: LaunchConfig, **values: Any) -> str:
