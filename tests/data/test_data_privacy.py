@@ -35,19 +35,24 @@ LABELLED = {
     "EMAIL_ADDRESS": ["mail ada.l+x@math.example.org.", "写信给li@例.中国 or li@example.cn谢谢", "<a_b@x-y.co.uk>"],
     "PHONE_NUMBER": [
         "Call (212) 555-0187 now", "拨打 13912345678 咨询",
+        "name,phone,age\nLi,+33 6 34 01 39 70,44", "17,+44 20 7946 0958", "+33 (0)5 81 06 67 12",
+        "| M: 9498777106 E: x",
+        "телефон 8 495 123 45 67", "聯絡電話：02-2345-6789", "전화 02-345-6789", "Téléphone : 0390695165",
         "tel: 020 7946 0958", "手机13812345678，谢谢", "+86 138 1234 5678", "+49 30 901820",
         "电话：010-62345678", "Fax 03 44 55 66 77", "+1-984-182-0190 x42", "reach me at 9498777106",
     ],
     "CN_ID": ["身份证号11010519491231002X。", "id 440524198001010013 here"],
     "US_SSN": ["SSN 219-09-9999", "my social security number is 219099999"],
-    "IBAN_CODE": ["to DE89 3704 0044 0532 0130 00 please", "GB82WEST12345698765432"],
+    "IBAN_CODE": ["to DE89 3704 0044 0532 0130 00 please", "GB82WEST12345698765432",
+                  "auf DE89 3704 0044 0532 0130 00 bis zum 3."],
     "CREDIT_CARD": ["4111 1111 1111 1111", "paid with 378282246310005.", "卡号6222021234567890128"],
     "IP_ADDRESS": [
+        "client=93.184.216.34 ok", '8.8.4.4 - - [2024-01-31T10:00:00] "GET /"', "8.8.4.4:53",
         "from 8.8.8.8", "host 203.113.45.67:8080", "2a00:1450:4001:81b::200e answered", "http://93.184.216.34/",
     ],
     "MAC_ADDRESS": ["eth0 00:1B:44:11:3A:B7 up", "00-1b-44-11-3a-b7"],
     "PASSPORT": ["Passport No. X1234567", "护照号码：E12345678"],
-    "CN_PLATE": ["车牌京A12345停在", "沪A·D12345"],
+    "CN_PLATE": ["车牌京A12345停在", "沪A·D12345", "渝B-87473", "川A 1234X"],
 }  # fmt: skip
 CLEAN = [
     "version 1.2.3.4 and v10.0.19045.3803, section 3.2.1.4", "编号1234567890123456元",
@@ -58,7 +63,11 @@ CLEAN = [
     "std::vector<a::b::c> x", "@decorator\ndef f(): ...", "icon@2x.png", "git commit 5d41402abc4b2a76b9719d911017c592",
     "4111 1111 1111 1112", "666-12-3456 and 219-00-9999", "11010519491231002A 110105194913310021", "1234567890123456",
     "FF:FF:FF:FF:FF:FF", "total 12345678901", "GB82WEST12345698765431", "$1,234,567.89", "48 (2010) 658–667",
-    "x = 8.2.4.44", "passport control", "0x7fffffff 1000000000000000",
+    "x = 8.2.4.44", "upgraded from 8.8.4.4", "version=93.184.216.34", "M2.83-2.12 3.51.98.32 2.03.5 3.11",
+    "call on 20240131",
+    "phone order 15880996372 shipped", "订单15880996372", "48.137154, 11.575382 (519 m) call", "RFC 7231 7.1.2",
+    "Suite 12\nAustin, TX 78701-7734\nphone: none", "bbox 8 0 0 0 0 0 0 0 3", "x = a + 81.3209534450553",
+    "passport control", "0x7fffffff 1000000000000000",
 ]  # fmt: skip
 
 
@@ -107,6 +116,36 @@ SECRET_TEXTS = {
     "CONNECTION_PASSWORD": made("postgres://app:", "s3cr3tpw", "@db.internal:5432/x"),
     "ASSIGNED_SECRET": made('db_password = "', RANDOM[:14], '"'),
 }
+
+
+BARE = made("zK9x", "Hwry50JzNbxB1")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"DEBUG=1\nDB_PASSWORD={BARE}\nPORT=1", f"export API_TOKEN={BARE}  # mine", f"  password: {BARE}\r\n  user: x",
+        f"- REDIS_PASSWORD={BARE}", f"mysql --password={BARE} -u root", f"https://x.org/a?access_token={BARE}&b=1",
+        "DB_PASSWORD=^455Pk5QW(", "password = 'hunt3r22'",
+    ],
+)  # fmt: skip
+def test_passwords_are_found_where_settings_and_commands_have_them(text):
+    ((kind, _),) = found(text)
+    assert kind == "ASSIGNED_SECRET"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "token = tokenizer2.encode(text)", "    password=self.password_2,", "secret_key = config.secret_key2",
+        "password: str",
+        "token = Tokenizer2(", "private_key_path = /etc/ssl/Key22.pem", "SECRET_URL=https://Vault22.example/v1/x",
+        "DB_PASSWORD=$DB_PASSWORD2", "password = newPassword2", "token: typing.Optional[bytes],",
+        "TOKEN_LIMIT=100000000",
+    ],
+)  # fmt: skip
+def test_code_that_assigns_names_and_calls_holds_no_secret(code):
+    assert found(code) == []
 
 
 @pytest.mark.parametrize("kind", SECRET_TEXTS)

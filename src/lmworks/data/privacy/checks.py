@@ -32,7 +32,7 @@ FK18 FO18 FR27 GB22 GE22 GI23 GL18 GR27 GT28 HR21 HU28 IE22 IL23 IQ23 IS26 IT27 
 LV21 LY25 MC27 MD24 ME22 MK19 MN20 MR27 MT31 MU30 NI28 NL18 NO15 OM23 PK24 PL28 PS29 PT25 QA29 RO24 RS22 RU33 SA24 SC31
 SD18 SE24 SI19 SK24 SM27 SO23 ST25 SV28 TL23 TN24 TR26 UA29 VA22 VG24 XK20 YE30
 """
-_IBAN_LENGTHS = {entry[:2]: int(entry[2:]) for entry in _IBAN_REGISTRY.split()}
+IBAN_LENGTHS = {entry[:2]: int(entry[2:]) for entry in _IBAN_REGISTRY.split()}
 """Characters of an IBAN by country, from the SWIFT registry."""
 
 PROVINCES = "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼"
@@ -70,7 +70,7 @@ def iban_digits(country: str, account: str) -> str:
 def is_iban(iban: str) -> bool:
     """Length of its country and check digits."""
     iban = iban.upper()
-    return _IBAN_LENGTHS.get(iban[:2]) == len(iban) and _mod97(iban[4:] + iban[:4]) == 1
+    return IBAN_LENGTHS.get(iban[:2]) == len(iban) and _mod97(iban[4:] + iban[:4]) == 1
 
 
 def _mod97(text: str) -> int:

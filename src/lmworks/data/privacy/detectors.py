@@ -11,7 +11,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from lmworks.data.privacy.checks import PROVINCES, is_card, is_cn_id, is_iban, is_public_ip, is_ssn, passes_luhn
+from lmworks.data.privacy.checks import (
+    IBAN_LENGTHS,
+    PROVINCES,
+    is_card,
+    is_cn_id,
+    is_iban,
+    is_public_ip,
+    is_ssn,
+    passes_luhn,
+)
 
 
 @dataclass(frozen=True)
@@ -78,15 +87,18 @@ def _before(match: re.Match[str], characters: int = 24) -> str:
 
 
 _VERSION_BEFORE = re.compile(
-    r"(?:\b(?:v|ver|version|release[ds]?|rev|revision|build|firmware|section|sect?|chapter|§|clause|figure|table|appendix)"
-    r"[.:\s]*|版本(?:号)?[:：\s]*|第|[vV§=]=?|[><~^]=?\s*|[A-Za-z_]-)$",
+    r"(?:\b(?:v|ver|version|release[ds]?|rev|revision|build|firmware|section|sect?|chapter|§|clause|figure|table|appendix"
+    r"|(?:up|down)grad\w+ (?:from|to))"
+    r"[.:=\s]*|版本(?:号)?[:：\s]*|第|[vV§]|==|[><~^]=?\s*|[A-Za-z_]-)$",
     re.IGNORECASE,
 )
 _ADDRESS_BEFORE = re.compile(
-    r"\b(?:ip|addr|address|host|server|ping|from|client|gateway|dns)\b|://|@|地址", re.IGNORECASE
+    r"\b(?:ip|addr|address|host|server|ping|from|client|peer|remote|src|dst|gateway|dns)\b|://|@|地址", re.IGNORECASE
 )
-
-
+_FRACTION_BEFORE = re.compile(r"(?:^|[\s,A-Za-z-])\d*\.\d+[ ,]$")
+"""Among fractions, as the paths of drawings are."""
+_ADDRESS_AFTER = re.compile(r":\d{2,5}\b|/\d{1,2}\b| - \S+ \[")
+"""A port, the bits of a network, or what follows in the logs of web servers."""
 _CARD_BEFORE = re.compile(r"\bcards?\b|\bcc\b|\bvisa\b|mastercard|\bamex\b|信用卡|银行卡|卡号", re.IGNORECASE)
 
 
@@ -101,15 +113,25 @@ def _is_ipv4(match: re.Match[str]) -> bool:
     octets = match[0].split(".")
     if any(octet != str(int(octet)) for octet in octets) or not is_public_ip(match[0]):
         return False
-    if _VERSION_BEFORE.search(_before(match)):
+    if _VERSION_BEFORE.search(_before(match)) or _FRACTION_BEFORE.search(_before(match)):
         return False
     parts = [int(octet) for octet in octets]
     numbered = max(parts) <= 30 or sum(part < 10 for part in parts) >= 2
-    return not numbered or bool(_ADDRESS_BEFORE.search(_before(match)))
+    return not numbered or bool(
+        _ADDRESS_BEFORE.search(_before(match)) or _ADDRESS_AFTER.match(match.string, match.end())
+    )
 
 
-def _is_iban(match: re.Match[str]) -> bool:
-    return is_iban(_bare(match))
+def _ibans(text: str) -> Iterator[tuple[int, int]]:
+    """Account numbers, alone or in groups of four, as long as their country has them: a word may stand behind."""
+    for match in _IBAN.finditer(text):
+        places = [place for place in range(*match.span()) if text[place] != " "]
+        length = IBAN_LENGTHS.get(match[0][:2].upper(), len(places) + 1)
+        if length > len(places):
+            continue
+        end = places[length - 1] + 1
+        if not text[end : end + 1].isalnum() and is_iban(text[match.start() : end].replace(" ", "")):
+            yield match.start(), end
 
 
 def _is_cn_id(match: re.Match[str]) -> bool:
@@ -140,11 +162,12 @@ _FILE_ENDINGS = frozenset(
     ("png", "jpg", "jpeg", "gif", "svg", "webp", "css", "js", "ts", "json", "html", "py", "sh", "md", "txt", "service")
 )
 
+_IBAN = re.compile(
+    r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?:[A-Za-z0-9]{11,30}|(?: [A-Za-z0-9]{4}){2,7}(?: [A-Za-z0-9]{1,3})?)", re.ASCII
+)
+
 DETECTORS: tuple[Detector, ...] = (
-    Detector("IBAN_CODE", Pattern(
-        re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}"
-                   r"(?:[A-Za-z0-9]{11,30}|(?: [A-Za-z0-9]{4}){2,7}(?: [A-Za-z0-9]{1,3})?)(?![A-Za-z0-9])", re.ASCII),
-        _is_iban)),
+    Detector("IBAN_CODE", _ibans),
     Detector("CN_ID", Pattern(
         re.compile(r"(?<![0-9A-Za-z])[1-9]\d{5}(?:19|20)\d{2}"
                    r"(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}[\dXx](?![0-9A-Za-z])", re.ASCII),
@@ -178,7 +201,7 @@ DETECTORS: tuple[Detector, ...] = (
                    r"(?P<x>[A-Za-z]{1,2}\d{6,8}|\d{9})(?![\w-])", re.ASCII),
         needs=("passport", "护照"))),
     Detector("CN_PLATE", Pattern(
-        re.compile(rf"[{PROVINCES}][A-HJ-NP-Z][·•]?"
+        re.compile(rf"[{PROVINCES}][A-HJ-NP-Z][·•・. -]?"
                    r"(?=[A-HJ-NP-Z0-9]*\d)[A-HJ-NP-Z0-9]{4,5}[A-HJ-NP-Z0-9挂学警港澳](?![A-Za-z0-9])", re.ASCII))),
 )  # fmt: skip
 """From the surest to the least sure: where two overlap, the earlier row wins."""

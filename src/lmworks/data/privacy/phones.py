@@ -17,27 +17,42 @@ from lmworks.core.errors import ConfigError, require
 REGIONS = ("US", "CN", "GB", "DE", "FR", "IN", "JP", "ES", "IT", "BR")
 """Where national numbers are looked up unless said otherwise."""
 _CANDIDATE = re.compile(
-    r"(?<![\w./$€£¥%#=@_+-])(?<!\d[ ),:])(?:\+ ?\d|00\d|\(\+?\d|\d)(?:[ .\-/\u2010-\u2013]{0,2}[()]?[ .\-]?\d){5,16}"
-    r"(?:\s?(?:x|ext\.?|#)\s?\d{1,6})?(?![\w%元]|[.,:/-]\d|-(?![A-Z][a-z]{2})\w|@)",
+    r"(?<![\w./$€£¥%#=@_+-])(?:(?<!\d[ ),:])|(?<=,)(?=\+))"
+    r"(?:\+ ?\d|00\d|\(\+?\d|\d)(?:[ .\-/\u2010-\u2013]{0,2}[()]?[ .\-]?\d){5,16}"
+    r"(?:\s?(?:x|ext\.?|#)\s?\d{1,6})?(?![\w%元]|[.:/-]\d|,\d{3}(?!\d)|-(?![A-Z][a-z]{2})\w|@)",
     re.ASCII,
 )
 _SAYS_PHONE = re.compile(
-    r"(?:\b(?:tele)?(?:phone|fon)s?|\btel|\bmobile|\bcell|\bcall(?:ed|ing)?|\bdial|\bfax|\bwhatsapp|\btext|\bsms|\bhotline"
-    r"|\breach(?:ed)?|\banswer(?:ing|ed)? at|\bcontact|\bring|\bhandy|\b(?:phone|contact|mobile) number|"
-    r"电话|手机|联系方式|传真|微信|座机|致电|拨打)",
+    r"(?:\b(?:t[eé]l[eé])?(?:ph?one|fon)s?|\bt[eé]l|\bmobile?|\bcell|\bcall(?:ed|ing)?|\bdial|\bfax|\bwhatsapp|\btext|\bsms"
+    r"|\bhotline|\breach(?:ed)?|\banswer(?:ing|ed)? at|\bcontact|\bring|\bhandy|\bph\b|\bmob\b|\bgsm\b"
+    r"|\brufnummer|\banruf|\bappele[rz]|\bm[oó]vil|\bcelular|\bllam[ae]|\bcellulare|\bchiama|\bligue|\bbellen|\bkomórk"
+    r"|телефон|\bтел\b|\bмоб|звони|τηλ|טלפון|هاتف|جوال|फ़ोन|मोबाइल|điện thoại|โทร"
+    r"|[电電][话話]|手[机機]|[联聯][系絡络]方式|[联聯]絡|传真|傳真|微信|座机|致[电電]|[拨撥]打|携帯|전화|휴대폰|연락처|팩스)",
     re.IGNORECASE,
 )
+_SIGNATURE = re.compile(r"(?:^|[\s|,;·(])[TPMF][.:] ?$")
+"""The letters under which numbers stand in signatures."""
+_NAMES_ANOTHER = re.compile(r"[\"'\w]*\s*[.:：=>]?\s*[\"']?\s*[+(\d]")
+"""What follows a telling word that belongs to the next number."""
 _CN_MOBILE = re.compile(r"(?:(?:\+|00)?86[ -]?)?1[3-9]\d[ -]?\d{4}[ -]?\d{4}")
 _OTHER_NUMBER = re.compile(
     r"(?:19|20)\d\d[-./ ](?:0?[1-9]|1[0-2])[-./ ](?:0?[1-9]|[12]\d|3[01])\b"  # a date
     r"|(?:0?[1-9]|[12]\d|3[01])[-./ ](?:0?[1-9]|[12]\d|3[01])[-./ ](?:19|20)\d\d\b"
     r"|(?:1[5-9]|20)\d\d ?[-–/] ?(?:1[5-9]|20)\d\d\b"  # years
     r"|\d+ ?\((?:1[5-9]|20)\d\d\)"  # volume and year of a journal
-    r"|\+?\d+\.\d+$|(?:\d+\.){3}\d+$|\d{3}-\d\d-\d{4}$"  # a fraction, an address, a social security number
+    r"|(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])$"
+    r"|\d+\.\d{5,}(?![.\d])"  # a coordinate
+    r"|(?:\+ ?)?\d+\.\d+$|(?:\d+\.){3}\d+$|\d{3}-\d\d-\d{4}$"  # a fraction, an address, a social security number
 )
-_SAYS_OTHER = re.compile(r"(?:ISBN|ISSN|DOI|arXiv|PMID|OCLC)[-:：\s\d]{0,8}$", re.IGNORECASE)
+_SAYS_OTHER = re.compile(
+    r"(?:\b(?:ISBN|ISSN|RFC|DOI|arXiv|PMID|OCLC)[-:：\s\d]{0,8}"
+    r"|\b(?:order|invoice|tracking|parcel|ticket|transaction|account|serial|charge|reference|ref|id)"
+    r"(?:[ _]?(?:number|no|nr|id)\b)?[\"'.:：=#\s]{0,5}"
+    r"|(?:[订訂]单|單號|单号|编号|編號|流水号|序列号)[码碼]?[\"':：=#\s]{0,4})$",
+    re.IGNORECASE,
+)
 _NEARBY = 40
-"""Characters before a candidate, and half as many after it, in which a telling word counts."""
+"""Characters before a candidate in its paragraph, and half as many after it in its line, where such a word counts."""
 
 
 @dataclass(frozen=True)
@@ -71,19 +86,23 @@ class PhoneSearch:
         digits = re.sub(r"\D", "", re.split(r"\s?(?:x|ext|#)", written)[0])
         if not 7 <= len(digits) <= 15 or len(set(digits)) < 3 or _OTHER_NUMBER.match(written):
             return False
-        if _SAYS_OTHER.search(match.string, max(match.start() - 16, 0), match.start()):
+        if _SAYS_OTHER.search(match.string, max(match.start() - 32, 0), match.start()):
             return False
-        if written.startswith(("+", "00", "(+")):
-            return _is_possible(re.sub(r"^00", "+", written))
+        if written.startswith(("+", "00", "(+")) and _is_possible(re.sub(r"^00", "+", written)):
+            return True
         if _CN_MOBILE.fullmatch(written):
             return True
         text, (start, end) = match.string, match.span()
-        if _SAYS_PHONE.search(text, max(start - _NEARBY, 0), start) or _SAYS_PHONE.search(
-            text, end, end + _NEARBY // 2
-        ):
+        before = text[max(start - _NEARBY, 0) : start].rpartition("\n\n")[2]
+        after = text[end : end + _NEARBY // 2].partition("\n")[0]
+        if _SAYS_PHONE.search(before) or _SIGNATURE.search(before):
+            return True
+        if (said := _SAYS_PHONE.search(after)) and not _NAMES_ANOTHER.match(text, end + said.end()):
             return True
         groups = re.findall(r"\d+", written)
-        return len(groups) >= 3 and "/" not in written and any(_is_valid(written, region) for region in self.regions)
+        if len(groups) < 3 or min(map(len, groups[1:])) < 2 or "/" in written:
+            return False
+        return any(_is_valid(written, region) for region in self.regions)
 
 
 @lru_cache(maxsize=4096)

@@ -16,12 +16,24 @@ from collections.abc import Callable
 from lmworks.data.privacy.detectors import Detector, Pattern, always
 
 MIN_ENTROPY = 3.0
-"""Bits per character of an assigned value: English words have some 2.5 to 3.2 at this length, random text above 3.5."""
+"""Bits per character of an assigned value: English words have some 2.5 to 3.2 at this length, random text above 3.5.
+Short values are measured against 0.85 of what their length allows."""
 _PLACEHOLDER = re.compile(
     r"example|sample|dummy|placeholder|changeme|change_me|your|xxxx|\*{3}|\.{3}|redacted|todo|"
     r"\$\{|\{\{|<[^>]*>|%\(|env\(|environ|getenv|process\.|0000000|1234567|abcdef",
     re.IGNORECASE,
 )
+
+
+_NO_VALUE = re.compile(
+    r"[$%@&*!]\w+%?$|\.{0,2}/|~/|[A-Za-z]:\\|[a-z]+://|[A-Za-z_][\w.:>-]*[(\[](?:.*[)\],;(\[])?$", re.ASCII
+)
+_LIKE_A_NAME = re.compile(r"[\w./:@+=-]+[,;]?", re.ASCII)
+_ENVIRONMENT = re.compile(r"\s*(?:export\s+|set\s+|ENV\s+)?[A-Z][A-Z0-9_]*=")
+_SECRET_NAME = (
+    r"(?i:passw(?:or)?d|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key|auth[_-]?key|private[_-]?key|credential)"
+)
+_SECRET_WORDS = ("passw", "passphrase", "pwd", "secret", "token", "key", "credential")
 
 
 def entropy(text: str) -> float:
@@ -42,7 +54,20 @@ def _random(match: re.Match[str]) -> bool:
     """Looks random: high entropy, and letters mixed with digits or signs."""
     value = _value(match)
     mixed = re.search(r"[A-Za-z]", value) and re.search(r"[^A-Za-z\s_.]", value)
-    return bool(mixed) and entropy(value) >= MIN_ENTROPY and _real(match)
+    return bool(mixed) and entropy(value) >= min(MIN_ENTROPY, 0.85 * math.log2(len(value))) and _real(match)
+
+
+def _is_plain_assignment(match: re.Match[str]) -> bool:
+    """Looks random and holds a digit, and is neither a variable, a path or address, a call nor a name of code."""
+    value = _value(match)
+    if not _random(match) or _NO_VALUE.match(value) or not any(c.isdigit() for c in value):
+        return False
+    if not _LIKE_A_NAME.fullmatch(value):
+        return True
+    if re.fullmatch(r"(?=(?:\D*\d){4})[0-9a-f-]{20,}", value):
+        return True
+    digits = 1 if _ENVIRONMENT.match(match[0]) else 2  # code has names such as newToken2
+    return bool(re.search("[A-Z]", value) and re.search("[a-z]", value)) and sum(c.isdigit() for c in value) >= digits
 
 
 def _is_jwt(match: re.Match[str]) -> bool:
@@ -54,7 +79,7 @@ def _is_jwt(match: re.Match[str]) -> bool:
 
 
 def _is_api_key(match: re.Match[str]) -> bool:
-    if match[0].startswith(("hf_", "npm_")):
+    if re.match("hf_|npm_|[srp]k_", match[0]):
         return _real(match)
     return _real(match) and entropy(match[0]) >= MIN_ENTROPY and any(c.isdigit() for c in match[0])
 
@@ -94,7 +119,13 @@ SECRETS: tuple[Detector, ...] = (
          _is_password,
          ("://",)),
     _row("ASSIGNED_SECRET",
-         r"(?i:passw(?:or)?d|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key|auth[_-]?key|private[_-]?key|credential)"
-         r"[\w-]{0,20}[\"']?\s{0,4}(?:[:=]|:=|=>)\s{0,4}(?:(?P<q>[\"'`])(?P<x>[^\s\"'`]{8,200})(?P=q))", _random,
-         ("passw", "passphrase", "pwd", "secret", "token", "key", "credential")),
+         _SECRET_NAME + r"[\w-]{0,20}[\"']?\s{0,4}(?:[:=]|:=|=>)\s{0,4}(?:(?P<q>[\"'`])(?P<x>[^\s\"'`]{8,200})(?P=q))",
+         _random, _SECRET_WORDS),
+    _row("ASSIGNED_SECRET",  # without quotes, as in .env files, settings and YAML
+         r"(?m)^[ \t]*(?:(?:export|set|ENV|-)[ \t]+)?[\w.-]{0,40}?" + _SECRET_NAME +
+         r"[\w-]{0,20}(?:[ \t]{0,4}=|:[ \t])[ \t]{0,4}(?P<x>[^\s\"'`<>]{8,200})(?=[ \t]{0,4}(?:\r?$|[ \t]#))",
+         _is_plain_assignment, _SECRET_WORDS),
+    _row("ASSIGNED_SECRET",  # of a command or an address
+         r"(?:(?<!\S)--|[?&])[\w.-]{0,40}?" + _SECRET_NAME + r"[\w-]{0,20}=(?P<x>[^\s\"'`<>&#]{8,200})",
+         _is_plain_assignment, _SECRET_WORDS),
 )  # fmt: skip
