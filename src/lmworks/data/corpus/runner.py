@@ -6,12 +6,16 @@ killed goes on where it stopped. Knows no task.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import pickle
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import chdir
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 from pydantic import Field
@@ -31,7 +35,7 @@ class RunnerConfig(Config):
     """`local`: processes on this machine; `ray`: tasks of Ray Data, on the cluster that `RAY_ADDRESS` names or a local
     one. Both write the same bytes."""
     workers: Annotated[int | None, Field(ge=1)] = None
-    """Processes at work; None takes all cores of this machine, or what the cluster has."""
+    """Tasks at work at once; None takes all cores of this machine, or what the cluster has."""
 
 
 class Runner(Protocol):
@@ -90,26 +94,56 @@ def _leave_interrupts() -> None:
 
 
 class RayRunner:
-    """Ray Data; files that tasks read and write must be on storage that all nodes share."""
+    """Ray Data; files that tasks read and write must be on storage that all nodes share, under the same paths."""
 
     def __init__(self, workers: int | None) -> None:
         self.workers = workers
 
     def map(self, task: Callable[[Item], Result], items: Sequence[Item], description: str) -> Iterator[Result]:
-        """Results in the order of the items."""
+        """Results in the order of the items; a task's own error ends the run, as it does locally."""
         import ray
 
         if not ray.is_initialized():
-            ray.init(num_cpus=self.workers, include_dashboard=False, log_to_driver=False)
+            cluster = "RAY_ADDRESS" in os.environ  # which has its own number of processors
+            ray.init(
+                num_cpus=None if cluster else self.workers, include_dashboard=False, log_to_driver=False,
+                logging_level=logging.ERROR,
+            )  # fmt: skip
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # the bar below tells all that matters of a run
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        folder = Path.cwd()
 
         def apply(row: dict[str, Any]) -> dict[str, Any]:
-            return {"number": row["number"], "result": pickle.dumps(task(pickle.loads(row["item"])))}
+            with chdir(folder):  # workers of a cluster start elsewhere, and paths may be relative
+                return {"number": row["number"], "result": pickle.dumps(_outcome(task, pickle.loads(row["item"])))}
 
         rows = [{"number": number, "item": pickle.dumps(item)} for number, item in enumerate(items)]
+        if not rows:
+            return
         found: dict[int, Result] = {}
+        next_one = 0
         with bar(description, len(items)) as progress:
-            made = ray.data.from_items(rows, override_num_blocks=max(len(rows), 1)).map(apply)
-            for row in made.iter_rows():
-                found[row["number"]] = pickle.loads(row["result"])
+            given = ray.data.from_items(rows, override_num_blocks=len(rows))
+            for row in given.map(apply, compute=ray.data.TaskPoolStrategy(size=self.workers)).iter_rows():
+                outcome = pickle.loads(row["result"])
+                if isinstance(outcome, _Failure):
+                    raise outcome.error
+                found[row["number"]] = outcome
                 progress.advance()
-        yield from (found[number] for number in range(len(rows)))
+                while next_one in found:
+                    yield found.pop(next_one)
+                    next_one += 1
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An error on its way back: Ray would wrap it and print it, and the user could not tell it from one of Ray's."""
+
+    error: Exception
+
+
+def _outcome(task: Callable[[Item], Result], item: Item) -> Result | _Failure:
+    try:
+        return task(item)
+    except Exception as error:  # noqa: BLE001 - raised again where the results are read
+        return _Failure(error)
