@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from lmworks.data.corpus import clean, units
 from lmworks.data.corpus.inputs import InputConfig, Treatment, resolve_inputs
 from lmworks.data.corpus.prepare import PrepareConfig, prepare
 from lmworks.data.corpus.units import units_of
+from lmworks.data.deduplication import native
 from lmworks.data.extraction.sources import RowFields
 
 WORDS = [f"{a}{b}{c}" for a in "bdgklmnprst" for b in "aeiou" for c in "lmnrst"]
@@ -152,3 +154,20 @@ def test_units_cleaned_before_are_not_cleaned_again(inputs, tmp_path, monkeypatc
 def test_nothing_left_is_told_by_the_sum_of_the_workers(inputs, tmp_path):
     with pytest.raises(DataError, match="no document is left"):
         prepare(config(inputs, tmp_path / "out", min_words=90_000, runner={"workers": 2}))
+
+
+def test_what_was_cleaned_by_other_programs_is_not_used(inputs, tmp_path, monkeypatch):
+    folder = Path(native.__file__).parent
+    assert set(native.SOURCES) == {path.name for path in (*folder.glob("*.cpp"), *folder.glob("*.h"))}
+    asked = config(inputs, tmp_path / "out")
+    keys = [asked.work_key()]
+    for changed in native.SOURCES:
+        read = Path.read_bytes
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                Path, "read_bytes", lambda path, read=read, name=changed: read(path) + b"//" * (path.name == name)
+            )
+            keys.append(asked.work_key())
+    monkeypatch.setattr("lmworks.data.extraction.extract.version", lambda package: "0.0")
+    assert len({*keys, asked.work_key()}) == len(native.SOURCES) + 2
+    assert keys[0] != config(inputs, tmp_path / "out", max_characters=5000).work_key()

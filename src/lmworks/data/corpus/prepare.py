@@ -41,6 +41,7 @@ from lmworks.data.corpus.runner import Runner, RunnerConfig, runner_of
 from lmworks.data.corpus.units import Unit, units_of
 from lmworks.data.decontamination.step import DecontaminateConfig, decontamination_steps
 from lmworks.data.deduplication.fingerprints import DedupConfig
+from lmworks.data.extraction.extract import reader_versions
 from lmworks.data.extraction.sources import RowFields
 from lmworks.data.privacy.redact import PiiConfig, redaction_steps, vault_entries
 from lmworks.data.privacy.vault import vault_path, write_vault
@@ -125,7 +126,7 @@ class PrepareConfig(Config):
         return files
 
     def work_key(self) -> str:
-        """Changes with everything that the cleaning of a unit depends on, other than the unit."""
+        """Changes with everything that the cleaning of a unit depends on, other than the unit: programs included."""
         values = self.to_dict()
         for other in (
             "inputs",
@@ -140,7 +141,7 @@ class PrepareConfig(Config):
             del values[other]
         del values["dedup"]["keep"]
         contents = {role: content_hash(path) for role, path in self.consulted().items()}
-        text = json.dumps([values, contents, code_version(__name__)], sort_keys=True)
+        text = json.dumps([values, contents, code_version(__name__), reader_versions()], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 

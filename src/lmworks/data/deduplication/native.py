@@ -22,6 +22,8 @@ from lmworks.kernels.native.library import library
 TABLED = 0x40000
 """Code points from here on are no letters and fold to themselves."""
 OTHER, WORD, ALONE, SPACE = 0, 1, 2, 4
+SOURCES = ("minhash.cpp", "substrings.cpp", "words.cpp")
+"""What is compiled, named so that a corpus is made anew when one of them changes: see `core.code_version`."""
 _SIGNATURES = {
     "lm_word_hashes": ((*(c_void_p,) * 2, *(c_int64,) * 2, *(c_void_p,) * 5), c_int64),
     "lm_fold": ((*(c_void_p,) * 2, c_int64, *(c_void_p,) * 5), None),

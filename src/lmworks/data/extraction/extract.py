@@ -6,6 +6,7 @@ Knows no folders, no rows and no cleaning.
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 
 from lmworks.core.errors import require
 from lmworks.data.extraction.code import LANGUAGES
@@ -33,6 +34,12 @@ READERS: dict[str, Callable[[bytes, RowFields, str], Extracted]] = {
 _NEEDED = {".pdf": "pypdfium2", ".docx": "lxml", ".odt": "lxml"}
 """Asked for before a process is started; the others need trafilatura."""
 
+_DECIDING = (
+    "charset-normalizer", "lxml", "pathspec", "phonenumbers", "py3langid", "pyarrow", "pypdfium2", "rapidocr", "spacy",
+    "trafilatura",
+)  # fmt: skip
+"""Packages whose next version may give another text, language or finding."""
+
 EXTRACTED = (*TEXTS, *READERS, ".ipynb", *LANGUAGES)
 """Suffixes of files that are one document each."""
 
@@ -59,3 +66,14 @@ def extract(suffix: str, data: bytes, fields: RowFields, declared: str = "") -> 
         return read_notebook(data)
     text, encoding = decode_named(data)
     return Extracted(text, known(encoding="" if encoding in ("utf-8", "utf-8-sig") else encoding))
+
+
+def reader_versions() -> dict[str, str]:
+    """What the outcome of reading and of the steps after it depends on beside our own code."""
+    found = {}
+    for package in _DECIDING:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
