@@ -14,7 +14,8 @@ from lmworks.core.errors import CheckpointError, ConfigError
 from lmworks.core.sampling import SamplingParams
 from lmworks.engine import LLM, EngineConfig
 from lmworks.engine.execution.lowering import LoweredDecoder, NotLowered
-from lmworks.engine.execution.packed_linear import PackedLinear, pack_linears
+from lmworks.engine.execution.model_runner import ROUNDED_BOUND
+from lmworks.engine.execution.packed_linear import PackedLinear, pack_linears, quantize_linears
 from lmworks.engine.servable import served_decoder
 from lmworks.kernels.native.library import library
 from lmworks.models.cache_layout import cache_entries
@@ -105,6 +106,30 @@ def test_answers_do_not_depend_on_company(tmp_path, quantization, dtype):
     together = answers(max_num_seqs=12, max_num_batched_tokens=16)
     preempted = answers(max_num_seqs=12, max_num_batched_tokens=16, num_kv_blocks=8, max_model_len=100)
     assert alone == together == preempted
+
+
+def test_a_grid_beside_a_head_in_floating_point_is_compared_as_rounded():
+    """Activations are rounded wherever weights are integers, so no program gives the modules' very numbers."""
+    model = tiny_model(seed=0)
+    head = model.lm_head
+    model.lm_head = torch.nn.Identity()
+    quantize_linears(model, "int4")
+    model.lm_head = head
+    runner = LLM(model, config=EngineConfig(dtype="float32", quantization="none")).engine.runner
+    assert runner.native
+    assert runner._difference()[1] == ROUNDED_BOUND
+
+
+def test_matrices_that_files_hold_transposed_are_rounded_as_they_are():
+    model = tiny_model("gpt2", hidden_size=96)  # a multiple of 32: nothing is filled up, and so copied, before rounding
+    weight = model.decoder.layers[0].mlp.up_proj.weight
+    weight.data = weight.data.T.contiguous().T
+    prompts = random_prompts([9])
+    expected, got = (
+        LLM(m, config=EngineConfig(dtype="float32", quantization="int4")).generate(prompts, GREEDY)[0].outputs[0]
+        for m in (tiny_model("gpt2", hidden_size=96), model)
+    )
+    assert got.token_ids == expected.token_ids
 
 
 def test_new_weights_are_packed_in_place(tmp_path):

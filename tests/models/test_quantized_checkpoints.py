@@ -144,6 +144,15 @@ def test_compressed_tensors(tmp_path, form, weights, more, kept):
             torch.testing.assert_close(logits(loaded, ids), theirs(ids[None]).logits[0], atol=1e-4, rtol=1e-4)
 
 
+def test_blocks_described_as_text(tmp_path):
+    """As earlier versions of compressed-tensors wrote them."""
+    weights = FLOATS | {"strategy": "block", "block_structure": [16, 8]}
+    pack, config = compressed("float-quantized", weights)
+    config["config_groups"]["group_0"]["weights"] = weights | {"block_structure": "16x8"}
+    model, expected = write(tmp_path, pack, config)
+    check(tmp_path, model, expected, kept=0, exact=False)
+
+
 def gptq(bits, group_size, *, offset, order=False, symmetric=False):
     """GPTQ's layout, number by number."""
 
@@ -354,6 +363,7 @@ def test_saved_as_compressed_tensors(tmp_path, bits, symmetric):
         ({"quant_method": "awq", "version": "gemv"}, "AWQ's version 'gemv'"),
         ({"quant_method": "compressed-tensors", "config_groups": []}, "config_groups .* cannot be read"),
         (compressed("pack-quantized", ints(3, True, "channel"))[1], "3 bits"),
+        (compressed("int-quantized", ints(8, True, "block") | {"block_structure": [16, 16]})[1], "scales by block"),
         ({"quant_method": "compressed-tensors", "config_groups": {}, "sparsity_config": {"format": "marlin-24"}},
          "sparsity_config is not supported"),
         ({"quant_method": "fp8", "weight_block_size": [0, 1]}, "not a pair of positive numbers"),

@@ -89,7 +89,7 @@ def quantize_groups(
     parts = []
     for first in range(0, rows, step):
         padded = F.pad(weight[first : first + step].detach().float(), (0, groups * group - columns))
-        parts.append(_round(padded.view(-1, group), bits, symmetric, scale_dtype))
+        parts.append(_round(padded.reshape(-1, group), bits, symmetric, scale_dtype))
     values, scale, zero = (torch.cat(p) for p in zip(*parts, strict=True))
     values = values.view(rows, groups * group)[:, :columns].contiguous()
     return QuantizedWeight(

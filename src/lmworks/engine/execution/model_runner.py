@@ -221,9 +221,9 @@ class ModelRunner:
         chunks = [Chunk(sequence, length, length)]
         ours = self._run_program(LoweredDecoder(self.model, cache.layers, self._max_model_len), chunks)
         theirs = self._run_modules(chunks, cache)
-        head = self.model.lm_head
         exact = self.model.dtype == layer.dtype == torch.float32
-        exact = exact and isinstance(head, PackedLinear) and head.weight.exact
+        # Files may keep the head in floating point while all else is on a grid.
+        exact = exact and all(m.weight.exact for m in self.model.modules() if isinstance(m, PackedLinear))
         scale = (theirs - theirs.mean(-1, keepdim=True)).norm()
         return float((ours - theirs).norm() / scale), EXACT_BOUND if exact else ROUNDED_BOUND
 

@@ -200,7 +200,11 @@ def _scheme(group: Mapping[str, Any]) -> Scheme:
             f"config.json: quantized weights of {bits} bits, type {kind!r}, strategy {strategy!r} are not supported",
             "Read are int of 4 and 8 bits and float of 8 bits, by tensor, channel, group or block",
         )
+    if (kind, strategy) == ("int", "block"):
+        raise ConfigError("config.json: integers with scales by block are not supported", "Use scales by group")
     block = weights.get("block_structure")
+    if isinstance(block, str):  # as earlier versions wrote it: "128x128"
+        block = block.split("x")
     size = weights.get("group_size") or 0
     targets = tuple(str(t) for t in group["targets"])
     return Scheme(targets, kind, bits, max(int(size), 0), None if block is None else (int(block[0]), int(block[1])))
