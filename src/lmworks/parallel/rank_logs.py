@@ -18,6 +18,7 @@ from typing import IO, Any, cast
 
 import torch.distributed as dist
 
+from lmworks.core.errors import disk_errors
 from lmworks.core.progress import console
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -39,13 +40,13 @@ def rank_log(folder: Path) -> Iterator[Path]:
         The rank's file.
     """
     rank = dist.get_rank() if dist.is_initialized() else 0
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"rank-{rank:05d}.log"
     shown = folder / f".shown-{_token()}"
-    shown.mkdir(exist_ok=True)
+    with disk_errors(path):
+        shown.mkdir(parents=True, exist_ok=True)
     root, terminal, before = logging.getLogger(), console.file, logging.getLogger().level
     own = cast("IO[str]", None if terminal is sys.stderr else terminal)  # None follows standard error
-    with path.open("a", encoding="utf-8", buffering=1) as file:
+    with _log_file(path) as file:
         handlers: list[logging.Handler] = [logging.StreamHandler(file), _Console(rank, shown, terminal)]
         handlers[0].setFormatter(logging.Formatter(_FORMAT))
         for handler in handlers:
@@ -91,6 +92,37 @@ class _Console(logging.Handler):
         with suppress(ValueError):  # the terminal was closed
             self._terminal.write(f"rank {self._rank}: {record.levelname.lower()}: {message}\n")
             self._terminal.flush()
+
+
+@contextmanager
+def _log_file(path: Path) -> Iterator[IO[str]]:
+    """A file to append to, line by line."""
+    with disk_errors(path):
+        file = path.open("a", encoding="utf-8", buffering=1)
+    try:
+        yield cast("IO[str]", _Tolerant(file))
+    finally:
+        with suppress(OSError):
+            file.close()
+
+
+class _Tolerant:
+    """A file in which nothing is written while it cannot be: a full disk must not end a run that would go on."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._file.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 class _Both:

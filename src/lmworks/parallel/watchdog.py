@@ -16,7 +16,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Self
@@ -25,7 +26,7 @@ import torch.distributed as dist
 from pydantic import Field
 
 from lmworks.core.config import Config
-from lmworks.core.errors import ParallelError
+from lmworks.core.errors import DiskFullError, ParallelError
 from lmworks.parallel.heartbeats import Beat, Heartbeats, group_key
 from lmworks.parallel.mesh import Mesh
 from lmworks.parallel.waiting import Diagnosis, diagnose
@@ -78,7 +79,7 @@ class Watchdog:
         self._follows = False
         self._patience = MISSED_BEATS * max(config.interval_seconds, 1.0)
         self._asked: float | None = None
-        self._reported = False
+        self._reported = self._told = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
 
@@ -126,11 +127,19 @@ class Watchdog:
 
     def _run(self) -> None:
         while not self._stop.wait(self.config.interval_seconds):
-            try:
-                self._beat()
+            self._beat()
+            with self._tolerant():
                 self._look()
-            except OSError as error:  # a full or lost disk must not end a run that would go on
-                logger.warning("no heartbeat: %s", error)
+
+    @contextmanager
+    def _tolerant(self) -> Iterator[None]:
+        """Say once that files cannot be written: a full or lost disk must not end a run that would go on."""
+        try:
+            yield
+        except (OSError, DiskFullError) as error:
+            if not self._told:
+                self._told = True
+                logger.warning("the watchdog cannot write: %s", error)
 
     def _beat(self) -> None:
         now = time.monotonic()
@@ -138,20 +147,20 @@ class Watchdog:
         if progress != self._moved[0]:
             self._moved = (progress, now)
         self._count += 1
-        self._beats.write(
-            Beat(
-                self.rank,
-                count=self._count,
-                step=self._step,
-                phase=self._phase,
-                marks=self._marks,
-                unmoved_seconds=now - self._moved[1],
-                collectives=begun,
-                ended=self._ended,
-                follows=self._follows,
-                stacks=python_stacks() if self._beats.asked else {},
-            )
+        beat = Beat(
+            self.rank,
+            count=self._count,
+            step=self._step,
+            phase=self._phase,
+            marks=self._marks,
+            unmoved_seconds=now - self._moved[1],
+            collectives=begun,
+            ended=self._ended,
+            follows=self._follows,
+            stacks=python_stacks() if self._beats.asked else {},
         )
+        with self._tolerant():
+            self._beats.write(beat)
 
     def _look(self) -> None:
         """Report once for each time that nothing moves; end the rank when it waits for one that is gone."""
@@ -185,7 +194,8 @@ class Watchdog:
             event = {"step": self._step, "finding": "hang", "action": "report", "reason": found.reason}
             waiting = {str(rank): list(ranks) for rank, ranks in found.waiting.items()}
             everyone = {str(rank): threads for rank, threads in stacks.items()}
-            self._on_report(event | {"ranks": list(found.culprits), "waiting": waiting, "stacks": everyone})
+            with self._tolerant():
+                self._on_report(event | {"ranks": list(found.culprits), "waiting": waiting, "stacks": everyone})
 
     def _end(self, found: Diagnosis) -> None:
         """End the process: its main thread is inside a collective that nobody will finish, where no exception goes."""

@@ -6,7 +6,7 @@ The first rank writes for all; on the others the same calls do nothing. Knows no
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,38 @@ class RunLog:
         self._watch = RunWatch()
         self._sinks: list[Sink] = []
         self._bar: Bar | None = None
+        self._error: Exception | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether something could not be written, which the first rank alone knows; `raise_error` tells all."""
+        return self._error is not None
+
+    def raise_error(self, from_first: Callable[[Callable[[], None]], None]) -> None:
+        """Raise what went wrong, if anything did. All ranks call it.
+
+        Args:
+            from_first: does something on the first rank and raises its error on all.
+
+        Raises:
+            DiskFullError: the device is full.
+            Exception: whatever else it was.
+        """
+
+        def check() -> None:
+            if self._error is not None:
+                raise self._error
+
+        with disk_errors(self.metrics_file):
+            from_first(check)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Keep an error for when all ranks can learn of it: raised at once, it would leave the others waiting."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  # `raise_error` raises it
+            self._error = self._error or error
 
     def go_on_from(self, step: int, events: int) -> Record:
         """Forget what came after a step; the last record that is left.
@@ -90,9 +122,10 @@ class RunLog:
         """Write the record of a step."""
         if not self._writes:
             return
-        self._metrics.append(record)
-        for sink in self._sinks:
-            sink.write(record)
+        with self._writing():
+            self._metrics.append(record)
+            for sink in self._sinks:
+                sink.write(record)
         if (sentence := self._watch.tell(record)) is not None:
             self.say(f"step {record['step']}: {sentence}")
         if self._bar is not None:
@@ -101,14 +134,16 @@ class RunLog:
     def back(self, step: int, lost: int) -> None:
         """Take back the records after `step`, of `lost` steps."""
         if self._writes:
-            self._metrics.truncate(step)
+            with self._writing():
+                self._metrics.truncate(step)
         if self._bar is not None:
             self._bar.advance(-lost)
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Write down a step that was not simply made."""
         if self._writes:
-            self._events.append(event)
+            with self._writing():
+                self._events.append(event)
             emit("train.guard", **event)
 
     def say(self, sentence: str) -> None:

@@ -178,14 +178,15 @@ class Trainer:
                     continue
                 record, done = made, done + 1
                 self.log.step(record)
+                if self.ranks.greatest(int(self.log.failed or self.checkpoints.failed)):
+                    self.log.raise_error(self.ranks.from_first)
+                    self.checkpoints.wait()  # on all ranks, for one of them to raise its error on all
                 signal = stop.agreed(self.ranks.greatest)
                 if signal is not None and done < config.steps:
                     self._stop(done, record, signal)
                     raise SystemExit(exit_code(signal))
                 if done == config.steps or done % config.checkpoint_every == 0:
                     saved = self._save(done, record)
-                elif self.ranks.greatest(int(self.checkpoints.failed)):
-                    self.checkpoints.wait()  # on all ranks, for one of them to raise its error on all
         self._take_average()
         return TrainResult(done, record.get("loss", float("nan")), record, self.log.metrics_file, saved)
 
