@@ -130,4 +130,5 @@ def vllm_server(folder: str) -> Server | None:
     words = ["-m", "vllm.entrypoints.openai.api_server", "--model", folder, "--served-model-name", MODEL]
     words += ["--dtype", "bfloat16", "--max-num-seqs", str(STREAMS), "--max-model-len", "2048", "--port", "{port}"]
     offline = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1"}
-    return Server("vLLM CPU bf16", [str(python), *words], offline)
+    threads = {"VLLM_CPU_OMP_THREADS_BIND": "0-1", "OMP_NUM_THREADS": "2"}  # by itself it leaves one of two cores out
+    return Server("vLLM CPU bf16", [str(python), *words], offline | threads)
