@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import nn
 
 from lmworks.core.errors import ParallelError
@@ -17,6 +16,7 @@ from lmworks.train.activation_checkpointing import layer_names
 from lmworks.train.callbacks import TellsSteps
 from lmworks.train.config import TrainConfig
 from lmworks.train.distributed_step import ExpertStep, MeshStep
+from lmworks.train.float8 import check_float8
 from lmworks.train.pipelined_step import PipelineStep
 from lmworks.train.ranks import MeshRanks, Ranks
 from lmworks.train.step import Objective, Working, WorkingCopy
@@ -42,10 +42,13 @@ def arrange(
         units: names of the modules that are gathered together where weights are sharded; None: the layers.
 
     Raises:
+        ConfigError: device or model cannot compute in float8.
         ParallelError: model, batch sizes and degrees do not fit; nothing was changed.
         TrainingError: a trainable weight is not float32.
     """
-    precision = getattr(torch, config.precision)
+    precision = config.dtype
+    if config.precision == "float8":
+        check_float8(model, config.parallel)
     if not isinstance(ranks, MeshRanks):
         return WorkingCopy(model, precision)
     mesh, degrees = ranks.mesh, ranks.mesh.config

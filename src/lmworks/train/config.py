@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
+import torch
 from pydantic import Field, model_validator
 
 from lmworks.core.config import Config
@@ -35,9 +36,10 @@ class TrainConfig(Config):
     ones suit a GPU and take more memory."""
     sequence_length: Positive = 512
     """Tokens of one row; no document is seen further back than this."""
-    precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    precision: Literal["float32", "bfloat16", "float16", "float8"] = "bfloat16"
     """Type of the forward and backward pass. The weights that are updated stay float32. In float16 the loss is
-    scaled, see `loss_scale`."""
+    scaled, see `loss_scale`. In float8 the linear maps inside layers multiply 8-bit floats and all else is bfloat16:
+    faster on a GPU that has such products, with wide layers."""
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
@@ -132,6 +134,12 @@ class TrainConfig(Config):
         if self.compile and self.parallel != ParallelConfig():
             raise ValueError("`compile` works in one process; leave it or `parallel` out")
         return self
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and activations in the forward and backward pass."""
+        dtype: torch.dtype = getattr(torch, "bfloat16" if self.precision == "float8" else self.precision)
+        return dtype
 
     @property
     def rows_per_step(self) -> int:

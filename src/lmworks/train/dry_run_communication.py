@@ -51,7 +51,7 @@ def communication(model: Transformer, train: TrainConfig, parallel: ParallelConf
         parallel: resolved degrees.
     """
     config = model.config
-    work, dtype = rank_work(train, parallel), getattr(torch, train.precision)
+    work, dtype = rank_work(train, parallel), train.dtype
     sizes = {name: math.prod(shape) for name, shape in whole_shapes(model, parallel, 0).items()}
     found = [
         *_weights(config, sizes, parallel, work, dtype),

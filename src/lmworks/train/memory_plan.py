@@ -163,7 +163,7 @@ def _under_way(parallel: ParallelConfig, rank: int, micro_batches: int) -> int:
 
 
 def _of_rank(model: Transformer, train: TrainConfig, parallel: ParallelConfig, rank: int) -> RankMemory:
-    dtype: torch.dtype = getattr(torch, train.precision)
+    dtype = train.dtype
     whole, own = whole_shapes(model, parallel, rank), rank_shapes(model, parallel, rank)
     stages = _stages(model, parallel, rank)
     numbers = sum(map(math.prod, own.values()))

@@ -61,17 +61,17 @@ class RunFigures:
     """What follows from a step's loss and time: speed, utilization, bits per byte, memory, energy.
 
     Args:
-        precision: of the forward pass, as torch calls it.
+        dtype: of the forward pass. Its products are the yardstick of `mfu`, also where some of them are 8-bit.
         device: where the model is.
         flops_per_token: of forward and backward; None leaves `mfu` out.
         bytes_per_target: of text; None leaves `bits_per_byte` out.
     """
 
     def __init__(
-        self, precision: str, device: torch.device, flops_per_token: float | None, bytes_per_target: float | None
+        self, dtype: torch.dtype, device: torch.device, flops_per_token: float | None, bytes_per_target: float | None
     ) -> None:
-        self._dtype: torch.dtype = getattr(torch, precision)
-        self._device, self._flops_per_token, self._bytes_per_target = device, flops_per_token, bytes_per_target
+        self._dtype, self._device = dtype, device
+        self._flops_per_token, self._bytes_per_target = flops_per_token, bytes_per_target
         self._peak_flops = 0.0
         self._energy = EnergyMeter()
 

@@ -34,6 +34,7 @@ from lmworks.train.checkpoint import Checkpoints
 from lmworks.train.compile import running_blocks
 from lmworks.train.config import TrainConfig
 from lmworks.train.culprits import RowSums, culprits, measure_rows
+from lmworks.train.float8 import computing_in_float8
 from lmworks.train.guard import Finding, StepGuard, Verdict
 from lmworks.train.interrupt import exit_code, stop_on_signals
 from lmworks.train.loss_scaling import DynamicLossScale
@@ -144,7 +145,7 @@ class Trainer:
         self.checkpoints = Checkpoints(run_folder, config.keep_last, keep_best=kept.keep_best, upload=kept.upload)
         self.log = RunLog(run_folder, config, writes=self.ranks.is_first)
         self._watch = RankWatch(config.watch, run_folder, model, getattr(self.ranks, "mesh", None))
-        self._figures = RunFigures(config.precision, self._device, flops_per_token, bytes_per_target)
+        self._figures = RunFigures(config.dtype, self._device, flops_per_token, bytes_per_target)
         self._profiler = StepProfiler(profile) if profile is not None and self.ranks.is_first else None
 
     def fit(self) -> TrainResult:
@@ -168,6 +169,7 @@ class Trainer:
             self._published(),
             stop_on_signals() as stop,
             self.log.opened(done),
+            computing_in_float8(self.working.model) if config.precision == "float8" else nullcontext(),
             running_blocks(self.working.model, config.activation_checkpointing, compiled=config.compile),
             nullcontext() if self._profiler is None else self._profiler,
         ):
