@@ -8,10 +8,11 @@ import pytest
 import torch
 from train_case import same_weights, tiny_config, tiny_model, tiny_rows, tiny_trainer
 
-from lmworks.core.errors import MissingExtraError
+from lmworks.core.errors import MissingExtraError, TrainingError
 from lmworks.core.telemetry import Event, subscribed
 from lmworks.objectives.causal_lm import causal_lm
 from lmworks.optim.averaging import WeightAverage
+from lmworks.train.faults import FaultInjector, nan_loss
 from lmworks.train.metrics import read_metrics
 from lmworks.train.profiling import ADVICE, Operation, describe, kind_of
 from lmworks.train.resources import EnergyMeter, peak_memory_bytes
@@ -157,6 +158,15 @@ def test_a_profile_has_a_trace_and_names_the_bottleneck(tmp_path: Path):
     assert "A step took" in report
     assert "- backward: " in report
     assert "| `aten::" in report
+
+
+def test_a_run_that_ends_before_a_step_is_traced_says_why_it_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = tiny_config()
+    injected = FaultInjector(tiny_rows(config), causal_lm, {8: nan_loss})
+    with pytest.raises(TrainingError, match="the loss is nan at step 3"):
+        Trainer(tiny_model(), injected, injected, config, tmp_path / "run", profile=tmp_path / "profile").fit()
+    assert "no profile: it begins after 2 steps, and 2 were made" in capsys.readouterr().err
+    assert not (tmp_path / "profile").exists()
 
 
 def test_the_report_ranks_kinds_and_says_when_data_is_slow():

@@ -119,12 +119,16 @@ class StepProfiler:
         self.close()
 
     def close(self) -> None:
-        """Write what was traced; again, and before the warm-up was over, it does nothing."""
-        if self._profile is None:
+        """Write what was traced. Where no step after the warm-up has ended there is nothing, and that is said."""
+        if self.done:
             return
         seconds = time.perf_counter() - self._begin
         running, self._profile, self.done = self._profile, None, True
-        running.__exit__(None, None, None)
+        if running is not None:
+            running.__exit__(None, None, None)
+        if self._steps <= WARM_UP:
+            say(f"no profile: it begins after {WARM_UP} steps, and {self._steps} were made")
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         with disk_errors(self.folder):
             running.export_chrome_trace(str(self.folder / "trace.json"))
