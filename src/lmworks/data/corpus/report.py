@@ -29,7 +29,7 @@ from lmworks.data.steps import Tally, shown
 FUNNEL = ("pii", "license", "language", "rules", "words", "quality", "perplexity", "decontaminate")
 """What drops single documents, in the order in which they meet it; presets are the `rules`."""
 KEPT_SAMPLES = 6
-PAIR_SAMPLES = {"exact": 3, "near": 6}
+PAIR_SAMPLES = {"exact": 3, "near": 6, "semantic": 6}
 _NAMES = {TRAIN: "train", VALIDATION: "validation"}
 _SHOWN_DOMAINS = 40
 _BAR_WIDTH, _PLOT_HEIGHT = 36, 140
@@ -68,10 +68,17 @@ class Findings:
         self._cuts = cuts
         replaced = decisions.winners != np.arange(len(decisions.winners))
         dropped = np.flatnonzero(replaced)
-        self._emptied = int(((decisions.split == LEFT_OUT) & ~replaced).sum())
         exact = decisions.groups.exact
         same = exact[dropped] == exact[decisions.winners[dropped]]
         self._duplicates = {"exact": dropped[same], "near": dropped[~same]}
+        self._winners = decisions.winners.copy()
+        self._cosine: dict[int, float] = {}
+        if (meanings := decisions.semantic) is not None:
+            self._duplicates["semantic"] = meanings.dropped
+            self._winners[meanings.dropped] = meanings.winners
+            self._cosine = dict(zip(meanings.dropped.tolist(), meanings.similarity.tolist(), strict=True))
+        gone = self._winners != np.arange(len(self._winners))
+        self._emptied = int(((decisions.split == LEFT_OUT) & ~gone).sum())
         self._kept = np.flatnonzero(decisions.split != LEFT_OUT)
 
     @property
@@ -84,8 +91,7 @@ class Findings:
         return dict(sorted(counts.items())) | {
             "rejected": sum(self._tally.counts("rejections").values()),
             "filtered": sum(self._tally.counts("rules").values()),
-            "exact_duplicates": len(self._duplicates["exact"]),
-            "near_duplicates": len(self._duplicates["near"]),
+            **{f"{why}_duplicates": len(numbers) for why, numbers in self._duplicates.items()},
             "moved_to_train": self._decisions.moved_to_train,
             **({} if self._cuts is None else {"emptied": self._emptied, **self._cuts.counts()}),
         }
@@ -95,7 +101,7 @@ class Findings:
         counts = self.counts
         return (
             f"{counts['read']:,} read, {counts['rejected']:,} unreadable, {counts['filtered']:,} filtered, "
-            f"{counts['exact_duplicates'] + counts['near_duplicates']:,} duplicates; "
+            f"{sum(map(len, self._duplicates.values())):,} duplicates; "
             f"{counts['train_documents']:,} train ({counts['train_bytes'] / 1e6:.1f} MB) and "
             f"{counts['validation_documents']:,} validation documents"
         )
@@ -113,6 +119,7 @@ class Findings:
                 "first": self._tally.samples("rejections", "first"),
             },
             "duplicates": {why: self._pairs(why, numbers) for why, numbers in self._duplicates.items()},
+            "semantic_clusters": self._clusters(),
             "privacy": privacy_report(self._tally),
             "contamination": contamination_report(self._tally),
             "samples": self._samples(),
@@ -137,7 +144,7 @@ class Findings:
         for key, count in self._tally.counts("rules").items():
             step = key.partition("/")[0]
             lost[step if step in lost else "rules"] += count
-        later = {"exact duplicates": counts["exact_duplicates"], "near duplicates": counts["near_duplicates"]}
+        later = {f"{why} duplicates": len(numbers) for why, numbers in self._duplicates.items()}
         if self._cuts is not None:
             later["nothing left after cuts"] = self._emptied
         rows = []
@@ -171,11 +178,21 @@ class Findings:
 
     def _pairs(self, why: str, numbers: NDArray[np.int64]) -> list[dict[str, Any]]:
         """Some dropped documents beside the one that stays."""
-        identity, winners = self._index.records["identity"], self._decisions.winners
+        identity, winners = self._index.records["identity"], self._winners
         ranks = mix(identity[numbers] + mix(identity[winners[numbers]]))
         chosen = numbers[np.argsort(ranks, kind="stable")[: PAIR_SAMPLES[why]]]
         read = self._index.documents([number for one in chosen.tolist() for number in (one, int(winners[one]))])
-        return [{"dropped": shown(dropped), "kept": shown(next(read))} for dropped in read]
+        pairs: list[dict[str, Any]] = [{"dropped": shown(dropped), "kept": shown(next(read))} for dropped in read]
+        for pair, number in zip(pairs, chosen.tolist(), strict=True):
+            if number in self._cosine:
+                pair["cosine"] = round(self._cosine[number], 4)
+        return pairs
+
+    def _clusters(self) -> list[dict[str, int]]:
+        """Documents that k-means put together, those first that lost the most."""
+        sizes = () if self._decisions.semantic is None else self._decisions.semantic.sizes
+        ranked = sorted(sizes, key=lambda sizes: (-sizes[1], -sizes[0]))
+        return [{"documents": documents, "dropped": dropped} for documents, dropped in ranked]
 
     def _samples(self) -> list[dict[str, Any]]:
         """Some of what is kept."""

@@ -16,6 +16,8 @@ from lmworks.core.errors import DataError
 
 _ROWS_AT_ONCE = 4096
 _SAMPLE_PER_CLUSTER = 256
+_UNIT = 1e-5
+"""How far a length may be from one and need no scaling."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ def semantic_duplicates(
     keep: Literal["hard", "easy", "first"] = "hard",
     iterations: int = 20,
     seed: int = 0,
+    ranks: NDArray[np.integer] | None = None,
 ) -> SemanticDuplicates:
     """Drop texts that are close to one that is kept.
 
@@ -47,32 +50,37 @@ def semantic_duplicates(
     what is close to dropped ones.
 
     Args:
-        embeddings: [texts, dimensions] of any length but zero.
+        embeddings: [texts, dimensions] of any length but zero; those of unit length in 32 bits may be mapped from a
+            file and are not copied.
         threshold: least cosine of two duplicates.
         clusters: of k-means; None for one per thousand texts.
         keep: whom to take first: `hard`, far from its cluster's center as in the paper; `easy`, near it; or the first.
         iterations: of k-means.
         seed: chooses the first centers.
+        ranks: [texts] of `first`: the least comes first, of equals the one before; None for the order of the texts.
 
     Raises:
         DataError: an embedding is zero or not finite, or `threshold` or `clusters` is out of range.
     """
-    vectors = np.array(embeddings, np.float32)
+    vectors = np.asanyarray(embeddings, np.float32)
     if vectors.ndim != 2:
         raise DataError(f"embeddings of shape {vectors.shape} are no table", "Give one row for each text")
-    lengths = np.linalg.norm(vectors, axis=1)
+    parts = range(0, len(vectors), _ROWS_AT_ONCE)
+    lengths = np.concatenate([np.empty(0), *(np.linalg.norm(vectors[p : p + _ROWS_AT_ONCE], axis=1) for p in parts)])
     if not (np.isfinite(lengths) & (lengths > 0)).all():
         bad = int(np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))[0])
         raise DataError(f"embedding {bad} has length {lengths[bad]}", "Give finite embeddings other than zero")
     count = clusters if clusters is not None else max(len(vectors) // 1000, 1)
     if not (-1.0 <= threshold <= 1.0 and count >= 1):
         raise DataError(f"threshold {threshold}, clusters {count}", "Give a cosine, and one cluster or more")
-    vectors /= lengths[:, None]
+    if (np.abs(lengths - 1) > _UNIT).any():
+        vectors = (vectors / lengths[:, None]).astype(np.float32)
     centers = _k_means(vectors, min(count, len(vectors)), iterations, np.random.default_rng(seed))
     nearest, closeness = _nearest(vectors, centers)
     winners = np.arange(len(vectors))
     similarity = np.ones(len(vectors), np.float32)
-    ranking = {"hard": closeness, "easy": -closeness, "first": np.zeros_like(closeness)}[keep]
+    first = np.zeros(len(vectors), np.int64) if ranks is None else ranks
+    ranking = {"hard": closeness, "easy": -closeness, "first": first}[keep]
     order = np.lexsort((winners, ranking, nearest))
     for members in np.split(order, np.flatnonzero(np.diff(nearest[order])) + 1):
         _thin(vectors, members, threshold, winners, similarity)
@@ -87,13 +95,12 @@ def _thin(
     similarity: NDArray[np.float32],
 ) -> None:
     """Give each member of one cluster, in order of rank, to the first kept one that it is close to."""
-    left = members
+    left, near = members, vectors[members]
     while len(left):
-        one, left = left[0], left[1:]
-        cosine = vectors[left] @ vectors[one]
+        cosine = near[1:] @ near[0]
         close = cosine >= threshold
-        winners[left[close]], similarity[left[close]] = one, cosine[close]
-        left = left[~close]
+        winners[left[1:][close]], similarity[left[1:][close]] = left[0], cosine[close]
+        left, near = left[1:][~close], near[1:][~close] if close.any() else near[1:]
 
 
 def _k_means(
