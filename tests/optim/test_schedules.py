@@ -53,6 +53,16 @@ def test_wsd_is_flat_until_its_decay():
     assert math.isclose(values[99], 1 / 25)
 
 
+@pytest.mark.parametrize(("share", "warmup"), [(1.0, 5), (0.9, 30), (0.5, 99)])
+def test_wsd_decays_from_its_peak_however_late_the_warm_up_ends(share: float, warmup: int):
+    schedule = ScheduleConfig(kind="wsd", warmup_steps=warmup, decay_fraction=share)
+    values = [learning_rate_factor(schedule, step, 100) for step in range(101)]
+    assert values[warmup] == 1.0
+    assert [a - b for a, b in itertools.pairwise(values[warmup:])] == pytest.approx(
+        [1 / (100 - warmup)] * (100 - warmup)
+    )
+
+
 def values_of(steps: int = 60, **fields: object) -> list[float]:
     schedule = ScheduleConfig(**fields)
     return [learning_rate_factor(schedule, step, steps) for step in range(steps)]

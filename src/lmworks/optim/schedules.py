@@ -60,6 +60,11 @@ def _progress(schedule: ScheduleConfig, step: int, steps: int) -> float:
     return min(1.0, (step - schedule.warmup_steps) / max(1, steps - schedule.warmup_steps))
 
 
+def _decay_steps(schedule: ScheduleConfig, steps: int) -> float:
+    """Steps of the decay of `wsd`, which does not begin before the warm-up has ended."""
+    return min(schedule.decay_fraction * steps, max(1, steps - schedule.warmup_steps))
+
+
 def _cycle(schedule: ScheduleConfig, step: int) -> float:
     """Share of the present cycle that is over."""
     assert schedule.cycle_steps is not None, "validated with the configuration"
@@ -79,7 +84,7 @@ _SHAPES: dict[str, Callable[[ScheduleConfig, int, int], float]] = {
     "cosine": lambda s, step, steps: _half_cosine(_progress(s, step, steps)),
     "linear": lambda s, step, steps: 1 - _progress(s, step, steps),
     "constant": lambda _s, _step, _steps: 1.0,
-    "wsd": lambda s, step, steps: min(1.0, max(0.0, (steps - step) / (s.decay_fraction * steps))),
+    "wsd": lambda s, step, steps: min(1.0, max(0.0, (steps - step) / _decay_steps(s, steps))),
     "step": lambda s, step, _steps: s.gamma ** _drops(s, step),
     "cyclic": lambda s, step, _steps: abs(1 - 2 * _cycle(s, step)),
     "cosine_restarts": lambda s, step, _steps: _half_cosine(_cycle(s, step)),
