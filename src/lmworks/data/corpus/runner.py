@@ -104,10 +104,10 @@ class RayRunner:
         import ray
 
         if not ray.is_initialized():
-            cluster = "RAY_ADDRESS" in os.environ  # which has its own number of processors
+            cluster = os.environ.get("RAY_ADDRESS")  # which has its own number of processors
             ray.init(
-                num_cpus=None if cluster else self.workers, include_dashboard=False, log_to_driver=False,
-                logging_level=logging.ERROR,
+                cluster or "local", num_cpus=None if cluster else self.workers, include_dashboard=False,
+                log_to_driver=False, logging_level=logging.ERROR,
             )  # fmt: skip
         logging.getLogger("ray.data").setLevel(logging.ERROR)  # the bar below tells all that matters of a run
         ray.data.DataContext.get_current().enable_progress_bars = False
