@@ -5,6 +5,7 @@ Knows neither how checkpoints are written nor which of them is chosen.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 
 from lmworks.core.errors import CheckpointError, TrainingError
@@ -114,6 +115,12 @@ class Checkpoint:
                 f"{self.path} cannot be read by torch {torch.__version__}: {error}",
                 "Remove it to go on from an older one",
             ) from error
+
+
+def shapes_digest(model: nn.Module) -> str:
+    """One hash of all parameter names and shapes."""
+    listing = "".join(f"{name} {tuple(p.shape)} {p.requires_grad}\n" for name, p in model.named_parameters())
+    return hashlib.sha256(listing.encode()).hexdigest()[:16]
 
 
 def require_same_run(checkpoint: Checkpoint, identity: Mapping[str, Any]) -> None:

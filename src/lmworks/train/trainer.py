@@ -7,7 +7,6 @@ same bits as one that was not. Knows any model and any objective by what they do
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from lmworks.optim.optimizer import CompositeOptimizer
 from lmworks.optim.param_groups import trainable
 from lmworks.optim.schedules import learning_rate_factor
 from lmworks.optim.shards import part
+from lmworks.train.allocator import keeping_freed_memory
 from lmworks.train.arrangement import arrange
 from lmworks.train.callbacks import Callback, StepEnd, TellsSteps
 from lmworks.train.checkpoint import Checkpoints
@@ -45,7 +45,7 @@ from lmworks.train.rank_watch import RankWatch
 from lmworks.train.ranks import join_ranks
 from lmworks.train.run_log import Record, RunLog
 from lmworks.train.run_state import RunState
-from lmworks.train.saved_checkpoint import require_same_run
+from lmworks.train.saved_checkpoint import require_same_run, shapes_digest
 from lmworks.train.sizes import cut
 from lmworks.train.step import Objective, StepTotals, accumulate_gradients, finish_gradients
 
@@ -130,7 +130,7 @@ class Trainer:
     ) -> None:
         self.model, self.rows, self.config = model, rows, config
         self.run_folder, self.code_version, self.callbacks = run_folder, code_version, callbacks
-        self.identity = {**(identity or {}), "train": config.identity(), "parameters": _shapes_digest(model)}
+        self.identity = {**(identity or {}), "train": config.identity(), "parameters": shapes_digest(model)}
         self._device = next(model.parameters()).device
         self.ranks = join_ranks(config.parallel, self._device)
         self._told = objective if isinstance(objective, TellsSteps) else None
@@ -165,6 +165,7 @@ class Trainer:
         self.model.train()
         self.working.model.train()
         with (
+            keeping_freed_memory(),
             self._watch.watching(),
             self._published(),
             stop_on_signals() as stop,
@@ -392,9 +393,3 @@ _REMEDY = (
     "The weights were not updated and the last checkpoint is intact; lower the learning rate, lengthen the warm-up, "
     "look at these rows, or let `guard` skip or rewind"
 )
-
-
-def _shapes_digest(model: nn.Module) -> str:
-    """One hash of all parameter names and shapes."""
-    listing = "".join(f"{name} {tuple(p.shape)} {p.requires_grad}\n" for name, p in model.named_parameters())
-    return hashlib.sha256(listing.encode()).hexdigest()[:16]
