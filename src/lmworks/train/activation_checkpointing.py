@@ -15,16 +15,24 @@ from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from lmworks.core.errors import ConfigError
+from lmworks.kernels import training_operations  # noqa: F401 - registers the native attention
 
 Recompute = Literal["none", "full", "selective"]
 
 _ATTENTION = (
+    torch.ops.lmworks.causal_attention.default,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
     torch.ops.aten._scaled_dot_product_flash_attention.default,
     torch.ops.aten._scaled_dot_product_efficient_attention.default,
     torch.ops.aten._scaled_dot_product_cudnn_attention.default,
 )
-_PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default)
+_PRODUCTS = (
+    torch.ops.aten.mm.default,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten.bmm.default,
+    torch.ops.aten._scaled_mm.default,
+    torch.ops.aten._grouped_mm.default,
+)
 
 
 @contextmanager
@@ -35,8 +43,9 @@ def recomputing(model: nn.Module, mode: Recompute) -> Iterator[None]:
 
     Args:
         model: has its blocks in lists called `layers`.
-        mode: `full` keeps nothing inside a layer; `selective` keeps the results of attention and of every second
-            matrix product, so that about half of the products are computed again (torchtitan).
+        mode: `full` keeps nothing inside a layer; `selective` keeps the results of attention, where that is one
+            operation, and of every second matrix product, so that about half of the products are computed again
+            (torchtitan). Products that write into a given tensor, as experts' do on CPU, are always computed again.
 
     Raises:
         ConfigError: no layers are found.
