@@ -31,6 +31,7 @@ from lmworks.nn.positions import RelativePositionBias
 from lmworks.nn.routing import Router
 from lmworks.nn.xl_attention import XLAttention
 from lmworks.parallel.exchange import exchange_rows
+from lmworks.parallel.randomness import own_draws
 from lmworks.parallel.ring import Piece, Share, ring_attention
 from lmworks.parallel.ulysses import ulysses_attention
 
@@ -271,12 +272,15 @@ class _Split:
                     "prefixes are of whole documents, of which a rank has pieces", "Use `gather=True` for prefix LM"
                 )
             split, types = SplitContext(self.layout, self._method), _segments(token_type_ids)
-            return self._model(input_ids, positions, split, **types)
+            with own_draws(self._group, input_ids.device):
+                return self._model(input_ids, positions, split, **types)
         layout = Layout.of(context.cu_seqlens, self._group)
         own = layout.share.indices
         types = _segments(None if token_type_ids is None else token_type_ids[own])
         split = SplitContext(layout, self._method, context.prefix_lengths)
-        return _gathered(self._model(input_ids[own], positions[own], split, **types), layout)
+        with own_draws(self._group, input_ids.device):
+            hidden = self._model(input_ids[own], positions[own], split, **types)
+        return _gathered(hidden, layout)
 
     def __getattr__(self, name: str) -> Any:
         if self.layout is not None and name in _OF_DOCUMENTS:

@@ -9,6 +9,7 @@ weights are DTensors, so that checkpoints and FSDP know their other parts. Knows
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,6 +24,7 @@ from lmworks.core.errors import ParallelError
 from lmworks.kernels.scores import DistanceBias, ScoreBias
 from lmworks.nn.positions import PositionSignal
 from lmworks.parallel.collectives import TokenSplit, copied, summed
+from lmworks.parallel.randomness import own_draws
 from lmworks.parallel.vocabulary import DividedEmbedding, DividedHead, local
 
 DIVISIBLE: dict[str, tuple[type[nn.Module], ...]] = {
@@ -179,14 +181,23 @@ def _own_heads(bias: ScoreBias, group: dist.ProcessGroup) -> ScoreBias:
 
 
 def _divide_tokens(stack: nn.Module, split: TokenSplit) -> None:
-    """Deal tokens out before the first layer and collect them after the norm, or after the last layer."""
+    """Deal tokens out before the first layer and collect them after the norm, or after the last layer.
+
+    Between, dropout is of each rank's own tokens.
+    """
     layers = stack.get_submodule("layers")
     assert isinstance(layers, nn.ModuleList), "a stack has layers"
+    drawing: list[AbstractContextManager[None]] = []
 
     def enter(module: nn.Module, args: tuple[Any, ...]) -> Any:
+        if module.training:
+            drawing.append(own_draws(split.group, args[0].device))
+            drawing[-1].__enter__()
         return split.split(args[0]), *args[1:]
 
     def leave(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        if drawing:
+            drawing.pop().__exit__(None, None, None)
         return split.join(output)
 
     layers[0].register_forward_pre_hook(enter)
