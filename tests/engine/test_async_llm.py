@@ -146,6 +146,19 @@ def test_an_engine_failure_reaches_everyone_and_later_callers(make):
     assert not llm.alive
 
 
+def test_an_engine_that_is_gone_keeps_nothing_of_those_it_refuses(make):
+    llm = make()
+
+    async def refusals():
+        for _ in range(5):
+            with pytest.raises(EngineError, match=r"shut down\. Start it again\."):
+                await collect(llm, [5, 6])
+
+    llm.shutdown()
+    asyncio.run(refusals())
+    assert llm.error.__traceback__ is None
+
+
 def test_shutdown_ends_open_streams_and_can_be_repeated(make):
     async def main(llm):
         task = asyncio.create_task(collect(llm, [5], ENDLESS))

@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
+from typing import Self
 
 
 class LMWorksError(Exception):
@@ -24,6 +26,10 @@ class LMWorksError(Exception):
         self.problem = problem.rstrip(". ")
         self.remedy = remedy.rstrip(". ")
         super().__init__(f"{self.problem}. {self.remedy}." if remedy else f"{self.problem}.")
+
+    def again(self) -> Self:
+        """The same to raise once more: one object would hold the frames of everybody it was ever raised to."""
+        return copy(self)
 
 
 class ConfigError(LMWorksError):

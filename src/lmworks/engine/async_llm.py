@@ -121,7 +121,7 @@ class AsyncLLM:
             EngineError: it could not be loaded.
         """
         if self._home.info is None:
-            raise self._home.error
+            raise self._home.error.again()
         return self._home.info
 
     @property

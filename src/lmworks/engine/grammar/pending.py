@@ -42,7 +42,7 @@ class PendingConstraints:
                     completion.constraint = factory.result()()
                     completion.waits_for_constraint = False
             elif isinstance(error, EngineError):
-                failed.append((request_id, error))
+                failed.append((request_id, error.again()))
             else:  # whatever a compiler does to one request must not reach the others
                 problem = f"the grammar cannot be compiled: {error}"
                 failed.append((request_id, RequestError(problem, "Simplify what is asked for")))

@@ -101,7 +101,7 @@ class EngineProcess:
         """
         channel = self._channel
         if self.state != "ready" or channel is None:
-            raise self.error
+            raise self.error.again()
         channel.send([command])
 
     def wait_until_ready(self, seconds: float | None = None) -> ModelInfo:
@@ -113,7 +113,7 @@ class EngineProcess:
         with self._changed:
             self._changed.wait_for(lambda: self.state in ("ready", "failed", "stopped"), seconds)
             if self.state != "ready" or self.info is None:
-                raise self.error
+                raise self.error.again()
             return self.info
 
     def close(self, seconds: float = 2.0) -> None:

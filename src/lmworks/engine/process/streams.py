@@ -92,7 +92,7 @@ class Streams:
             self.stats = replace(
                 self.stats, num_requests_running=0, num_requests_waiting=0, kv_cache_usage=0.0, roofline_ratio=0.0
             )
-            items: list[tuple[Stream, Item]] = [(stream, error) for stream in self._open.values()]
+            items: list[tuple[Stream, Item]] = [(stream, error.again()) for stream in self._open.values()]
             self._open.clear()
         _wake(items)
 

@@ -76,7 +76,7 @@ class EngineThread:
         """
         with self._sending:
             if self.state != "ready":
-                raise self.error
+                raise self.error.again()
             self.loop.send(command)
 
     def close(self) -> None:
