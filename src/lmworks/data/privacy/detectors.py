@@ -7,6 +7,7 @@ from the checks. Telephone numbers are in `phones`, keys and passwords in `secre
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -214,8 +215,10 @@ def search(text: str, detectors: Sequence[Detector]) -> list[Finding]:
         for rank, detector in enumerate(detectors)
         for start, end in detector.search(text)
     ]
-    taken: list[Finding] = []
+    taken: list[Finding] = []  # in the order of the text
     for _, _, start, end, kind in sorted(found):
-        if all(end <= other.start or start >= other.end for other in taken):
-            taken.append(Finding(kind, start, end))
-    return sorted(taken, key=lambda finding: finding.start)
+        place = bisect_left(taken, start, key=lambda finding: finding.start)
+        before_ends = not place or taken[place - 1].end <= start
+        if before_ends and (place == len(taken) or end <= taken[place].start):
+            taken.insert(place, Finding(kind, start, end))
+    return taken
