@@ -24,6 +24,7 @@ COMMANDS: dict[str, Entry] = {
     "data reveal": Entry("lmworks.cli.forget:reveal", "Turn a vault's labels back into what they stand for."),
     "data validate": Entry("lmworks.cli.rows:validate", "Look for faults in rows for tuning, each with its line."),
     "data convert": Entry("lmworks.cli.rows:convert", "Write rows for tuning in another layout, type or kind of file."),
+    "data convert-tokens": Entry("lmworks.cli.tokens:convert", "Write token files in another form: .ds, .bin, shards."),
     "data balance": Entry("lmworks.cli.rows:balance", "Take rows for tuning in wanted shares of tasks or languages."),
     "data synthesize": Entry("lmworks.cli.synthesize:command", "Make new rows for tuning of given ones by a model."),
     "run": Entry("lmworks.cli.run:run", "Run a recipe: every stage in order, skipping what has not changed."),
@@ -43,6 +44,7 @@ COMMANDS: dict[str, Entry] = {
     "plan train": Entry("lmworks.cli.plan_training:train", "Foresee memory and communication of a training step."),
     "tokenizer compare": Entry("lmworks.cli.tokenizer:compare", "Measure tokenizers on the same texts."),
     "tokenizer extend": Entry("lmworks.cli.tokenizer:extend", "Give a tokenizer, and its model, more tokens."),
+    "export checkpoint": Entry("lmworks.cli.export:checkpoint", "Write a checkpoint of a run as a model folder."),
     "export gguf": Entry("lmworks.cli.export:gguf", "Write a model and its tokenizer as one file for llama.cpp."),
 }
 GROUPS = {

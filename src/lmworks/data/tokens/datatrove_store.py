@@ -6,7 +6,8 @@ Knows neither tokenizers nor texts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from lmworks.core.errors import ArtifactError, DataError
 from lmworks.data.tokens.packing import Store
-from lmworks.data.tokens.token_store import map_array, token_dtype
+from lmworks.data.tokens.token_store import INDEX, TokenStore, map_array, token_dtype
 
 _HEADER = 256
 """Words of 32 bits before the tokens of an llm.c file: a magic number, a version, the number of tokens, zeros."""
@@ -54,6 +55,7 @@ class DatatroveFile:
                 f"{self.path} has {size} bytes, its index counts {self.num_tokens} tokens of {token_bytes or '2 or 4'}",
                 "Restore the two files, which belong together",
             )
+        self.token_bytes = width
         self.lengths: NDArray[np.int64] = np.diff(ends, prepend=0)
         """[documents] tokens in each."""
         self._ends = ends
@@ -82,17 +84,26 @@ def write_datatrove(store: Store, count: int, path: Path | str, vocab_size: int,
     Raises:
         DataError: the file is there already, or is not called so.
     """
+    write_datatrove_documents((store[index] for index in range(count)), path, vocab_size, tokenizer)
+
+
+def write_datatrove_documents(
+    documents: Iterable[NDArray[np.unsignedinteger]], path: Path | str, vocab_size: int, tokenizer: str = ""
+) -> None:
+    """As `write_datatrove`, of documents one after another."""
     path = Path(path)
     if path.suffix != ".ds" or path.exists():
         raise DataError(f"{path} is there already or does not end with .ds", "Give the name of a new .ds file")
     dtype = token_dtype(vocab_size)
     path.parent.mkdir(parents=True, exist_ok=True)
+    lengths = array("q")
     with path.open("wb") as file:
-        for index in range(count):
-            file.write(store[index].astype(dtype).tobytes())
-    lengths = np.asarray(store.lengths[:count], np.int64)
-    np.cumsum(lengths).astype("<u8").tofile(path.with_name(path.name + ".index"))
-    total = int(lengths.sum())
+        for ids in documents:
+            file.write(ids.astype(dtype).tobytes())
+            lengths.append(len(ids))
+    ends = np.cumsum(np.frombuffer(lengths, np.int64))
+    ends.astype("<u8").tofile(path.with_name(path.name + ".index"))
+    total = int(ends[-1]) if len(ends) else 0
     metadata = f"{tokenizer or 'Unknown Tokenizer'}|{dtype.itemsize}\n{total}\n{_short(total)}"
     path.with_name(path.name + ".metadata").write_text(metadata, encoding="utf-8")
 
@@ -133,19 +144,26 @@ def read_bin(path: Path | str, end_token: int, vocab_size: int) -> Iterator[NDAr
 
 
 def documents(paths: Sequence[Path], end_token: int | None, vocab_size: int) -> Iterator[NDArray[np.unsignedinteger]]:
-    """The documents of `.ds` and `.bin` files, one file after the other.
+    """The documents of `.ds` and `.bin` files and of folders of a token store, one after the other.
 
     Raises:
-        DataError: a file is of another kind, or the end token of a `.bin` is not given.
+        DataError: a path is of another kind, or the end token of a `.bin` is not given.
     """
     for path in paths:
         if path.suffix == ".ds":
             file = DatatroveFile(path)
             yield from (file[i] for i in range(len(file)))
+        elif (path / INDEX).is_file():
+            store = TokenStore(path)
+            yield from (store[i] for i in range(len(store)))
         elif path.suffix == ".bin" and end_token is not None:
             yield from read_bin(path, end_token, vocab_size)
         else:
-            raise DataError(f"{path} is no .ds file, nor a .bin with an end token given", "Give what it is")
+            inside = [str(path / name) for name in ("train", "validation") if (path / name / INDEX).is_file()]
+            raise DataError(
+                f"{path} is no .ds file, no .bin with an end token given and no folder of a token store",
+                f"Give one of its splits: {', '.join(inside)}" if inside else "Give what it is",
+            )
 
 
 def _short(count: int) -> str:

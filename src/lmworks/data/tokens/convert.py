@@ -1,0 +1,223 @@
+"""Token files in another form: datatrove's `.ds`, nanoGPT's `.bin`, and the shards that training reads.
+
+Tokens go over as they are, one document after another, are checked against the vocabulary on the way and compared with
+what can be read back. Nothing is ever written over. Knows no texts but to count their bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmworks.core.code_version import code_version
+from lmworks.core.errors import DataError, TokenizerError, disk_errors
+from lmworks.core.lineage import clock, write_artifact
+from lmworks.core.progress import bar
+from lmworks.data.tokens.datatrove_store import DatatroveFile, documents, write_datatrove_documents
+from lmworks.data.tokens.token_store import INDEX, TokenStore, TokenStoreWriter, token_dtype
+from lmworks.data.tokens.tokenize import SPLITS, document_marks, figures
+from lmworks.tokenization import Tokenizer
+
+Ids = NDArray[np.unsignedinteger]
+
+
+@dataclass
+class Account:
+    """What went over.
+
+    Args:
+        documents: written.
+        tokens: of them.
+        empty: documents left out since they have no tokens, or but a mark.
+        unmarked: documents whose mark in front was left out, as the one behind them is the same.
+    """
+
+    documents: int = 0
+    tokens: int = 0
+    empty: int = 0
+    unmarked: int = 0
+    _sum: hashlib.blake2b = field(default_factory=lambda: hashlib.blake2b(digest_size=16), repr=False)
+
+    def passing(self, documents: Iterable[Ids]) -> Iterator[Ids]:
+        """Documents, counted as they pass."""
+        for ids in documents:
+            self.documents += 1
+            self.tokens += len(ids)
+            self._sum.update(len(ids).to_bytes(8, "little") + ids.astype("<u4").tobytes())
+            yield ids
+
+    @property
+    def digest(self) -> str:
+        """Of every document that passed, in order."""
+        return self._sum.hexdigest()
+
+
+def convert_tokens(
+    sources: Sequence[Path], target: Path, tokenizer: Tokenizer | None = None, *, validation: Sequence[Path] = (),
+    vocab_size: int | None = None, end_token: int | None = None,
+) -> dict[str, Account]:  # fmt: skip
+    """Write the documents of token files in the form that `target` names.
+
+    Args:
+        sources: `.ds` and `.bin` files and folders of a token store, in order.
+        target: a new `.ds` or `.bin` file, or a new folder: a tokens artifact, its training split.
+        tokenizer: that made the tokens; an artifact needs it, else it stands for the next two.
+        validation: held-out documents of an artifact.
+        vocab_size: every id is below it; None takes the tokenizer's, else what the sources allow.
+        end_token: between the documents of `.bin` files; None takes the tokenizer's.
+
+    Returns:
+        What went over, by split; of a file under its name.
+
+    Raises:
+        DataError: the target is there already, an id leaves the vocabulary, or a form cannot hold a document.
+        ArtifactError: a source is missing or damaged.
+        TokenizerError: a `.bin` is asked for and the tokenizer has no end-of-text token.
+        DiskFullError: the device is full; nothing is left behind.
+    """
+    if target.exists() or target.is_symlink():
+        raise DataError(f"{target} is there already", "Give a new path: nothing is written over")
+    if vocab_size is None:
+        vocab_size = tokenizer.vocab_size if tokenizer is not None else max(map(_room, (*sources, *validation)))
+    if end_token is None and tokenizer is not None:
+        end_token = document_marks(tokenizer)[1]
+    if target.suffix in (".ds", ".bin"):
+        if validation:
+            raise DataError(f"{target} is one file and has no validation split", "Convert each split to its own file")
+        if target.suffix == ".bin" and end_token is None:
+            raise DataError("a .bin marks documents by an end token alone", "Give end_token or the tokenizer")
+        account = Account()
+        given = _checked(sources, end_token, vocab_size, account)
+        with _new_files(target) as staged:
+            if target.suffix == ".ds":
+                write_datatrove_documents(account.passing(given), staged, vocab_size)
+            else:
+                assert end_token is not None, "checked above"
+                _write_bin(account.passing(_marked(given, end_token, account)), staged, vocab_size)
+            _compare(staged, end_token, vocab_size, account)
+        return {target.name: account}
+    if target.suffix:
+        raise DataError(f"{target} names no known form", "Let it end in .ds or .bin, or be a folder without an ending")
+    if tokenizer is None:
+        raise TokenizerError("a tokens artifact names its tokenizer", "Give the tokenizer that made the tokens")
+    return _write_artifact({"train": sources, "validation": validation}, target, tokenizer, vocab_size, end_token)
+
+
+def _room(path: Path) -> int:
+    """Ids that the tokens of a file have room for."""
+    if path.suffix == ".ds":
+        return 1 << 8 * DatatroveFile(path).token_bytes
+    if (path / INDEX).is_file():
+        return TokenStore(path).vocab_size
+    raise DataError(f"{path} does not say how large its vocabulary is", "Give vocab_size or the tokenizer")
+
+
+def _checked(sources: Sequence[Path], end_token: int | None, vocab_size: int, account: Account) -> Iterator[Ids]:
+    """Documents with tokens, every one in the vocabulary."""
+    with bar("convert documents") as progress:
+        for source in sources:
+            if source.suffix == ".bin" and source.with_suffix(".idx").is_file():
+                raise DataError(
+                    f"{source} has an index beside it, as Megatron writes",
+                    "Give bare tokens as nanoGPT has them, or a .ds",
+                )
+            for ids in documents([source], end_token, vocab_size):
+                if not len(ids):
+                    account.empty += 1
+                    continue
+                if int(ids.max()) >= vocab_size:
+                    raise DataError(
+                        f"{source}: a document has the id {ids.max()}, and the vocabulary ends at {vocab_size}",
+                        "Give the tokenizer that made the tokens",
+                    )
+                yield ids
+                progress.advance()
+
+
+def _marked(given: Iterable[Ids], mark: int, account: Account) -> Iterator[Ids]:
+    """Documents with one mark each, all behind or all in front."""
+    place = None
+    for number, ids in enumerate(given):
+        if len(ids) > 1 and ids[0] == ids[-1] == mark:
+            ids = ids[1:]
+            account.unmarked += 1
+        if len(ids) == 1 and ids[0] == mark:
+            account.empty += 1
+            continue
+        marks = np.flatnonzero(ids == mark)
+        place = (0 if ids[0] == mark else -1) if place is None else place
+        if len(marks) != 1 or marks[0] != place % len(ids):
+            raise DataError(
+                f"document {number} has the end token {mark} {len(marks)} times, at {marks[:3].tolist()} of {len(ids)}, "
+                "so a .bin would be cut elsewhere",
+                "Convert to .ds, which keeps the documents' ends, or give the right end token",
+            )
+        yield ids
+
+
+def _write_bin(given: Iterable[Ids], path: Path, vocab_size: int) -> None:
+    dtype = token_dtype(vocab_size)
+    with path.open("wb") as file:
+        for ids in given:
+            file.write(ids.astype(dtype).tobytes())
+
+
+def _compare(path: Path, end_token: int | None, vocab_size: int, account: Account) -> None:
+    """Read back what was written."""
+    if not account.documents:
+        raise DataError("the sources hold no document", "Give token files that are not empty")
+    again = Account()
+    for _ in again.passing(documents([path], end_token, vocab_size)):
+        pass
+    assert again.digest == account.digest, "what was written reads differently"
+
+
+@contextmanager
+def _new_files(target: Path) -> Iterator[Path]:
+    """A place to write a file and what belongs to it; all appear beside `target` when the block ends, the file last."""
+    staging = target.parent / f".{target.name}.tmp-{os.getpid()}"
+    with disk_errors(target):
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        try:
+            yield staging / target.name
+            made = sorted(staging.iterdir(), key=lambda file: (file.name == target.name, file.name))
+            for file in made:
+                if (there := target.with_name(file.name)).exists():
+                    raise DataError(f"{there} is there already", "Give a new path: nothing is written over")
+            for file in made:
+                file.rename(target.with_name(file.name))
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write_artifact(
+    splits: dict[str, Sequence[Path]], target: Path, tokenizer: Tokenizer, vocab_size: int, end_token: int | None
+) -> dict[str, Account]:
+    started = clock()
+    accounts = {split: Account() for split in SPLITS}
+    with write_artifact(
+        target,
+        "tokens",
+        config={"sources": {split: list(map(str, paths)) for split, paths in splits.items()}},
+        parents={f"{split}.{n}": path for split, paths in splits.items() for n, path in enumerate(paths)},
+        code_version=code_version(__name__),
+        started=started,
+    ) as writer:
+        for split, account in accounts.items():
+            given = account.passing(_checked(splits[split], end_token, vocab_size, account))
+            with TokenStoreWriter(writer.folder / split, vocab_size) as store:
+                store.add((ids.tolist(), len(tokenizer.decode(ids.tolist()).encode())) for ids in given)
+            if account.documents or split == "train":
+                _compare(writer.folder / split, end_token, vocab_size, account)
+            writer.metrics.update(figures(split, store))
+        writer.notes = {"tokenizer_fingerprint": tokenizer.fingerprint, "vocab_size": vocab_size}
+    return accounts
