@@ -156,7 +156,7 @@ def _marked(given: Iterable[Ids], mark: int, account: Account) -> Iterator[Ids]:
         place = (0 if ids[0] == mark else -1) if place is None else place
         if len(marks) != 1 or marks[0] != place % len(ids):
             raise DataError(
-                f"document {number} has the end token {mark} {len(marks)} times, at {marks[:3].tolist()} of {len(ids)}, "
+                f"document {number} has the end token {mark} {len(marks)} times at {marks[:3].tolist()} of {len(ids)}, "
                 "so a .bin would be cut elsewhere",
                 "Convert to .ds, which keeps the documents' ends, or give the right end token",
             )
