@@ -218,6 +218,7 @@ def test_whitespace_between_values_is_bounded(compiler, tokenizer):
         ({"json_schema": {"type": "integer", "multipleOf": 10**9}}, "multipleOf"),
         ({"regex": "(?=a)b"}, "look-around"),
         ({"regex": "(a"}, "unclosed"),
+        ({"regex": "a\\\\\\"}, "backslash that escapes nothing"),
         ({"regex": "a" * 100_000}, "characters"),
         ({"grammar": "start: nothing"}, "nothing"),
         ({"grammar": "root ::= ("}, "Expected"),

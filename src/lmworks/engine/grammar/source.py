@@ -54,6 +54,8 @@ def _regex(pattern: str) -> str:
     if len(pattern) > MAX_REGEX_CHARACTERS:
         problem = f"regex has {len(pattern)} characters, more than {MAX_REGEX_CHARACTERS}"
         raise RequestError(problem, "Shorten it, or use a grammar")
+    if (len(pattern) - len(pattern.rstrip("\\"))) % 2:  # the library would leave it out
+        raise RequestError(f"regex ends with a backslash that escapes nothing: {pattern[-40:]!r}", "Write it twice")
     from llguidance import regex_to_lark
 
     return f"/{regex_to_lark(pattern, 'dw')}/"
