@@ -113,6 +113,19 @@ def test_tensorboard_has_every_figure(tmp_path: Path):
     assert [e.step for e in events.Scalars("norms/decoder.layers.0/update")] == [4, 8]
 
 
+def test_tensorboard_forgets_what_a_rewind_takes_back(tmp_path: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = tiny_config(guard={"nonfinite": "rewind"}, tracking={"tensorboard": tmp_path / "board"})
+    injected = FaultInjector(tiny_rows(config), causal_lm, {14: nan_loss})  # of step 4; step 3 was recorded already
+    Trainer(tiny_model(), injected, injected, config, tmp_path / "run").fit()
+    events = EventAccumulator(str(tmp_path / "board"))
+    events.Reload()
+    losses = [(e.step, e.value) for e in events.Scalars("loss")]
+    records = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert losses == [(r["step"], pytest.approx(r["loss"], rel=1e-6)) for r in records]
+
+
 @pytest.mark.slow
 def test_mlflow_goes_on_with_the_same_run(tmp_path: Path):
     pytest.importorskip("mlflow")

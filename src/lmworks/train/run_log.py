@@ -136,6 +136,8 @@ class RunLog:
         if self._writes:
             with self._writing():
                 self._metrics.truncate(step)
+                for sink in self._sinks:
+                    sink.back(step)
         if self._bar is not None:
             self._bar.advance(-lost)
 

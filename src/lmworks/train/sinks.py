@@ -1,6 +1,7 @@
 """Where a run's figures are shown besides `metrics.jsonl`: console, TensorBoard, MLflow. Knows no trainer.
 
-A resumed run goes on in the same place: what it will do again is forgotten or written over.
+A resumed run goes on in the same place, and so does one that rewinds: what it will do again is forgotten or written
+over.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ class Sink(Protocol):
 
     def write(self, record: Record) -> None:
         """Show one record."""
+        ...
+
+    def back(self, step: int) -> None:
+        """Forget, where that is possible, what came after a step."""
         ...
 
 
@@ -86,6 +91,9 @@ class ConsoleSink:
             figures = (f"{key} {value:.4g}" for key, value in flat(record).items() if key not in ("step", "tokens"))
             say(f"step {record['step']}: " + ", ".join(figures))
 
+    def back(self, step: int) -> None:
+        """What was said stays."""
+
 
 class TensorBoardSink:
     """Event files for TensorBoard.
@@ -97,16 +105,25 @@ class TensorBoardSink:
 
     def __init__(self, folder: Path, step: int) -> None:
         require("tensorboard", "track")
+        self._folder = folder
+        self._writer = self._open(step)
+
+    def _open(self, step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
 
-        with disk_errors(folder):
-            self._writer: Any = SummaryWriter(str(folder), purge_step=step + 1)
+        with disk_errors(self._folder):
+            return SummaryWriter(str(self._folder), purge_step=step + 1)
 
     def write(self, record: Record) -> None:
         """One scalar per figure."""
         for key, value in flat(record).items():
             if key != "step":
                 self._writer.add_scalar(key, value, record["step"])
+
+    def back(self, step: int) -> None:
+        """Go on in a new file, which hides what came after the step."""
+        self._writer.close()
+        self._writer = self._open(step)
 
     def close(self) -> None:
         """Write what is buffered."""
@@ -146,6 +163,9 @@ class MLflowSink:
         for key, value in flat(record).items():
             if key != "step":
                 self._client.log_metric(self._run, key, value, step=record["step"])
+
+    def back(self, step: int) -> None:
+        """MLflow keeps every value, and shows the newest of a step."""
 
     def finish(self, kind: type[BaseException] | None, *_: object) -> None:
         """Say how the run ended: killed by a signal, failed or finished."""
