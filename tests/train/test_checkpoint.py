@@ -1,5 +1,8 @@
 """Durability: damage, a full disk, and another run's checkpoints."""
 
+import hashlib
+import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -116,6 +119,27 @@ def test_tensors_come_back_as_they_were(tmp_path: Path):
     shutil.rmtree(found.path / "state")
     with pytest.raises(CheckpointError, match="step-00000005 cannot be read"):
         found.load()
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [b"\x80\x04cut", b"no pickle", b"", b"cmissing_module\nThing\n.", pickle.dumps({"tensors": []})],
+    ids=["cut", "text", "empty", "unknown class", "another value"],
+)
+def test_tensors_of_a_version_that_cannot_be_read_are_refused_by_name(tmp_path: Path, contents: bytes):
+    checkpoints = Checkpoints(tmp_path, 1)
+    checkpoints.save(1, {"a": torch.ones(2)}, {}, "v")
+    (tmp_path / "step-00000001" / "state" / ".metadata").write_bytes(contents)
+    manifest = tmp_path / "step-00000001" / "lineage.json"
+    values = json.loads(manifest.read_text())
+    values["files"]["state/.metadata"] = hashlib.sha256(contents).hexdigest()
+    manifest.write_text(json.dumps(values))
+    found = checkpoints.newest()
+    assert found is not None, "it is as it was written"
+    with pytest.raises(
+        CheckpointError, match=r"step-00000001 cannot be read by torch .*Remove it to go on from an old"
+    ):
+        found.load_into({"a": torch.zeros(2)})
 
 
 def test_metrics_forget_later_steps_and_a_torn_line(tmp_path: Path):

@@ -6,6 +6,7 @@ Knows neither how checkpoints are written nor which of them is chosen.
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +24,11 @@ from lmworks.train.sharded_state import Entry, contents, read_shards
 
 STATE = "state"
 """Folder of the tensors in a checkpoint."""
-_UNREADABLE = (CheckpointException, OSError, RuntimeError, ValueError, KeyError, EOFError, AttributeError)
+_UNREADABLE = (
+    CheckpointException, OSError, RuntimeError, ValueError, LookupError, EOFError, AttributeError, TypeError,
+    ImportError, pickle.UnpicklingError,
+)  # fmt: skip
+"""What torch raises where the table of contents, a pickle, is of another version or was never one."""
 _OTHER_MODEL = "Resume with the model, the vocabulary and the optimizer that the run was started with, or start anew"
 
 
