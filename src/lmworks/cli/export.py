@@ -1,4 +1,7 @@
-"""`lmworks export gguf MODEL OUTPUT`: a model and its tokenizer as one file for llama.cpp. Knows no format."""
+"""`lmworks export gguf MODEL OUTPUT` writes a file for llama.cpp, `export checkpoint RUN OUTPUT` a Hugging Face folder.
+
+Each with the tokenizer. Knows no format.
+"""
 
 from __future__ import annotations
 
@@ -30,3 +33,24 @@ def gguf(model: Path, output: Path, dtype: str) -> None:
     metadata = gguf_metadata(tokenizer, loaded.config.vocab_size)
     save_gguf(loaded, metadata, output, dtype=cast("DType", dtype))
     click.echo(f"{output}: {output.stat().st_size:,} bytes")
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--step", type=click.IntRange(min=0), help="Of the checkpoint; the newest, where it is left out.")
+def checkpoint(run: Path, output: Path, step: int | None) -> None:
+    """Write a checkpoint of RUN as a Hugging Face model folder with its tokenizer, OUTPUT, while RUN may go on.
+
+    RUN is the folder that `lmworks pretrain` writes, or the one of its checkpoints; start this where the run was
+    started. It may have run on any number of processes.
+    """
+    from lmworks.cli.trace_rows import config_of
+    from lmworks.train.pretrain import run_folder_of
+    from lmworks.train.run_export import export_run
+    from lmworks.train.run_log import SETTINGS_FILE
+
+    folder = run if (run / SETTINGS_FILE).is_file() else run_folder_of(run)
+    made = export_run(config_of(run), folder, output, step)
+    steps, parameters = made.config["steps"], int(made.metrics["parameters"])
+    click.echo(f"{output}: step {made.config['step']} of {steps}, {parameters:,} parameters")

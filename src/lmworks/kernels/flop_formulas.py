@@ -1,8 +1,8 @@
 """What attention multiplies where torch's `FlopCounterMode` does not know: importing this registers it.
 
-That is the package's operation of training, and torch's fused attention on CPU. They are counted as torch counts it on a
-GPU: a multiplication and an addition are two, every query of a document meets all its keys under a causal mask too, and
-a backward pass that computes the scores again has five products for the forward pass's two. Kept apart from the
+That is the package's operation of training, and torch's fused attention on CPU. They are counted as torch counts it on
+a GPU: a multiplication and an addition are two, every query of a document meets all its keys under a causal mask too,
+and a backward pass that computes the scores again has five products for the forward pass's two. Kept apart from the
 operations, as torch's counter takes a third of a second to import. Knows no model.
 """
 

@@ -143,7 +143,7 @@ def assemble(config: PretrainConfig, run_folder: Path, version: str = "") -> Pre
     """
     tokenizer = load_tokenizer(config.tokenizer)
     sources = open_sources(config.tokens, tokenizer, config.tokenizer)
-    model_config = _model_config(config, tokenizer)
+    model_config = model_config_of(config, tokenizer)
     require_fit(model_config, config.train, world_size(), available_memory())
     model = _model(config, model_config)
     wired = wire(config.objective, model_config, tokenizer, config.train.sequence_length)
@@ -194,12 +194,12 @@ def pretrain(config: PretrainConfig) -> Manifest:
     last = None if isinstance(trainer.ranks, OneProcess) else trainer.checkpoints.newest()
 
     def publish() -> Manifest:
-        whole = run.model if last is None else _gathered(config, run, last)
+        whole = run.model if last is None else trained_model(config, run.model.config, run.wired, last)
         with write_artifact(
             config.output,
             "model",
             config=config.to_dict(),
-            parents=_parents(config),
+            parents=parents_of(config),
             code_version=version,
             started=started,
         ) as writer:
@@ -231,14 +231,20 @@ def _tensor_plan(config: PretrainConfig, model: ModelConfig) -> dict[str, str] |
     return tensor_plan(model, ranks) if ranks > 1 else None
 
 
-def _gathered(config: PretrainConfig, run: PretrainRun, last: Checkpoint) -> Transformer:
-    """The trained model in one process, from a checkpoint of all ranks."""
-    model = _model(config, run.model.config)
-    export_checkpoint(last, run.wired.module(model, config.train.seed))
+def trained_model(
+    config: PretrainConfig, model_config: ModelConfig, wired: WiredObjective, checkpoint: Checkpoint
+) -> Transformer:
+    """The model of a checkpoint in one process, however many ranks wrote it.
+
+    Raises:
+        CheckpointError: it is of another model, or cannot be read.
+    """
+    model = _model(config, model_config)
+    export_checkpoint(checkpoint, wired.module(model, config.train.seed))
     return model
 
 
-def _model_config(config: PretrainConfig, tokenizer: Tokenizer) -> ModelConfig:
+def model_config_of(config: PretrainConfig, tokenizer: Tokenizer) -> ModelConfig:
     """What the model is, before any of it is read or built.
 
     Raises:
@@ -318,10 +324,10 @@ def _identity(config: PretrainConfig, model: ModelConfig, tokenizer: Tokenizer) 
     }
     if isinstance(mixture, MixtureConfig):
         facts["mixture"] = mixture.model_dump(mode="json", exclude={"sources": {"__all__": {"tokens"}}})
-    return facts | {role: content_hash(path) for role, path in _parents(config).items() if role != "tokenizer"}
+    return facts | {role: content_hash(path) for role, path in parents_of(config).items() if role != "tokenizer"}
 
 
-def _parents(config: PretrainConfig) -> dict[str, Path]:
+def parents_of(config: PretrainConfig) -> dict[str, Path]:
     """Everything that was read, by field."""
     parents = {"tokenizer": config.tokenizer}
     if isinstance(config.tokens, Path):
