@@ -216,6 +216,8 @@ def test_whitespace_between_values_is_bounded(compiler, tokenizer):
         ({"json_schema": {"enum": []}}, "structured_outputs"),
         ({"json_schema": {"$ref": "#"}}, "satisfies"),
         ({"json_schema": {"type": "integer", "multipleOf": 10**9}}, "multipleOf"),
+        ({"json_schema": {"pattern": "a\\"}}, "json_schema/pattern ends with a backslash"),
+        ({"json_schema": {"patternProperties": {"a\\": {}}}}, "json_schema/patternProperties ends with a backslash"),
         ({"regex": "(?=a)b"}, "look-around"),
         ({"regex": "(a"}, "unclosed"),
         ({"regex": "a\\\\\\"}, "backslash that escapes nothing"),

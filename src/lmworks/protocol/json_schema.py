@@ -82,6 +82,17 @@ def schema_grammar(schema: Schema | bool) -> str:
     return json.dumps({**(schema if isinstance(schema, dict) else {}), "x-guidance": options}, ensure_ascii=False)
 
 
+def check_pattern(pattern: str, place: str) -> None:
+    """Refuse a regular expression that ends in the midst of an escape: the library would leave that out.
+
+    Raises:
+        RequestError: it does.
+    """
+    if (len(pattern) - len(pattern.rstrip("\\"))) % 2:
+        problem = f"{place} ends with a backslash that escapes nothing: {pattern[-40:]!r}"
+        raise RequestError(problem, "Write a backslash twice")
+
+
 def _parse(text: str, place: str) -> Any:
     if len(text) > MAX_BYTES:
         raise RequestError(f"{place} has {len(text)} characters, more than {MAX_BYTES}", "Make the schema smaller")
@@ -124,6 +135,9 @@ def _clean(schema: Any, root: Schema | bool, place: str, lenient: bool, referenc
             value = _object(value, where)
             if len(value) > MAX_PROPERTIES:
                 raise RequestError(f"{where} has {len(value)} entries, more than {MAX_PROPERTIES}")
+            if key == "patternProperties":
+                for pattern in value:
+                    check_pattern(pattern, where)
             clean[key] = {k: _clean(v, root, f"{where}/{k}", lenient, references) for k, v in value.items()}
         elif key in _LISTED or (key == "items" and isinstance(value, list) and _has_tuples(root)):
             if not isinstance(value, (list, tuple)):
@@ -139,6 +153,8 @@ def _clean(schema: Any, root: Schema | bool, place: str, lenient: bool, referenc
         elif key == "multipleOf" and isinstance(value, int) and value > MAX_MULTIPLE:
             raise RequestError(f"{where} is {value}, more than {MAX_MULTIPLE}", "Use a smaller divisor")
         elif key != "x-guidance":
+            if key == "pattern":
+                check_pattern(str(value), where)
             clean[key] = value
     if isinstance(kind := clean.get("format"), str) and kind in _DATES and _about_strings(clean):
         clean["allOf"] = [*clean.get("allOf", []), {"type": "string", "pattern": _DATES[kind]}]

@@ -7,7 +7,7 @@ import re
 
 from lmworks.core.errors import RequestError
 from lmworks.core.sampling import StructuredOutputs
-from lmworks.protocol.json_schema import checked_schema, schema_grammar
+from lmworks.protocol.json_schema import check_pattern, checked_schema, schema_grammar
 
 MAX_REGEX_CHARACTERS = 8 * 1024
 MAX_GRAMMAR_CHARACTERS = 512 * 1024
@@ -54,8 +54,7 @@ def _regex(pattern: str) -> str:
     if len(pattern) > MAX_REGEX_CHARACTERS:
         problem = f"regex has {len(pattern)} characters, more than {MAX_REGEX_CHARACTERS}"
         raise RequestError(problem, "Shorten it, or use a grammar")
-    if (len(pattern) - len(pattern.rstrip("\\"))) % 2:  # the library would leave it out
-        raise RequestError(f"regex ends with a backslash that escapes nothing: {pattern[-40:]!r}", "Write it twice")
+    check_pattern(pattern, "regex")
     from llguidance import regex_to_lark
 
     return f"/{regex_to_lark(pattern, 'dw')}/"
