@@ -25,7 +25,8 @@ from lmworks.data.extraction.sources import read_documents
 
 REASONS = frozenset((
     "archive", "bad json", "binary", "crash", "csv", "docx", "empty", "encoding", "encrypted", "epub", "generated",
-    "http status", "lone surrogate", "mail", "memory", "nested archive", "no text", "no text field", "notebook", "odt",
+    "http status", "ignored", "link", "lone surrogate", "mail", "memory", "nested archive", "no text",
+    "no text field", "not a file", "notebook", "odt",
     "parquet", "parser", "pdf", "time", "too large", "unreadable", "unsupported", "vendored", "warc",
 ))  # fmt: skip
 OPEN_TEXT = b"<o xmlns:t='urn:oasis:names:tc:opendocument:xmlns:text:1.0'><t:p>x</t:p></o>"

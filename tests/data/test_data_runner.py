@@ -134,6 +134,26 @@ def test_a_killed_run_goes_on_to_the_same_bytes(inputs, tmp_path, kills):
     assert not (tmp_path / ".often.work").exists()
 
 
+def test_a_run_killed_while_it_removes_its_workspace_leaves_nothing_that_is_half(inputs, tmp_path, monkeypatch):
+    def half(folder, **_):
+        files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+        for file in files[::2]:
+            file.unlink()
+        if files:
+            raise KeyboardInterrupt
+
+    asked = config(inputs, tmp_path / "out", runner={"workers": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr("lmworks.data.corpus.prepare.shutil.rmtree", half)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(asked)
+    assert [path.name for path in (tmp_path / ".out.work").iterdir()] == [f"{asked.work_key()}.gone"]
+    before = (tmp_path / "out" / "train.jsonl").read_bytes()
+    prepare(asked)
+    assert (tmp_path / "out" / "train.jsonl").read_bytes() == before
+    assert not (tmp_path / ".out.work").exists()
+
+
 def test_units_cleaned_before_are_not_cleaned_again(inputs, tmp_path, monkeypatch):
     def fails(*_, **__):
         raise KeyboardInterrupt

@@ -223,13 +223,17 @@ def hash_files(folder: Path, *, sync: bool = False, known: Mapping[str, str] | N
             continue
         if sync:
             sync_file(file)
-        hashes[name] = sha256(file)
+        try:
+            hashes[name] = sha256(file)
+        except PermissionError:  # of a user's folder: what cannot be read was not used either
+            hashes[name] = "unreadable"
     return dict(sorted(hashes.items()))
 
 
 def tree_hash(files: Mapping[str, str]) -> str:
     """One hash of a set of named file hashes."""
-    return hashlib.sha256("".join(f"{n}\0{h}\n" for n, h in sorted(files.items())).encode()).hexdigest()
+    lines = "".join(f"{n}\0{h}\n" for n, h in sorted(files.items()))
+    return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()  # names of files may be any bytes
 
 
 def sha256(file: Path) -> str:

@@ -273,12 +273,22 @@ class Workspace:
         if self._root.exists():
             for other in self._root.iterdir():
                 if other != self.folder:
-                    shutil.rmtree(other)
+                    _remove(other)
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def remove(self) -> None:
         """Once it is not needed."""
+        _remove(self.folder)
         shutil.rmtree(self._root, ignore_errors=True)
+
+
+def _remove(folder: Path) -> None:
+    """Under another name, so that a run killed meanwhile leaves no half of it to be taken for the whole."""
+    gone = folder.with_name(f"{folder.name.removesuffix('.gone')}.gone")
+    if folder != gone:
+        shutil.rmtree(gone, ignore_errors=True)
+        folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def clean_units(config: PrepareConfig, units: Sequence[Unit], workspace: Workspace, runner: Runner) -> list[Path]:

@@ -51,7 +51,11 @@ class Unit:
 
 
 def _identity(file: Path | RemoteFile) -> tuple[int, int]:
-    status = file.stat()
+    """Size and version; zeros of what is not there any more or never was, which reading then rejects by name."""
+    try:
+        status = file.stat()
+    except OSError:
+        return 0, 0
     return status.st_size, status.st_mtime_ns
 
 
@@ -90,7 +94,8 @@ def units_of(inputs: Sequence[Input], *, max_documents: int | None = None, max_b
             continue
         pending = _Pending()
         for file in files:
-            found = parts(file.file, UNIT_BYTES)
+            size, _ = _identity(file.file)
+            found = parts(file.file, UNIT_BYTES) if size > UNIT_BYTES and not file.refused else [None]
             if pending.files and (pending.full() or len(found) > 1):
                 add(pending.files)
                 pending = _Pending()
@@ -99,7 +104,7 @@ def units_of(inputs: Sequence[Input], *, max_documents: int | None = None, max_b
                     add([file], part)
             else:
                 pending.files.append(file)
-                pending.size += file.file.stat().st_size
+                pending.size += size
         if pending.files:
             add(pending.files)
     return made

@@ -6,9 +6,12 @@ Knows nothing of what the members mean.
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from tempfile import SpooledTemporaryFile
 from typing import IO
 
 from lmworks.core.errors import DataError
@@ -18,46 +21,94 @@ from lmworks.data.extraction.result import MAX_FILE_BYTES, UnreadableError
 ARCHIVES = (".zip", ".tar")
 MAX_GROWTH = 200
 """How many times its size an archive may hold; texts reach some twenty, bombs a thousand and more."""
+MAX_DEPTH = 3
+"""Archives inside of each other that are opened; more serve only to hide a bomb."""
 _MAX_MEMBERS = 10_000_000
+_IN_MEMORY = 1 << 26
 
 
-def members(stream: IO[bytes], suffix: str, size: int, name: str) -> Iterator[tuple[str, IO[bytes]]]:
+class Budget:
+    """Bytes that may still come out of one file of the user's, whatever archives and compressions lie in it.
+
+    Args:
+        size: of the file.
+        name: for errors.
+    """
+
+    def __init__(self, size: int, name: str) -> None:
+        self._limit = self._left = max(MAX_FILE_BYTES, MAX_GROWTH * size)
+        self._name = name
+
+    def counted(self, stream: IO[bytes], name: str) -> io.BufferedReader:
+        """The stream, of which at most one file's bytes can be read, and all of them count.
+
+        Raises:
+            DataError: while reading, where it is damaged or the budget is spent.
+        """
+        return io.BufferedReader(BoundedReader(_Counted(stream, self), MAX_FILE_BYTES, name))
+
+    def take(self, size: int) -> None:
+        """Count bytes that came out.
+
+        Raises:
+            DataError: they are too many.
+        """
+        self._left -= size
+        if self._left < 0:
+            raise DataError(
+                f"{self._name} holds more than {self._limit:,} bytes when decompressed", "It is damaged or hostile"
+            )
+
+
+class _Counted:
+    def __init__(self, stream: IO[bytes], budget: Budget) -> None:
+        self._stream, self._budget = stream, budget
+
+    def read(self, size: int, /) -> bytes:
+        data = self._stream.read(size)
+        self._budget.take(len(data))
+        return data
+
+
+def members(stream: IO[bytes], suffix: str, budget: Budget, name: str) -> Iterator[tuple[str, IO[bytes]]]:
     """`(name, stream)` of the regular files of an archive; each stream is valid until the next member is asked for.
 
     Args:
         stream: of the archive, decompressed; a zip archive's can be sought in.
         suffix: one of `ARCHIVES`.
-        size: bytes of the file that the archive came in, which bounds what may come out.
+        budget: of the file that the archive came in.
         name: for errors.
 
     Raises:
         UnreadableError: `archive`, it is damaged or asks for a password.
-        DataError: it holds more than `MAX_GROWTH` times its size.
+        DataError: the budget is spent.
     """
-    limit = max(MAX_FILE_BYTES, MAX_GROWTH * size)
     try:
-        yield from _zip(stream, limit, name) if suffix == ".zip" else _tar(stream, limit, name)
+        yield from _zip(stream, budget, name) if suffix == ".zip" else _tar(stream, budget, name)
     except (*DAMAGE, RuntimeError, ValueError) as error:  # RuntimeError: a password is asked for
         raise UnreadableError("archive", f"{type(error).__name__}: {error}") from None
 
 
-def _zip(stream: IO[bytes], limit: int, name: str) -> Iterator[tuple[str, IO[bytes]]]:
+@contextmanager
+def seekable(stream: IO[bytes]) -> Iterator[IO[bytes]]:
+    """A copy of a member that can be sought in, on disk where it is large."""
+    with SpooledTemporaryFile(_IN_MEMORY) as copy:
+        shutil.copyfileobj(stream, copy, 1 << 20)
+        copy.seek(0)
+        yield copy
+
+
+def _zip(stream: IO[bytes], budget: Budget, name: str) -> Iterator[tuple[str, IO[bytes]]]:
     with zipfile.ZipFile(stream) as archive:
-        left = limit
         for info in archive.infolist()[:_MAX_MEMBERS]:
-            if info.is_dir():
-                continue
-            with archive.open(info) as member:
-                bounded = BoundedReader(member, min(left, MAX_FILE_BYTES), f"{name}!{info.filename}")
-                yield info.filename, io.BufferedReader(bounded)
-                left -= member.tell()
-            if left <= 0:
-                raise DataError(f"{name} holds more than {limit:,} bytes when decompressed", "It is damaged or hostile")
+            if not info.is_dir():
+                with archive.open(info) as member:
+                    yield info.filename, budget.counted(member, f"{name}!{info.filename}")
 
 
-def _tar(stream: IO[bytes], limit: int, name: str) -> Iterator[tuple[str, IO[bytes]]]:
-    bounded = io.BufferedReader(BoundedReader(stream, limit, name))
-    with tarfile.open(fileobj=bounded, mode="r|") as archive:
+def _tar(stream: IO[bytes], budget: Budget, name: str) -> Iterator[tuple[str, IO[bytes]]]:
+    whole = io.BufferedReader(BoundedReader(_Counted(stream, budget), 1 << 62, name))
+    with tarfile.open(fileobj=whole, mode="r|") as archive:
         for info in archive:
             member = archive.extractfile(info) if info.isreg() else None
             if member is not None:

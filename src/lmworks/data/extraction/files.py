@@ -16,6 +16,7 @@ from lmworks.data.extraction.archives import ARCHIVES
 from lmworks.data.extraction.code import NAMES
 from lmworks.data.extraction.compression import COMPRESSIONS, compression
 from lmworks.data.extraction.extract import EXTRACTED
+from lmworks.data.extraction.folders import entries, readable_name
 
 ROW_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv")
 COLLECTIONS = (".warc", ".wet", ".mbox")
@@ -73,6 +74,9 @@ class InputFile:
     file: Path | RemoteFile
     place: str
     """Its name in reports: relative to the input, so that it is the same on every machine."""
+    refused: str = ""
+    """Why it is not read, as it is counted; empty for a file to read."""
+    why: str = ""
 
 
 def input_files(path: Path | str) -> list[InputFile]:
@@ -102,12 +106,18 @@ def input_files(path: Path | str) -> list[InputFile]:
             )
         return [InputFile(file, path.name)]
     if path.is_dir():
-        files = sorted(f for f in path.rglob("*") if f.is_file() and not _hidden(f.relative_to(path)))
-        _some_readable(files, path)
-        return [InputFile(file, f"{path.name}/{file.relative_to(path).as_posix()}") for file in files]
+        found_there = entries(path)
+        _some_readable([entry.path for entry in found_there if not entry.refused], path)
+        base = readable_name(path.name)
+        return [
+            InputFile(
+                entry.path, f"{base}/{readable_name(entry.path.relative_to(path).as_posix())}", entry.refused, entry.why
+            )
+            for entry in found_there
+        ]
     if path.is_file():
         _readable(path, path)
-        return [InputFile(path, path.name)]
+        return [InputFile(path, readable_name(path.name))]
     raise DataError(f"{path} does not exist", "Give the path of a file, a folder or a fetched source")
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from lmworks.core.errors import DataError
 from lmworks.core.generation import Document
-from lmworks.data.extraction.archives import ARCHIVES, members
+from lmworks.data.extraction.archives import ARCHIVES, MAX_DEPTH, Budget, members, seekable
 from lmworks.data.extraction.code import (
     code_language,
     license_of,
@@ -26,6 +27,7 @@ from lmworks.data.extraction.compression import decompressed
 from lmworks.data.extraction.containers import COLLECTION_READERS
 from lmworks.data.extraction.extract import EXTRACTED, extract
 from lmworks.data.extraction.files import InputFile, RemoteFile, format_of, input_files, opened
+from lmworks.data.extraction.folders import readable_name
 from lmworks.data.extraction.result import Extracted, Found, Rejection, RowFields, UnreadableError, within
 from lmworks.data.extraction.rows import Lines, json_lines, json_values, of_language, parquet, separated_values
 from lmworks.data.identity import row_id
@@ -65,12 +67,15 @@ def parts(file: Path | RemoteFile, size: int) -> list[Lines | None]:
 
 def read_file(found: InputFile, fields: RowFields, part: Lines | None = None) -> Iterator[Document | Rejection]:
     """The documents of one file, or of a part of it."""
+    if found.refused:
+        yield Rejection(found.place, found.refused, found.why)
+        return
     try:
-        size = found.file.stat().st_size
+        budget = Budget(found.file.stat().st_size, found.place)
         with opened(found.file) as stream:
             if part is not None:
                 stream.seek(part.begin)
-            for item in _contents(stream, PurePosixPath(found.place), found.file.name, size, fields, part):
+            for item in _contents(stream, PurePosixPath(found.place), found.file.name, fields, budget, part):
                 yield item if isinstance(item, Rejection) else _document(item, found, fields)
     except UnreadableError as error:
         yield Rejection(found.place, error.reason, error.detail)
@@ -81,10 +86,10 @@ def read_file(found: InputFile, fields: RowFields, part: Lines | None = None) ->
 
 
 def _contents(
-    stream: IO[bytes], path: PurePosixPath, name: str, size: int, fields: RowFields, part: Lines | None = None,
-    *, nested: bool = False,
+    stream: IO[bytes], path: PurePosixPath, name: str, fields: RowFields, budget: Budget, part: Lines | None = None,
+    *, depth: int = 0,
 ) -> Found:  # fmt: skip
-    """What a file or a member of an archive holds; places begin with `path`.
+    """What a file holds, or a member of `depth` archives inside of each other; places begin with `path`.
 
     Raises:
         UnreadableError: it gives no document at all.
@@ -93,16 +98,20 @@ def _contents(
     suffix, packed = format_of(PurePosixPath(name))
     place = str(path)
     if suffix in ARCHIVES:
-        if nested:
-            raise UnreadableError("nested archive", "an archive inside of another is not opened")
+        if depth >= MAX_DEPTH:
+            raise UnreadableError("nested archive", f"more than {MAX_DEPTH} archives inside of each other")
         if suffix == ".zip" and packed:
             raise UnreadableError("unsupported", f"a zip archive with {packed} around it")
-        limit = {} if suffix == ".zip" else {"limit": max(1 << 30, 200 * size)}
-        with decompressed(stream, packed, place, **limit) as plain:
-            for member, content in members(stream if suffix == ".zip" else plain, suffix, size, place):
-                yield from _member(content, place, member, fields)
+        with ExitStack() as open_ones:
+            if suffix == ".tar":  # what comes out of it counts against the budget, so it needs no bound of its own
+                plain: IO[bytes] = open_ones.enter_context(decompressed(stream, packed, place, 1 << 62))
+            else:
+                plain = open_ones.enter_context(seekable(stream)) if depth else stream
+            for member, content in members(plain, suffix, budget, place):
+                yield from _member(content, place, member, fields, budget, depth + 1)
         return
-    with decompressed(stream, packed, place) as plain:
+    with decompressed(stream, packed, place) as opened_stream:
+        plain = budget.counted(opened_stream, place) if depth and packed else opened_stream
         if suffix in (".jsonl", ".ndjson"):
             yield from within(json_lines(plain, fields, part, offsets=not packed), place)
         elif suffix == ".json":
@@ -110,22 +119,23 @@ def _contents(
         elif suffix in (".csv", ".tsv"):
             yield from within(separated_values(plain, fields, "," if suffix == ".csv" else "\t"), place)
         elif suffix == ".parquet":
-            seekable = stream if not packed and not nested else io.BytesIO(plain.read())
-            yield from within(parquet(seekable, fields), place)
+            yield from within(parquet(stream if not packed and not depth else io.BytesIO(plain.read()), fields), place)
         elif suffix in COLLECTION_READERS:
             yield from within(COLLECTION_READERS[suffix](plain, fields), place)
         else:
             yield _whole(plain, path, name, suffix, fields)
 
 
-def _member(content: IO[bytes], archive: str, member: str, fields: RowFields) -> Found:
+def _member(
+    content: IO[bytes], archive: str, member: str, fields: RowFields, budget: Budget, depth: int
+) -> Found:  # fmt: skip
     """The documents of one member; what is wrong with it does not end the archive."""
-    inside = PurePosixPath(member.replace("\\", "/").replace("\0", ""))
+    inside = PurePosixPath(readable_name(member.replace("\\", "/").replace("\0", "")))
     path = PurePosixPath(f"{archive}!{str(inside).lstrip('/')}")
     if any(part.startswith(".") for part in inside.parts) or not inside.name:
         return
     try:
-        yield from _contents(content, path, inside.name, 0, fields, nested=True)
+        yield from _contents(content, path, inside.name, fields, budget, depth=depth)
     except UnreadableError as error:
         yield Rejection(str(path), error.reason, error.detail)
     except DataError as error:

@@ -75,7 +75,8 @@ def read_vault(file: Path) -> dict[str, str]:
 def write_vault(file: Path, entries: Mapping[str, str]) -> None:
     """Write entries, sorted, into a file that only its owner may read; whole or not at all."""
     staging = file.with_name(f".{file.name}.tmp-{os.getpid()}")
-    staging.unlink(missing_ok=True)
+    for stale in file.parent.glob(f".{file.name}.tmp-*"):  # of runs that were killed: one run at a time makes a corpus
+        stale.unlink(missing_ok=True)
     with os.fdopen(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as sink:
         for label, sealed in sorted(entries.items()):
             sink.write(json.dumps({"label": label, "sealed": sealed}) + "\n")
