@@ -197,6 +197,22 @@ def test_sets_that_cannot_be_read_are_named(tmp_path, name, content, message):
         read_evaluation_set(EvaluationSetConfig(path=file.parent if "/" in name else file))
 
 
+def test_only_rows_with_the_given_values_count_and_keep_their_numbers(tmp_path):
+    """Splits that lie in one file are told apart by a field, nested ones too."""
+    file = tmp_path / "quiz.jsonl"
+    rows = [{"q": f"question {n}", "meta": {"split": "test" if n % 2 else "train"}, "hard": n > 2} for n in range(5)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+
+    def read(where):
+        config = EvaluationSetConfig.parse({"path": file, "fields": ["q"], "where": where})
+        return [(item.name, item.texts) for item in read_evaluation_set(config)]
+
+    assert read({"meta.split": "test"}) == [("2", ("question 1",)), ("4", ("question 3",))]
+    assert read({"meta.split": "test", "hard": True}) == [("4", ("question 3",))]
+    with pytest.raises(DataError, match=r"where meta\.split = 'dev'"):
+        read({"meta.split": "dev"})
+
+
 def test_ids_name_items_where_all_have_their_own(tmp_path):
     file = tmp_path / "quiz.jsonl"
     file.write_text('{"id": "q7", "q": "x y"}\n{"id": "q8", "q": "z"}\n')

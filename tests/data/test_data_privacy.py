@@ -65,7 +65,10 @@ CLEAN = [
     "FF:FF:FF:FF:FF:FF", "total 12345678901", "GB82WEST12345698765431", "$1,234,567.89", "48 (2010) 658–667",
     "x = 8.2.4.44", "upgraded from 8.8.4.4", "version=93.184.216.34", "M2.83-2.12 3.51.98.32 2.03.5 3.11",
     "call on 20240131",
-    "phone order 15880996372 shipped", "订单15880996372", "48.137154, 11.575382 (519 m) call", "RFC 7231 7.1.2",
+    "in the period (1625–1675), called", "Vol. 1 (1886–1893) text", "2018 (2018-05-21) call",
+    "call the 1996--1997 crisis",
+    "Public Law 91-135 (1969)", "Section 23-31-210", "phone order 15880996372 shipped",
+    "订单15880996372", "48.137154, 11.575382 (519 m) call", "RFC 7231 7.1.2",
     "Suite 12\nAustin, TX 78701-7734\nphone: none", "bbox 8 0 0 0 0 0 0 0 3", "x = a + 81.3209534450553",
     "passport control", "0x7fffffff 1000000000000000",
 ]  # fmt: skip

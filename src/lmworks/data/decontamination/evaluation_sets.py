@@ -31,6 +31,8 @@ class EvaluationSetConfig(Config):
     """Fields whose text identifies an item; none takes all fields that hold text. A dot goes into nested ones."""
     name: str | None = None
     """In reports; None takes the name of the file or folder."""
+    where: dict[str, str | int | bool] = Field(default_factory=dict)
+    """Values that a row's fields must have to count, such as `{split: test}`; none takes all rows."""
 
     @model_validator(mode="before")
     @classmethod
@@ -73,11 +75,12 @@ def read_evaluation_set(config: EvaluationSetConfig) -> list[EvaluationItem]:
         prefix = f"{file.relative_to(config.path).as_posix()}:" if len(files) > 1 else ""
         for number, row in enumerate(rows, 1):
             texts = tuple(_chosen(row, config.fields))
-            if texts:
+            if texts and all(_value(row, field) == wanted for field, wanted in config.where.items()):
                 items.append(EvaluationItem(config.title, f"{prefix}{row['id'] if named else number}", texts))
     if not items:
         asked = f"no row has text in the fields {', '.join(config.fields)}" if config.fields else "no row holds text"
-        raise DataError(f"evaluation set {config.path}: {asked}", "Name the fields that hold the items' text")
+        chosen = "".join(f" where {field} = {wanted!r}" for field, wanted in config.where.items())
+        raise DataError(f"evaluation set {config.path}: {asked}{chosen}", "Name the fields that hold the items' text")
     return items
 
 
@@ -140,10 +143,15 @@ def _chosen(row: Mapping[str, Any], fields: tuple[str, ...]) -> Iterator[str]:
     if not fields:
         yield from _texts(row)
     for name in fields:
-        value: Any = row
-        for part in name.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        yield from _texts(value)
+        yield from _texts(_value(row, name))
+
+
+def _value(row: Mapping[str, Any], name: str) -> Any:
+    """Of a field; a dot goes into nested ones."""
+    value: Any = row
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -23,9 +23,9 @@ _CANDIDATE = re.compile(
     re.ASCII,
 )
 _SAYS_PHONE = re.compile(
-    r"(?:\b(?:t[eé]l[eé])?(?:ph?one|fon)s?|\bt[eé]l|\bmobile?|\bcell|\bcall(?:ed|ing)?|\bdial|\bfax|\bwhatsapp|\btext|\bsms"
-    r"|\bhotline|\breach(?:ed)?|\banswer(?:ing|ed)? at|\bcontact|\bring|\bhandy|\bph\b|\bmob\b|\bgsm\b"
-    r"|\brufnummer|\banruf|\bappele[rz]|\bm[oó]vil|\bcelular|\bllam[ae]|\bcellulare|\bchiama|\bligue|\bbellen|\bkomórk"
+    r"(?:\b(?:t[eé]l[eé])?(?:ph?one|fon)s?|\bt[eé]l\b|\bmobile?|\bcell\b|\bcall(?:ing)?\b|\bcalled at|\bdial|\bfax"
+    r"|\bwhatsapp|\btext\b|\bsms|\bhotline|\breach(?:ed)?\b|\banswer(?:ing|ed)? at|\bcontact|\bring\b|\bhandy"
+    r"|\bph\b|\bmob\b|\bgsm\b|\brufnummer|\banruf|\bappele[rz]|\bm[oó]vil|\bcelular|\bllam[ae]|\bcellulare|\bchiama|\bligue|\bbellen|\bkomórk"
     r"|телефон|\bтел\b|\bмоб|звони|τηλ|טלפון|هاتف|جوال|फ़ोन|मोबाइल|điện thoại|โทร"
     r"|[电電][话話]|手[机機]|[联聯][系絡络]方式|[联聯]絡|传真|傳真|微信|座机|致[电電]|[拨撥]打|携帯|전화|휴대폰|연락처|팩스)",
     re.IGNORECASE,
@@ -38,16 +38,17 @@ _CN_MOBILE = re.compile(r"(?:(?:\+|00)?86[ -]?)?1[3-9]\d[ -]?\d{4}[ -]?\d{4}")
 _OTHER_NUMBER = re.compile(
     r"(?:19|20)\d\d[-./ ](?:0?[1-9]|1[0-2])[-./ ](?:0?[1-9]|[12]\d|3[01])\b"  # a date
     r"|(?:0?[1-9]|[12]\d|3[01])[-./ ](?:0?[1-9]|[12]\d|3[01])[-./ ](?:19|20)\d\d\b"
-    r"|(?:1[5-9]|20)\d\d ?[-–/] ?(?:1[5-9]|20)\d\d\b"  # years
-    r"|\d+ ?\((?:1[5-9]|20)\d\d\)"  # volume and year of a journal
+    r"|(?:\d+ ?\()?(?:1\d|20)\d\d ?(?:--?|[–—/]) ?(?:1\d|20)\d\d\b"  # years
+    r"|(?:\d+ ?\()?(?:19|20)\d\d-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])\b"  # a day after a number
+    r"|[\d-]+ ?\((?:1\d|20)\d\d\b"  # volume and year of a journal
     r"|(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])$"
     r"|\d+\.\d{5,}(?![.\d])"  # a coordinate
     r"|(?:\+ ?)?\d+\.\d+$|(?:\d+\.){3}\d+$|\d{3}-\d\d-\d{4}$"  # a fraction, an address, a social security number
 )
 _SAYS_OTHER = re.compile(
     r"(?:\b(?:ISBN|ISSN|RFC|DOI|arXiv|PMID|OCLC)[-:：\s\d]{0,8}"
-    r"|\b(?:order|invoice|tracking|parcel|ticket|transaction|account|serial|charge|reference|ref|id)"
-    r"(?:[ _]?(?:number|no|nr|id)\b)?[\"'.:：=#\s]{0,5}"
+    r"|\b(?:order|invoice|tracking|parcel|ticket|transaction|account|serial|charge|reference|ref|id|section|code)"
+    r"(?:[ _]?(?:number|no|nr|id|ann)\b)?[\"'.:：=#\s]{0,5}"
     r"|(?:[订訂]单|單號|单号|编号|編號|流水号|序列号)[码碼]?[\"':：=#\s]{0,4})$",
     re.IGNORECASE,
 )
@@ -84,7 +85,7 @@ class PhoneSearch:
     def _is_number(self, match: re.Match[str]) -> bool:
         written = match[0]
         digits = re.sub(r"\D", "", re.split(r"\s?(?:x|ext|#)", written)[0])
-        if not 7 <= len(digits) <= 15 or len(set(digits)) < 3 or _OTHER_NUMBER.match(written):
+        if not 7 <= len(digits) <= 15 or len(set(digits)) < 3 or _OTHER_NUMBER.match(written.lstrip("(")):
             return False
         if _SAYS_OTHER.search(match.string, max(match.start() - 32, 0), match.start()):
             return False
