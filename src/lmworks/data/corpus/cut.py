@@ -21,6 +21,8 @@ class Cuts:
 
     spans: Spans
     """By the number of the document among all."""
+    characters: int = 0
+    """That the documents lose, white space that a cut leaves at an end included."""
 
     def __post_init__(self) -> None:
         texts = self.spans.texts
@@ -45,8 +47,7 @@ class Cuts:
 
     def counts(self) -> dict[str, int]:
         """Documents that lose something, and how many characters."""
-        characters = int((self.spans.ends - self.spans.begins).sum())
-        return {"documents_cut": len(self.documents()), "characters_cut": characters}
+        return {"documents_cut": len(self.documents()), "characters_cut": self.characters}
 
 
 def cut_repetitions(index: Index, decisions: Decisions, dedup: DedupConfig) -> tuple[Index, Decisions, Cuts]:
@@ -65,7 +66,8 @@ def cut_repetitions(index: Index, decisions: Decisions, dedup: DedupConfig) -> t
         records[number]["characters"], records[number]["bytes"] = len(left), len(left.encode())
         if not left:
             split[number] = LEFT_OUT
-    return replace(index, records=records), replace(decisions, split=split), cuts
+    lost = int((index.records["characters"] - records["characters"]).sum())
+    return replace(index, records=records), replace(decisions, split=split), replace(cuts, characters=lost)
 
 
 def texts_of(index: Index, numbers: Sequence[int], cuts: Cuts | None) -> Iterator[str]:
