@@ -1,13 +1,14 @@
 """Going on from a model: replay and EWC each forget less than plain training; penalties against autograd."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from train_case import Documents, tiny_model
+from train_case import Documents, tiny_config, tiny_model
 
 from lmworks.core.errors import CheckpointError, ConfigError
 from lmworks.core.lineage import write_artifact
@@ -17,8 +18,11 @@ from lmworks.objectives.causal_lm import causal_lm
 from lmworks.tokenization.training import TokenizerConfig, train_tokenizer
 from lmworks.train.anchor import AnchoredObjective, diagonal_fisher
 from lmworks.train.fisher import FisherConfig, fisher
+from lmworks.train.float8 import computing_in_float8
 from lmworks.train.moe import RoutedObjective
 from lmworks.train.pretrain import PretrainConfig, pretrain
+from lmworks.train.step import WorkingCopy
+from lmworks.train.trainer import Trainer
 
 OLD = ["the", "cat", "sat", "on", "a", "red", "mat", "and", "ran", "home"]
 NEW = ["seven", "old", "ships", "sail", "east", "past", "dark", "islands"]
@@ -117,6 +121,44 @@ def test_the_penalty_and_its_gradient_are_the_formula() -> None:
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(start[name])
+
+
+@pytest.mark.parametrize("float8", [False, True])
+def test_in_a_bfloat16_copy_distances_and_their_gradient_keep_float32(float8: bool) -> None:
+    """The weights move by less than a bfloat16 can tell; tokens pull as without the anchor."""
+    batch = PackedRows(Documents(), 32, 0).rows(0, 2)
+    gradients: list[dict[str, torch.Tensor]] = []
+    for strength in (1e-30, 5.0):
+        model = tiny_model(0)
+        start = {n: p.detach().clone() for n, p in model.named_parameters()}
+        generator = torch.Generator().manual_seed(1)
+        importance = {n: torch.rand(p.shape, generator=generator) for n, p in start.items()}
+        working = WorkingCopy(model, torch.bfloat16)
+        anchored = AnchoredObjective(causal_lm, model, strength, importance)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 1e-6
+        with computing_in_float8(working.model) if float8 else nullcontext():
+            sums = working.accumulate(anchored, [batch, batch])
+        gradients.append({n: p.grad / sums.n_targets for n, p in model.named_parameters()})
+    plain, held = gradients
+    for name, parameter in model.named_parameters():
+        pull = 5.0 * importance[name] * (parameter.detach() - start[name])
+        torch.testing.assert_close(held[name] - plain[name], pull, rtol=0.02, atol=1e-7)
+
+
+def test_a_bfloat16_run_is_held(tmp_path: Path) -> None:
+    settings = {"precision": "bfloat16", "optimizer": {"kind": "sgd", "lr": 0.01}, "checkpoint_every": 8}
+    moved = []
+    for strength in (1e-6, 100.0):
+        config, model = tiny_config(**settings), tiny_model(0)
+        start = [p.detach().clone() for p in model.parameters()]
+        objective = AnchoredObjective(causal_lm, model, strength)
+        Trainer(model, objective, PackedRows(Documents(), 32, 0), config, tmp_path / str(strength)).fit()
+        moved.append(
+            sum(float((p.detach() - s).square().sum()) for p, s in zip(model.parameters(), start, strict=True))
+        )
+    assert 0 < moved[1] < 0.2 * moved[0]
 
 
 def test_the_fisher_information_is_the_mean_squared_gradient() -> None:

@@ -89,7 +89,7 @@ class PretrainConfig(Config):
             raise ValueError("`anchor` holds a run at the weights of `init_from`; give it")
         if self.anchor is not None and self.train.precision == "float16":
             raise ValueError(
-                "`anchor` works in float32 and bfloat16; float16 scales the loss, and it must not be scaled"
+                "`anchor` works in float32, bfloat16 and float8; float16 scales the loss, and it must not be scaled"
             )
         if self.anchor is not None and self.train.parallel != ParallelConfig():
             raise ValueError("`anchor` needs all weights in one process; leave `train.parallel` out")
