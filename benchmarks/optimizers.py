@@ -39,7 +39,7 @@ from lmworks.optim.schedules import ScheduleConfig, learning_rate_factor
 GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 KINDS = ("adamw", "muon", "lion", "lamb", "soap")
 ROWS, LENGTH = 8, 128
-STEPS, QUICK_STEPS = 300, 30
+STEPS, QUICK_STEPS = 300, 20
 SEEDS, QUICK_SEEDS = 8, 5
 TUNING_SEEDS = (1000, 1001)
 EVAL_EVERY = 10

@@ -90,8 +90,9 @@ def test_a_skipped_step_and_a_spike_are_the_same_again(tmp_path: Path):
         assert found.event == next(event for event in events if event["step"] == step)
 
 
-def test_a_run_without_its_first_checkpoint_begins_at_its_beginning(tmp_path: Path):
-    config = run(tmp_path, checkpoint_every=8)
+def test_a_step_before_the_first_checkpoint_begins_at_the_beginning(tmp_path: Path):
+    config = run(tmp_path, keep_last=1)
+    assert replayed(config, tmp_path, 2).differences == {}
     with pytest.raises(CheckpointError, match="keeps no checkpoint before step 3"):
         replayed(config, tmp_path, 3)
     (tmp_path / "step-00000008").rename(tmp_path / "aside")

@@ -120,7 +120,7 @@ def replay_step(
         return {}
 
     trainer.callbacks = (after,)
-    begin = trainer.ranks.from_first(lambda: _copy(run_folder, scratch, step))
+    begin = trainer.ranks.from_first(lambda: _copy(run_folder, scratch, step, config.checkpoint_every))
     if begin is None:
         raise CheckpointError(
             f"{run_folder} keeps no checkpoint before step {step}",
@@ -163,16 +163,17 @@ def _quiet(config: TrainConfig) -> TrainConfig:
     return config.model_copy(update=changes)
 
 
-def _copy(run_folder: Path, scratch: Path, step: int) -> int | None:
+def _copy(run_folder: Path, scratch: Path, step: int, first: int) -> int | None:
     """Put the newest checkpoint before a step into a fresh folder; updates it holds.
 
-    A run that has none yet is made again from its beginning, 0; of one that has only later ones, None.
+    A run that has none yet is made again from its beginning, 0, and so is a step up to the `first` checkpoint; of a run
+    that has only later ones, None.
     """
     shutil.rmtree(scratch, ignore_errors=True)
     names = [path.name.removeprefix(PREFIX) for path in run_folder.glob(f"{PREFIX}*")]
     before = [int(name) for name in names if name.isdecimal() and int(name) < step]
     begin = max(before, default=0)
-    if names and not before:
+    if names and not before and step > first:
         return None
     scratch.mkdir()
     if before:
