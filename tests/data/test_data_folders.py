@@ -135,6 +135,17 @@ def test_archives_in_archives_are_read(tmp_path):
     assert rejections == {"a.tar!b.tgz!c.zip!d.tar": "nested archive", "a.tar!broken.zip": "archive"}
 
 
+def test_what_holds_nothing_is_named(tmp_path):
+    folder = tmp_path / "f"
+    folder.mkdir()
+    for name, content in {"a.mbox": b"no letter", "b.jsonl": b"\n\n", "c.tar": tarred({".h.txt": b"hidden"}),
+                          "d.tar": tarred({"../../e.txt": b"climbs"})}.items():  # fmt: skip
+        (folder / name).write_bytes(content)
+    documents, rejections = read(folder)
+    assert {place: item.text for place, item in documents.items()} == {"f/d.tar!../../e.txt": "climbs"}
+    assert rejections == dict.fromkeys(("f/a.mbox", "f/b.jsonl", "f/c.tar"), "empty")
+
+
 @pytest.mark.parametrize("wrap", [zipped, tarred, lambda files: tarred(files, "w:gz")])
 def test_all_that_comes_out_of_a_file_counts_once_for_all(tmp_path, monkeypatch, wrap):
     """No archive or compressed member is too large; the sum of them is."""

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -152,6 +153,19 @@ def test_a_run_killed_while_it_removes_its_workspace_leaves_nothing_that_is_half
     prepare(asked)
     assert (tmp_path / "out" / "train.jsonl").read_bytes() == before
     assert not (tmp_path / ".out.work").exists()
+
+
+def test_a_unit_may_be_cleaned_twice_at_once(inputs, tmp_path, monkeypatch):
+    """As where the worker of a killed run is still at it: who comes second finds the folder and leaves it."""
+
+    def write_last(folder, *rest, write=clean.write_unit):
+        write(folder, *rest)
+        shutil.copytree(folder, folder.with_name(folder.name[1:].partition(".tmp-")[0]))
+
+    prepare(config(inputs, tmp_path / "alone", runner={"workers": 1}))
+    monkeypatch.setattr(clean, "write_unit", write_last)
+    prepare(config(inputs, tmp_path / "out", runner={"workers": 1}))
+    assert (tmp_path / "out/train.jsonl").read_bytes() == (tmp_path / "alone/train.jsonl").read_bytes()
 
 
 def test_units_cleaned_before_are_not_cleaned_again(inputs, tmp_path, monkeypatch):

@@ -100,7 +100,12 @@ class Clean:
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir(parents=True)
             write_unit(staging, list(self._documents(unit, tally)), tally, self.dedup)
-            staging.rename(folder)
+            try:
+                staging.rename(folder)
+            except OSError:  # a worker whose run was killed went on and wrote the same
+                if not folder.exists():
+                    raise
+                shutil.rmtree(staging)
         return folder
 
     def _documents(self, unit: Unit, tally: Tally) -> Iterator[Document]:

@@ -70,13 +70,17 @@ def read_file(found: InputFile, fields: RowFields, part: Lines | None = None) ->
     if found.refused:
         yield Rejection(found.place, found.refused, found.why)
         return
+    nothing = True
     try:
         budget = Budget(found.file.stat().st_size, found.place)
         with opened(found.file) as stream:
             if part is not None:
                 stream.seek(part.begin)
             for item in _contents(stream, PurePosixPath(found.place), found.file.name, fields, budget, part):
+                nothing = False
                 yield item if isinstance(item, Rejection) else _document(item, found, fields)
+        if nothing and part is None:
+            yield Rejection(found.place, "empty", "nothing in it is a document, a row or a member to read")
     except UnreadableError as error:
         yield Rejection(found.place, error.reason, error.detail)
     except DataError as error:  # damaged, or grew beyond the bound
@@ -132,8 +136,8 @@ def _member(
     """The documents of one member; what is wrong with it does not end the archive."""
     inside = PurePosixPath(readable_name(member.replace("\\", "/").replace("\0", "")))
     path = PurePosixPath(f"{archive}!{str(inside).lstrip('/')}")
-    if any(part.startswith(".") for part in inside.parts) or not inside.name:
-        return
+    if any(part.startswith(".") and part != ".." for part in inside.parts) or not inside.name:
+        return  # hidden; what climbs out of its archive is read under its name, for nothing is unpacked to disk
     try:
         yield from _contents(content, path, inside.name, fields, budget, depth=depth)
     except UnreadableError as error:
