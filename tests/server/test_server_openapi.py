@@ -35,7 +35,7 @@ def test_the_document_describes_every_body(url):
     body = chat["requestBody"]["content"]["application/json"]["schema"]["$ref"]
     assert body.endswith("/ChatCompletionRequest")
     assert {"messages", "tools", "response_format", "top_k"} <= schemas["ChatCompletionRequest"]["properties"].keys()
-    assert schemas["ChatCompletionRequest"]["required"] == ["model", "messages"]
+    assert schemas["ChatCompletionRequest"]["required"] == ["messages"]
     assert set(chat["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
     assert chat["responses"]["4XX"]["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorBody")
     for path, operations in document["paths"].items():

@@ -18,7 +18,7 @@ FloatArray = NDArray[np.float32]
 class EmbeddingRequest(WireRequest):
     """The body of `POST /v1/embeddings`."""
 
-    model: str
+    model: str | None = None
     input: Prompts
     """One text, one list of token ids, or a list of either."""
     encoding_format: Literal["float", "base64"] | None = None

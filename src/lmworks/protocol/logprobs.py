@@ -17,6 +17,9 @@ TokenBytes = Callable[[int], bytes]
 LOWEST = -9999.0
 """Stands for minus infinity, which JSON cannot write; OpenAI's own value."""
 
+TOKEN_ID = "token_id:{}"
+"""A token's name where its text would be ambiguous; vLLM's own form."""
+
 
 class TopLogprob(WireResponse):
     """One alternative at one place. `bytes` is there because a token may be part of a character."""
@@ -65,13 +68,27 @@ PromptLogprobs = list[dict[str, PromptLogprob] | None]
 """Per token of the prompt, token ids to their log-probabilities; None for the first."""
 
 
-def chat_logprobs(entries: Sequence[TokenLogprob], token_bytes: TokenBytes) -> ChatLogprobs:
-    """Log-probabilities of generated tokens for a chat choice or chunk."""
+def chat_logprobs(
+    entries: Sequence[TokenLogprob], token_bytes: TokenBytes, *, as_token_ids: bool = False
+) -> ChatLogprobs:
+    """Log-probabilities of generated tokens for a chat choice or chunk.
+
+    Args:
+        entries: of the tokens.
+        token_bytes: a token's bytes.
+        as_token_ids: name tokens by their ids.
+    """
+
+    def named(token_id: int, logprob: float) -> TopLogprob:
+        raw = token_bytes(token_id)
+        name = TOKEN_ID.format(token_id) if as_token_ids else _text(raw)
+        return TopLogprob(token=name, logprob=_finite(logprob), bytes=list(raw))
+
     return ChatLogprobs(
         content=[
             ChatTokenLogprob(
-                **_named(entry.token_id, entry.logprob, token_bytes).model_dump(),
-                top_logprobs=[_named(token, logprob, token_bytes) for token, logprob in entry.top],
+                **named(entry.token_id, entry.logprob).model_dump(),
+                top_logprobs=[named(token, logprob) for token, logprob in entry.top],
             )
             for entry in entries
         ]
@@ -84,10 +101,11 @@ class LogprobLists:
     Args:
         token_bytes: a token's bytes.
         hidden: tokens that are not part of the choice's text.
+        as_token_ids: name tokens by their ids.
     """
 
-    def __init__(self, token_bytes: TokenBytes, hidden: Container[int] = ()) -> None:
-        self._token_bytes, self._hidden = token_bytes, hidden
+    def __init__(self, token_bytes: TokenBytes, hidden: Container[int] = (), *, as_token_ids: bool = False) -> None:
+        self._token_bytes, self._hidden, self._as_token_ids = token_bytes, hidden, as_token_ids
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._offset = 0
 
@@ -111,6 +129,8 @@ class LogprobLists:
 
     def _name(self, token: int) -> str:
         """A token as text, or as OpenAI writes parts of characters, so that no two of them share a name."""
+        if self._as_token_ids:
+            return TOKEN_ID.format(token)
         raw = self._token_bytes(token)
         try:
             return raw.decode()
@@ -131,11 +151,6 @@ def prompt_logprobs(entries: Sequence[TokenLogprob | None], token_bytes: TokenBy
         | {str(token): known(token, logprob, rank) for rank, (token, logprob) in enumerate(entry.top, 1)}
         for entry in entries
     ]
-
-
-def _named(token_id: int, logprob: float, token_bytes: TokenBytes) -> TopLogprob:
-    raw = token_bytes(token_id)
-    return TopLogprob(token=_text(raw), logprob=_finite(logprob), bytes=list(raw))
 
 
 def _text(raw: bytes) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import AliasChoices, BeforeValidator, Field, WithJsonSchema
 
 from lmworks.protocol.embeddings import EmbeddingUsage
 from lmworks.protocol.wire import WireRequest, WireResponse
@@ -46,7 +46,7 @@ Texts = Annotated[
 class RerankRequest(WireRequest):
     """The body of the rerank routes."""
 
-    model: str
+    model: str | None = None
     query: str
     documents: Annotated[list[Document], Field(min_length=1, max_length=MAX_DOCUMENTS)]
     top_n: Annotated[int | None, Field(ge=1, lt=2**31)] = None
@@ -85,9 +85,9 @@ class RerankResponse(WireResponse):
 class ScoreRequest(WireRequest):
     """The body of the score routes: one text against several, or as many pairs as texts."""
 
-    model: str
-    text_1: Texts
-    text_2: Texts
+    model: str | None = None
+    text_1: Annotated[Texts, Field(validation_alias=AliasChoices("text_1", "queries", "data_1"))]
+    text_2: Annotated[Texts, Field(validation_alias=AliasChoices("text_2", "documents", "items", "data_2"))]
 
 
 class ScoreItem(WireResponse):

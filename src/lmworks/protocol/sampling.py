@@ -5,7 +5,7 @@ OpenAI's names plus vLLM's extras. Knows no endpoint and no tokenizer.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema, field_validator
 
@@ -67,7 +67,8 @@ class StreamOptions(WireRequest):
 class SamplingFields(WireRequest):
     """Fields of both completion endpoints."""
 
-    model: str
+    model: str | None = None
+    """None asks the first model served."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int | None, Field(ge=1, le=64)] = None
@@ -92,8 +93,12 @@ class SamplingFields(WireRequest):
     allowed_token_ids: Annotated[list[TokenId] | None, Field(min_length=1)] = None
     prompt_logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
     truncate_prompt_tokens: Annotated[int | None, Field(ge=-1)] = None
-    """Keep so many of the prompt's last tokens; -1 keeps what the context holds."""
+    """Keep so many of the prompt's tokens; -1 keeps what the context holds."""
+    truncation_side: Literal["left", "right"] | None = None
+    """Where the prompt is cut; None means on the left."""
     return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+    """Name tokens `token_id:N` in log-probabilities, since texts of tokens may coincide."""
     priority: Annotated[int | None, Field(ge=-(2**31), lt=2**31)] = None
     """Lower goes first, where the engine schedules by priority."""
     cache_salt: Annotated[str | None, Field(min_length=1, max_length=256)] = None

@@ -41,6 +41,8 @@ class ResponseFormat(WireRequest):
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchemaFormat | None = None
+    object_schema: Annotated[Schema | None, Field(alias="schema")] = None
+    """Of a `json_object`, as llama.cpp and others take it."""
 
 
 class StructuredExtras(WireRequest):
@@ -97,7 +99,8 @@ class StructuredFields(WireRequest):
 
 def _of_response_format(asked: ResponseFormat) -> StructuredOutputs:
     if asked.type == "json_object":
-        return StructuredOutputs(json_object=True)
+        schema = asked.object_schema
+        return StructuredOutputs(json_object=True) if schema is None else StructuredOutputs(json_schema=schema)
     if asked.json_schema is None:
         param = "response_format.json_schema"
         raise InvalidRequestError(f"Missing required parameter: {param!r}", param=param)

@@ -55,6 +55,8 @@ def parse_request(schema: type[R], body: bytes) -> R:
         raise InvalidRequestError(f"The request body is not valid JSON: {error}", "Send UTF-8 encoded JSON") from None
     if not isinstance(values, dict):
         raise InvalidRequestError(f"The request body is a JSON {json_type(values)}", "Send a JSON object")
+    # Languages of one number type write 2 as 2.0, which JSON Schema calls an integer too.
+    values = {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in values.items()}
     for name, harmless in schema.UNSUPPORTED.items():
         if name in values and values[name] is not None and values[name] not in harmless:
             raise InvalidRequestError(

@@ -83,8 +83,8 @@ def create_app(models: Mapping[str, ServedModel], config: AppConfig, turnstile: 
         app.add_middleware(
             CORSMiddleware,
             allow_origins=config.cors_origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],  # SDKs send headers of their own
             expose_headers=["X-Request-Id"],
         )
     app.add_middleware(CommonHeaders)

@@ -205,6 +205,9 @@ class ChatWriter:
         """The chunk with the role, and what is echoed."""
         choice = ChatChunkChoice(index=index, delta=ChatDelta(role="assistant", content=self._echo))
         chunk = self._frame([choice], recording)
+        if self._asked.continuous_usage:  # what the delta holds is told, and counted, in the chunks that follow
+            before = recording.completion_tokens - len(delta.token_ids)
+            chunk.usage = Usage.of(recording.prompt_tokens, before, recording.cached_tokens)
         chunk.prompt_token_ids = list(self.job.prompts[0]) if self._asked.return_token_ids else None
         chunk.prompt_logprobs = self._prompt_logprobs(delta)
         return event(chunk.model_dump_json())
@@ -237,7 +240,11 @@ class ChatWriter:
     def _logprobs(self, entries: Sequence[TokenLogprob]) -> ChatLogprobs | None:
         if self.job.params.logprobs is None:
             return None
-        return chat_logprobs(entries, self.job.model.llm.tokenizer.token_bytes)
+        return chat_logprobs(
+            entries,
+            self.job.model.llm.tokenizer.token_bytes,
+            as_token_ids=bool(self._asked.return_tokens_as_token_ids),
+        )
 
     def _prompt_logprobs(self, said: Choice | Delta) -> PromptLogprobs | None:
         if self._asked.prompt_logprobs is None:

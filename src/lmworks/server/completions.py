@@ -77,7 +77,10 @@ class CompletionWriter:
         self._asked, self._echoes = asked, echoes
         tokenizer = job.model.llm.tokenizer
         hidden = tokenizer.special_token_ids if job.params.skip_special_tokens else frozenset()
-        self._lists = [LogprobLists(tokenizer.token_bytes, hidden) for _ in range(len(job.prompts) * job.n)]
+        self._lists = [
+            LogprobLists(tokenizer.token_bytes, hidden, as_token_ids=bool(asked.return_tokens_as_token_ids))
+            for _ in range(len(job.prompts) * job.n)
+        ]
         self._opened: set[int] = set()
 
     def opening(self, _: Recording) -> str:

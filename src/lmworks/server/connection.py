@@ -20,7 +20,13 @@ TOO_MANY = ErrorReply(
     503, "The server has too many connections. Try again later.", "server_error", None, "too_many_connections",
     {"Retry-After": "1"},
 )  # fmt: skip
-REASONS = {408: "Request Timeout", 431: "Request Header Fields Too Large", 503: "Service Unavailable"}
+NOT_HTTP = ErrorReply(400, "The request is not valid HTTP. Send HTTP/1.1.", "invalid_request_error")
+REASONS = {
+    400: "Bad Request",
+    408: "Request Timeout",
+    431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
+}
 
 
 class Connection(HttpToolsProtocol):
@@ -101,6 +107,10 @@ class Connection(HttpToolsProtocol):
             self._write_timer = None
         super().resume_writing()
 
+    def send_400_response(self, msg: str) -> None:
+        """Answer what cannot be parsed in the form that all errors have."""
+        self._refuse(NOT_HTTP)
+
     def _expect(self, seconds: float | None) -> None:
         """Set the timer for what the client owes."""
         if self._timer is not None:
@@ -112,7 +122,8 @@ class Connection(HttpToolsProtocol):
         self._expect(None)
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete:
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or not (cycle.response_started or self.pipeline):
             body = reply.to_json().encode()
             head = [f"HTTP/1.1 {reply.status} {REASONS[reply.status]}", "Content-Type: application/json"]
             head += [f"{name}: {value}" for name, value in reply.headers.items()]

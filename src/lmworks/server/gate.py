@@ -6,6 +6,7 @@ Plain ASGI, so that streams and disconnects pass through untouched. Knows no rou
 from __future__ import annotations
 
 import logging
+import re
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -22,6 +23,8 @@ PROBES = frozenset({"/live", "/ready", "/health", "/version", "/load", "/metrics
 OPEN = PROBES | {"/", "/openapi.json"}
 """What needs no key; the page's own files under `OPEN_PREFIX` do not either."""
 OPEN_PREFIX = "/page/"
+REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+"""A client's name for its request that logs can hold as it is."""
 
 
 def is_open(path: str) -> bool:
@@ -46,7 +49,7 @@ class ApiKey:
 
 
 class CommonHeaders:
-    """Adds a request id and forbids browsers to guess content types."""
+    """Adds a request id, the client's own if it sent one, and forbids browsers to guess content types."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -57,10 +60,12 @@ class CommonHeaders:
             await self._app(scope, receive, send)
             return
 
+        given = Headers(scope=scope).get("x-request-id", "")
+
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers["X-Request-Id"] = f"req_{uuid.uuid4().hex}"
+                headers["X-Request-Id"] = given if REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
                 headers["X-Content-Type-Options"] = "nosniff"
             await send(message)
 

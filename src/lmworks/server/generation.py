@@ -121,7 +121,8 @@ def new_job(
     cut = asked.truncate_prompt_tokens
     if cut is not None:
         kept = limit - (params.max_tokens or 1) if cut == -1 else cut
-        prompts = [prompt[max(0, len(prompt) - max(1, kept)) :] for prompt in prompts]
+        kept = max(1, kept)
+        prompts = [prompt[:kept] if asked.truncation_side == "right" else prompt[-kept:] for prompt in prompts]
     for prompt in prompts:
         if not prompt:
             raise InvalidRequestError("The prompt holds no tokens", "Send at least one", param=param)
@@ -153,7 +154,7 @@ def _check_ids(ids: Sequence[int], vocabulary: int, param: str) -> None:
     for token in ids:
         if not 0 <= token < vocabulary:
             raise InvalidRequestError(
-                f"Token id {token} in {param!r} is outside the vocabulary of {vocabulary}",
+                f"Token id {token} in {param!r} is out of vocabulary: there are {vocabulary} tokens",
                 f"Send ids from 0 to {vocabulary - 1}",
                 param=param,
             )
@@ -169,7 +170,9 @@ async def run(job: Job, recording: Recording) -> AsyncGenerator[tuple[int, Delta
     """
     # The model's name is part of the engine's request id, so that its telemetry can be told apart.
     name = job.model.parent or job.model.name
-    ids = [f"{name}/{job.id}-{number}" for number in range(len(job.prompts))]
+    # Clients may give two requests one id; the engine must not, or the end of one would abort the other.
+    call = uuid.uuid4().hex
+    ids = [f"{name}/{job.id}-{call}.{number}" for number in range(len(job.prompts))]
     remaining = [job.params.n] * len(ids)
     refused = False
     deltas = _searched if job.beams is not None else _one if len(ids) == 1 else _merged

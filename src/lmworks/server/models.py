@@ -15,6 +15,7 @@ from lmworks.server.state import state_of
 router = APIRouter()
 
 
+@router.get("/v1/models/", include_in_schema=False)
 @router.get("/v1/models", **described(None, ModelList))
 async def list_models(request: Request) -> Response:
     """Every served model, its other names after it."""

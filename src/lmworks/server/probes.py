@@ -1,4 +1,7 @@
-"""What machines ask a server: does it live, is it ready, what does it run, how busy is it. Knows no generation."""
+"""What machines ask a server: does it live, is it ready, what does it run, how busy is it. Knows no generation.
+
+Load balancers may ask for the head alone.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,14 @@ from lmworks.server.state import state_of
 router = APIRouter()
 
 
+@router.head("/live", include_in_schema=False)
 @router.get("/live")
 async def live() -> dict[str, str]:
     """The process answers, whatever its engines do."""
     return {"status": "ok"}
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready")
 async def ready(request: Request) -> dict[str, str]:
     """Every engine serves and the server does not drain: send requests here.
@@ -31,6 +36,7 @@ async def ready(request: Request) -> dict[str, str]:
     return await health(request)
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health")
 async def health(request: Request) -> dict[str, str]:
     """Every engine serves.

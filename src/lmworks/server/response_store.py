@@ -36,29 +36,30 @@ class ResponseStore:
 
     def __init__(self, max_responses: int = MAX_RESPONSES, max_characters: int = MAX_CHARACTERS) -> None:
         self._max_responses, self._max_characters = max_responses, max_characters
-        self._stored: OrderedDict[str, StoredResponse] = OrderedDict()
+        self._stored: OrderedDict[tuple[str, str], StoredResponse] = OrderedDict()
+        """By owner and id, for clients may choose ids."""
         self._size = 0
 
     def put(self, response_id: str, stored: StoredResponse) -> None:
         """Remember a response, and forget the oldest where there are too many."""
-        self._forget(response_id)
-        self._stored[response_id] = stored
+        key = stored.owner, response_id
+        self._forget(key)
+        self._stored[key] = stored
         self._size += stored.size
         while len(self._stored) > self._max_responses or (self._size > self._max_characters and len(self._stored) > 1):
             self._forget(next(iter(self._stored)))
 
     def get(self, response_id: str, owner: str) -> StoredResponse | None:
         """A client's own response, if it is still there."""
-        stored = self._stored.get(response_id)
-        return stored if stored is not None and stored.owner == owner else None
+        return self._stored.get((owner, response_id))
 
     def delete(self, response_id: str, owner: str) -> bool:
         """Forget a client's own response; whether it was there."""
         found = self.get(response_id, owner) is not None
         if found:
-            self._forget(response_id)
+            self._forget((owner, response_id))
         return found
 
-    def _forget(self, response_id: str) -> None:
-        stored = self._stored.pop(response_id, None)
+    def _forget(self, key: tuple[str, str]) -> None:
+        stored = self._stored.pop(key, None)
         self._size -= 0 if stored is None else stored.size

@@ -72,12 +72,14 @@ class ServerState:
         self.journal.close()
         self.files.close()
 
-    def model(self, name: str) -> ServedModel:
-        """The served model of that name or alias, or the loaded adapter.
+    def model(self, name: str | None) -> ServedModel:
+        """The served model of that name or alias, or the loaded adapter; without a name the first model.
 
         Raises:
             ModelNotFoundError: there is none.
         """
+        if not name:
+            return next(iter(self.models.values()))
         for model in self.models.values():
             if name == model.name or name in model.aliases:
                 return model

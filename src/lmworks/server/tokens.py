@@ -37,7 +37,7 @@ async def detokenize(request: Request) -> Response:
 @router.get("/tokenizer_info")
 async def tokenizer_info(request: Request) -> dict[str, Any]:
     """What `tokenizer_config.json` says of the first model, with its chat template."""
-    tokenizer = _model(state_of(request), None).llm.tokenizer
+    tokenizer = state_of(request).model(None).llm.tokenizer
     return {**tokenizer.definition.config, "chat_template": tokenizer.chat_template}
 
 
@@ -48,7 +48,7 @@ async def create_tokens(state: ServerState, body: bytes, _: Caller) -> TokenizeR
         InvalidRequestError: the body is impossible, or the chat template refuses the conversation.
     """
     asked = parse_request(TokenizeRequest, body)
-    model = _model(state, asked.model)
+    model = state.model(asked.model)
     tokens = await asyncio.to_thread(_encode, model, asked)
     return TokenizeResponse(
         count=len(tokens),
@@ -67,12 +67,8 @@ async def create_text(state: ServerState, body: bytes, _: Caller) -> DetokenizeR
         InvalidRequestError: the body is impossible.
     """
     asked = parse_request(DetokenizeRequest, body)
-    tokenizer = _model(state, asked.model).llm.tokenizer
+    tokenizer = state.model(asked.model).llm.tokenizer
     return DetokenizeResponse(prompt=await asyncio.to_thread(tokenizer.decode, asked.tokens, False))
-
-
-def _model(state: ServerState, name: str | None) -> ServedModel:
-    return state.model(name if name is not None else next(iter(state.models)))
 
 
 def _encode(model: ServedModel, asked: TokenizeRequest) -> list[int]:
