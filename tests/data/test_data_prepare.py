@@ -197,6 +197,20 @@ def test_each_input_is_cleaned_by_its_own_rules(tmp_path, folder):
     assert report["sources"]["code"]["documents"] == 1
 
 
+def test_pages_fetched_twice_are_not_called_near(tmp_path):
+    pages = [("a", essay(1)), ("a/", essay(2)), ("b", essay(3)), ("c", essay(3) + " Once more.")]
+    lines = [{"text": text, "url": f"https://www.x.org/{page}?utm_source={len(text)}"} for page, text in pages]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    values = {"inputs": [str(tmp_path / "in.jsonl")], "output": str(tmp_path / "c"), "preset": "none"}
+    prepare(PrepareConfig.parse({**values, "dedup": {"url": True}, "validation_fraction": 0}))
+    report = json.loads((tmp_path / "c/report.json").read_text())
+    dropped = {row["name"]: row["dropped"] for row in report["funnel"]}
+    assert dropped == {"rules": 0, "exact duplicates": 0, "address duplicates": 1, "near duplicates": 1}
+    assert [len(report["duplicates"][why]) for why in ("exact", "address", "near")] == [0, 1, 1]
+    assert report["counts"]["address_duplicates"] == 1
+    assert "dropped as address duplicate" in (tmp_path / "c/report.html").read_text()
+
+
 def test_what_is_cut_counts_the_white_space_that_goes_with_it(tmp_path):
     texts = ["a run of words that comes twice", "a run of words that comes twice and the rest of it"]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))

@@ -29,7 +29,7 @@ from lmworks.data.steps import Tally, shown
 FUNNEL = ("pii", "license", "language", "rules", "words", "quality", "perplexity", "decontaminate")
 """What drops single documents, in the order in which they meet it; presets are the `rules`."""
 KEPT_SAMPLES = 6
-PAIR_SAMPLES = {"exact": 3, "near": 6, "semantic": 6}
+PAIR_SAMPLES = {"exact": 3, "address": 3, "near": 6, "semantic": 6}
 _NAMES = {TRAIN: "train", VALIDATION: "validation"}
 _SHOWN_DOMAINS = 40
 _BAR_WIDTH, _PLOT_HEIGHT = 36, 140
@@ -68,9 +68,13 @@ class Findings:
         self._cuts = cuts
         replaced = decisions.winners != np.arange(len(decisions.winners))
         dropped = np.flatnonzero(replaced)
-        exact = decisions.groups.exact
-        same = exact[dropped] == exact[decisions.winners[dropped]]
-        self._duplicates = {"exact": dropped[same], "near": dropped[~same]}
+        groups, kept = decisions.groups, decisions.winners[dropped]
+        same = groups.exact[dropped] == groups.exact[kept]
+        fetched_twice = ~same & (groups.url[dropped] == groups.url[kept])
+        self._duplicates = {"exact": dropped[same]}
+        if fetched_twice.any():
+            self._duplicates["address"] = dropped[fetched_twice]
+        self._duplicates["near"] = dropped[~same & ~fetched_twice]
         self._winners = decisions.winners.copy()
         self._cosine: dict[int, float] = {}
         if (meanings := decisions.semantic) is not None:
