@@ -357,3 +357,31 @@ def test_stepwise_rows_hold_their_steps():
     row = parse_row(TRL_ROWS["stepwise"])
     assert row == StepwiseRow("q", ("a", "b"), (True, False))
     assert row.contents == {"prompt": "q", "completions[0]": "a", "completions[1]": "b"}
+
+
+TURNS = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+
+
+@pytest.mark.parametrize("value", [
+    {"conversations": TURNS, "kto_tag": False},
+    {"instruction": "q", "input": "", "output": "a", "kto_tag": False},
+])  # fmt: skip
+def test_answers_tagged_as_bad_are_not_answers_to_learn(value):
+    """LLaMA-Factory's label for KTO makes a row what `label` makes it."""
+    asked, answer = ({"role": role, "content": text} for role, text in (("user", "q"), ("assistant", "a")))
+    assert parse_row(value) == parse_row({"prompt": [asked], "completion": [answer], "label": False})
+    with pytest.raises(RowFault, match="'kto_tag' is 'false'"):
+        parse_row({**value, "kto_tag": "false"})
+
+
+@pytest.mark.parametrize("media", [{"images": ["a.png"]}, {"image": "a.png"}, {"videos": [{"path": "b.mp4"}]}])
+def test_rows_with_more_than_text_are_refused(media):
+    with pytest.raises(RowFault, match="only text"):
+        parse_row({"conversations": TURNS, **media})
+    assert parse_row({"conversations": TURNS, **{field: [] for field in media}})
+
+
+def test_conversations_of_messages_are_read():
+    """Many files keep `role` and `content` under ShareGPT's name."""
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    assert parse_row({"conversations": messages}) == parse_row({"conversations": TURNS})

@@ -11,13 +11,13 @@ from typing import Any
 
 from lmworks.core.messages import Message
 from lmworks.data.rows.turns import read_turns
-from lmworks.data.rows.values import CompletionRow, PreferenceRow, Row, RowFault
+from lmworks.data.rows.values import CompletionRow, LabeledRow, PreferenceRow, Row, RowFault, read_label
 
 _FIELDS = ("instruction", "input", "output", "system", "history")
 
 
 def read(fields: Mapping[str, Any], tools: tuple[Mapping[str, Any], ...]) -> Row:
-    """A prompt and its completion, or a preference where `chosen` and `rejected` are given."""
+    """A prompt and its completion, or a preference where `chosen` and `rejected` are given, or labeled by `kto_tag`."""
     for name in ("instruction", "input", "output", "system"):
         if not isinstance(fields.get(name, ""), str):
             raise RowFault("malformed", f"{name!r} is a {type(fields[name]).__name__}, not a text")
@@ -36,6 +36,9 @@ def read(fields: Mapping[str, Any], tools: tuple[Mapping[str, Any], ...]) -> Row
             raise RowFault("malformed", "'chosen' is given without 'rejected'")
         chosen, rejected = (_answer(extra.pop(name), name) for name in ("chosen", "rejected"))
         return PreferenceRow(messages, chosen, rejected, tools=tools, extra=extra)
+    if "kto_tag" in extra:
+        label = read_label(extra.pop("kto_tag"), "kto_tag")
+        return LabeledRow(messages, _answer(fields["output"], "output"), label, tools=tools, extra=extra)
     return CompletionRow(messages, _answer(fields["output"], "output"), tools=tools, extra=extra)
 
 

@@ -3,8 +3,8 @@
 | layout | fields |
 |---|---|
 | `trl` | `text`, `messages`, `prompt`, `prompt`+`completion`, `chosen`+`rejected`, `label`, `completions`+`labels` |
-| `sharegpt` | `conversations` of `from`/`value`, `system`, `tools`; with `chosen`/`rejected` a preference |
-| `alpaca` | `instruction`, `input`, `output`, `system`, `history`; with `chosen`/`rejected` a preference |
+| `sharegpt` | `conversations` of `from`/`value`, `system`, `tools`; `chosen`+`rejected` or `kto_tag` beside them |
+| `alpaca` | `instruction`, `input`, `output`, `system`, `history`; likewise |
 | `openai` | `messages`, `tools`; `input`/`preferred_output`/`non_preferred_output` |
 
 A row of verl (`data_source`, `prompt`, `reward_model`…) is a prompt with further fields. Knows no file.
@@ -29,6 +29,7 @@ from lmworks.data.rows.values import (
     RowFault,
     StepwiseRow,
     TextRow,
+    read_label,
 )
 
 Layout = Literal["trl", "openai", "sharegpt", "alpaca"]
@@ -43,6 +44,8 @@ TYPES: tuple[tuple[str, ...], ...] = (
     ("prompt",),
 )
 """Fields by which a row of `trl` is known, the first that fit."""
+_MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+"""Fields in which rows hold what their marks, such as `<image>`, stand for."""
 _OPENAI = ("input", "preferred_output", "non_preferred_output")
 
 
@@ -55,6 +58,8 @@ def parse_row(value: object) -> Row:
     if not isinstance(value, Mapping):
         raise RowFault("malformed", f"the row is a {type(value).__name__}, not an object")
     fields = {str(key): inner for key, inner in value.items() if inner is not None}
+    if media := [name for name in _MEDIA if fields.get(name)]:
+        raise RowFault("not text", f"the row has {media[0]!r}; only text can be tuned on")
     tools = _tools(fields.pop("tools", None))
     if "conversations" in fields:
         return sharegpt.read(fields, tools)
@@ -129,7 +134,7 @@ def _trl(names: tuple[str, ...], fields: dict[str, Any], tools: tuple[Mapping[st
             raise RowFault("empty turn", "'completions' is empty")
         read = tuple(_content(step, f"completions[{number}]") for number, step in enumerate(steps))
         row: Row = StepwiseRow(
-            _content(fields["prompt"], "prompt"), read, tuple(_label(one, "labels") for one in labels), **common
+            _content(fields["prompt"], "prompt"), read, tuple(read_label(one, "labels") for one in labels), **common
         )
     elif "chosen" in names:
         row = _preference(fields, common)
@@ -142,7 +147,7 @@ def _trl(names: tuple[str, ...], fields: dict[str, Any], tools: tuple[Mapping[st
     else:
         contents = [_content(fields[name], name) for name in names if name != "label"]
         if "label" in names:
-            row = LabeledRow(contents[0], contents[1], _label(fields["label"], "label"), **common)
+            row = LabeledRow(contents[0], contents[1], read_label(fields["label"], "label"), **common)
         else:
             row = CompletionRow(*contents, **common) if len(contents) == 2 else PromptRow(*contents, **common)
     forms = {name: isinstance(content, str) for name, content in row.contents.items()}
@@ -204,12 +209,6 @@ def _write_openai(row: Row) -> dict[str, Any]:
 
 def _content(value: object, field: str) -> Content:
     return value if isinstance(value, str) else read_turns(value, field)
-
-
-def _label(value: object, field: str) -> bool:
-    if not isinstance(value, bool):
-        raise RowFault("label", f"{field!r} is {value!r}, not true or false")
-    return value
 
 
 def _tools(value: object) -> tuple[Mapping[str, Any], ...]:

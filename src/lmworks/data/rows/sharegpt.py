@@ -12,7 +12,7 @@ from typing import Any
 from lmworks.core.config import nearest
 from lmworks.core.messages import Message
 from lmworks.data.rows.turns import read_turns
-from lmworks.data.rows.values import CompletionRow, PreferenceRow, Row, RowFault, TextRow
+from lmworks.data.rows.values import CompletionRow, LabeledRow, PreferenceRow, Row, RowFault, TextRow, read_label
 
 _ROLES = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant",
@@ -22,7 +22,7 @@ _WRITTEN = {"user": "human", "assistant": "gpt", "system": "system", "tool": "ob
 
 
 def read(fields: Mapping[str, Any], tools: tuple[Mapping[str, Any], ...]) -> Row:
-    """A conversation, or a preference where `chosen` and `rejected` are given."""
+    """A conversation, or a preference where `chosen` and `rejected` are given, or an answer labeled by `kto_tag`."""
     turns = fields["conversations"]
     if not isinstance(turns, list):
         raise RowFault("malformed", f"'conversations' is a {type(turns).__name__}, not a list of turns")
@@ -32,6 +32,11 @@ def read(fields: Mapping[str, Any], tools: tuple[Mapping[str, Any], ...]) -> Row
     if "chosen" in extra and "rejected" in extra:
         answers = [read_turns([_turn(0, extra.pop(name))], name) for name in ("chosen", "rejected")]
         return PreferenceRow(messages, *answers, tools=tools, extra=extra)
+    if "kto_tag" in extra:
+        if len(messages) < 2 or messages[-1].role != "assistant":
+            raise RowFault("label", "'kto_tag' is given, but the last turn is no answer to anything")
+        label = read_label(extra.pop("kto_tag"), "kto_tag")
+        return LabeledRow(messages[:-1], messages[-1:], label, tools=tools, extra=extra)
     return TextRow(messages, tools=tools, extra=extra)
 
 
@@ -50,6 +55,8 @@ def write(row: Row) -> dict[str, Any]:
 
 
 def _turn(number: int, turn: object) -> dict[str, Any]:
+    if isinstance(turn, Mapping) and {"role", "content"} <= set(turn) and "from" not in turn:
+        return dict(turn)  # turns of `messages` under the name of the layout
     if not isinstance(turn, Mapping) or not {"from", "value"} <= set(turn):
         raise RowFault("malformed", f"turn {number} has no 'from' and 'value'")
     strange = sorted(key for key in turn if key not in ("from", "value", "weight") and turn[key] is not None)

@@ -32,6 +32,17 @@ class RowFault(ValueError):
         super().__init__(message)
 
 
+def read_label(value: object, field: str) -> bool:
+    """Whether an answer or a step is good; numbers and words are refused, for what they mean differs.
+
+    Raises:
+        RowFault: it is neither true nor false.
+    """
+    if not isinstance(value, bool):
+        raise RowFault("label", f"{field!r} is {value!r}, not true or false")
+    return value
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row(ABC):
     """Of any type."""
