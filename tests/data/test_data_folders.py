@@ -81,12 +81,14 @@ def test_links_pipes_and_odd_names_are_named(tmp_path, monkeypatch):
     (folder / "circle").symlink_to(folder)
     (folder / "self.txt").symlink_to(folder / "self.txt")
     (folder / "gone.jsonl").symlink_to(folder / "nowhere")
+    (folder / "memory.txt").symlink_to("/proc/self/mem")
     (folder / "too.txt").symlink_to(folder / "real/a.txt")
     (folder / os.fsdecode(b"bad\xff.txt")).write_text("other words")
     documents, rejections = read(folder)
     assert set(documents) == {"f/real/a.txt", "f/too.txt", "f/bad\\xff.txt"}
     assert rejections == {
-        "f/b.jsonl": "not a file", "f/circle": "link", "f/self.txt": "unreadable", "f/gone.jsonl": "unreadable"
+        "f/b.jsonl": "not a file", "f/circle": "link", "f/self.txt": "unreadable", "f/gone.jsonl": "unreadable",
+        "f/memory.txt": "unreadable",
     }  # fmt: skip
     units = units_of(resolve_inputs([InputConfig(path=folder)], Treatment("prose", None, RowFields())))
     assert [unit.fingerprint() for unit in units] == [unit.fingerprint() for unit in units]

@@ -225,8 +225,10 @@ def hash_files(folder: Path, *, sync: bool = False, known: Mapping[str, str] | N
             sync_file(file)
         try:
             hashes[name] = sha256(file)
-        except PermissionError:  # of a user's folder: what cannot be read was not used either
-            hashes[name] = "unreadable"
+        except OSError:
+            if sync:
+                raise
+            hashes[name] = "unreadable"  # in a user's folder: it was not used either
     return dict(sorted(hashes.items()))
 
 
