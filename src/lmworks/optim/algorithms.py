@@ -16,6 +16,7 @@ from torch import nn
 from lmworks.core.config import Config
 from lmworks.optim.lamb import Lamb
 from lmworks.optim.lion import Lion
+from lmworks.optim.shards import layout
 from lmworks.optim.soap import LONGEST_SIDE, SIDES, Soap
 
 Rate = Annotated[float, Field(gt=0)]
@@ -87,6 +88,11 @@ def _always(*slots: str) -> Callable[[nn.Parameter, OptimizerConfig], frozenset[
     return lambda _parameter, _config: frozenset(slots)
 
 
+def _are_whole(groups: list[dict[str, Any]]) -> bool:
+    """Whether no parameter is divided among processes, for which torch has no fused SGD."""
+    return all(layout(parameter) is None for group in groups for parameter in group["params"])
+
+
 def _sgd_slots(_parameter: nn.Parameter, config: OptimizerConfig) -> frozenset[str]:
     return frozenset({"momentum_buffer"} if config.momentum else ())
 
@@ -112,7 +118,9 @@ ALGORITHMS: dict[str, Algorithm] = {
         entrywise=True,
     ),
     "sgd": Algorithm(
-        lambda groups, c: torch.optim.SGD(groups, momentum=c.momentum, fused=True), _sgd_slots, entrywise=True
+        lambda groups, c: torch.optim.SGD(groups, momentum=c.momentum, fused=_are_whole(groups)),
+        _sgd_slots,
+        entrywise=True,
     ),
     "adafactor": Algorithm(lambda groups, _c: torch.optim.Adafactor(groups), _adafactor_slots),
     "muon": Algorithm(
