@@ -17,7 +17,7 @@ LARGEST = ("96x3", "120")
 
 
 def write_text(folder: Path) -> None:
-    """The reference manual of Python: half a megabyte of prose wherever Python is. Every sixteenth topic is held out."""
+    """The reference manual of Python: half a megabyte of prose wherever Python is. Every 16th topic is held out."""
     with write_artifact(folder / "corpus", "corpus", config={}) as writer:
         for split in ("train", "validation"):
             with (writer.folder / f"{split}.jsonl").open("w", encoding="utf-8") as file:
