@@ -142,6 +142,7 @@ def test_every_state_moves_to_another_optimizer_bit_for_bit(kind: str, bits: int
 def test_every_optimizer_finds_the_minimum_of_a_bowl(kind: str):
     g = torch.Generator().manual_seed(0)
     model = nn.Linear(8, 8, bias=False)
+    nn.init.uniform_(model.weight, -0.35, 0.35, generator=g)
     target = torch.randn(8, 8, generator=g)
     lr = {"sgd": 0.02, "adafactor": 0.3, "lion": 0.1, "lamb": 0.1, "muon": 0.05}.get(kind, 0.1)
     config = OptimizerConfig(kind=kind, lr=lr, matrix_lr=0.2 if kind == "muon" else None, weight_decay=0)
