@@ -1,9 +1,10 @@
 """A server under load: tokens a second and waiting times, with 8-bit weights from the file that llama.cpp reads.
 
-Prompts of token ids, answers of a fixed length, greedily chosen and streamed. The client runs on the same machine and
-takes its share of the processor from every server alike.
+vLLM's CPU build has no such weights: it is met apart, both sides in bfloat16. Prompts of token ids, answers of a fixed
+length, greedily chosen and streamed. The client runs on the same machine and takes its share of the processor from
+every server alike.
 
-    python benchmarks/serve_load.py [--quick] [--save] [--model FILE.gguf]
+    python benchmarks/serve_load.py [--quick] [--save] [--beside vllm] [--model FILE.gguf]
 """
 
 from __future__ import annotations
@@ -61,14 +62,19 @@ def measure(servers: Sequence[Server], given: list[dict[str, Any]], rounds: int)
 
 def main() -> None:
     """Measure, show, and print the report as one line of JSON."""
-    options = arguments(__doc__.split("\n")[0]).parse_args()
+    parser = arguments(__doc__.split("\n")[0])
+    parser.add_argument("--beside", choices=("llama.cpp", "vllm"), default="llama.cpp", help="the peer")
+    options = parser.parse_args()
     checkpoints = Checkpoints(options.model)
-    file = checkpoints.gguf("Q8_0")
-    servers = [our_server(file), llama_server(file, threads=2)]
-    if (vllm := vllm_server(checkpoints.folder())) is not None:
-        servers.append(vllm)
+    if options.beside == "vllm":
+        folder = checkpoints.folder()
+        servers = [our_server(folder, "--engine.dtype", "bfloat16"), vllm_server(folder)]
+    else:
+        file = checkpoints.gguf("Q8_0")
+        servers = [our_server(file), llama_server(file, threads=2)]
     rounds = options.rounds or (1 if options.quick else 5)
-    finish("serve_load", list(measure(servers, cases(quick=options.quick), rounds)), save=options.save)
+    name = "serve_load" if options.beside == "llama.cpp" else f"serve_load_{options.beside}"
+    finish(name, list(measure(servers, cases(quick=options.quick), rounds)), save=options.save)
 
 
 if __name__ == "__main__":

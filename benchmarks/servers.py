@@ -122,11 +122,15 @@ def llama_server(gguf: str, threads: int) -> Server:
     return Server(f"llama.cpp server, threads: {threads}", [str(binary), "--model", gguf, *words])
 
 
-def vllm_server(folder: str) -> Server | None:
-    """The CPU build of vLLM in bfloat16 with two threads; None where it is not installed."""
+def vllm_server(folder: str) -> Server:
+    """The CPU build of vLLM in bfloat16 with two threads.
+
+    Raises:
+        RuntimeError: it is not installed.
+    """
     python = Path(os.environ.get("LMWORKS_VLLM", HERE.parent / ".vllm")) / "bin" / "python"
     if not python.exists():
-        return None
+        raise RuntimeError(f"there is no {python}; see benchmarks/README.md")
     words = ["-m", "vllm.entrypoints.openai.api_server", "--model", folder, "--served-model-name", MODEL]
     words += ["--dtype", "bfloat16", "--max-num-seqs", str(STREAMS), "--max-model-len", "2048", "--port", "{port}"]
     offline = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1"}
