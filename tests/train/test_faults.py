@@ -21,9 +21,9 @@ from lmworks.train.trainer import Trainer
 QUICK = {"watchdog": {"report_after_seconds": 1.0, "interval_seconds": 0.1}, "stragglers_every": 4}
 
 
-def trainer(folder: Path, faults: dict, **changes) -> Trainer:
+def trainer(folder: Path, faults: dict, times: int | None = None, **changes) -> Trainer:
     config = tiny_config(parallel={"data": 2}, watch=QUICK, **changes)
-    injected = FaultInjector(tiny_rows(config), causal_lm, faults)
+    injected = FaultInjector(tiny_rows(config), causal_lm, faults, times=times)
     return Trainer(tiny_model(config.seed), injected, injected, config, folder)
 
 
@@ -38,6 +38,7 @@ def nan_on_one_rank(folder: Path) -> tuple[str, str, int]:
         folder / "skip", {22: nan_loss, 50: spike(5.0)}, steps=16,
         guard={"nonfinite": "skip", "spike": "skip", "window": 8, "threshold": 40.0},
     ).fit()  # fmt: skip
+    trainer(folder / "once", {22: nan_loss}, times=1, guard={"nonfinite": "skip"}).fit()
     return halted, type(result).__name__, result.step
 
 
@@ -48,6 +49,8 @@ def test_nan_or_a_spike_on_one_rank_is_decided_by_all_and_names_rank_and_row(tmp
     events = read_events(tmp_path / "skip" / "events.jsonl")
     assert [(e["step"], e["culprits"], e["culprit_ranks"]) for e in events] == [(6, [22], [1]), (13, [50], [1])]
     assert len(read_metrics(tmp_path / "skip" / "metrics.jsonl")) == 16
+    (event,) = read_events(tmp_path / "once" / "events.jsonl")  # the rank's own fault: its rows are good afterwards
+    assert (event["step"], event["culprits"], event["culprit_ranks"]) == (6, [], [1])
 
 
 def a_stall(folder: Path) -> float:

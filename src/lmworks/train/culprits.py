@@ -1,9 +1,9 @@
-"""Which rows made a step go wrong: the loss of each alone, after the fact. Knows no trainer and changes nothing."""
+"""Which rows, or which ranks, made a step go wrong, found after the fact. Knows no trainer and changes nothing."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lmworks.nn.batch import Batch
 from lmworks.train.step import Objective, Working
@@ -57,3 +57,25 @@ def culprits(measured: Iterable[Mapping[int, tuple[float, float]]]) -> list[int]
     middle = sorted(losses.values())[len(losses) // 2]
     high = [number for number, loss in losses.items() if loss > 1.5 * middle]
     return sorted(sorted(high, key=losses.__getitem__, reverse=True)[:MOST])
+
+
+def culprit_ranks(bad: Sequence[int], measured: Sequence[RowSums], finite: Sequence[bool]) -> list[int]:
+    """Ranks that have the bad rows; where no row is bad, those whose loss alone was not finite in the step.
+
+    Args:
+        bad: the culprits.
+        measured: what each rank found.
+        finite: by rank, whether its share of the step's loss was. Weights that are bad are so on all ranks.
+    """
+    if bad:
+        return [rank for rank, found in enumerate(measured) if not found.keys().isdisjoint(bad)]
+    return [rank for rank, good in enumerate(finite) if not good] if any(finite) else []
+
+
+def blame(bad: Sequence[int], ranks: Sequence[int], world_size: int) -> str:
+    """The end of a sentence that names rows and ranks; "" where nobody is to blame."""
+    named = f"; bad rows: {', '.join(map(str, bad))}" if bad else ""
+    if world_size == 1 or not ranks:
+        return named
+    who = f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"
+    return f"{named} ({who})" if bad else f"; it was so on {who} alone, whose rows are good when read again"

@@ -5,6 +5,7 @@ Knows no schedule beyond its name, and no model class.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -69,7 +70,8 @@ class PipelineStep:
             if parameter.grad is not None:
                 dist.all_reduce(parameter.grad, group=self._mesh.group("tokens"))
         loss_sum, n_targets, *metrics = map(float, totals)
-        return StepSums(loss_sum, n_targets, dict(zip(found.metrics, metrics, strict=True)))
+        metrics_by_name = dict(zip(found.metrics, metrics, strict=True))
+        return StepSums(loss_sum, n_targets, metrics_by_name, math.isfinite(found.loss_sum))
 
     def norms(self, tensors: Mapping[str, Tensor]) -> GradientNorms:
         """Of each tensor of the caller's stages, and of the whole model together."""

@@ -34,6 +34,8 @@ class StepSums:
     loss_sum: float = 0.0
     n_targets: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
+    own_loss_is_finite: bool = True
+    """Of the caller's share alone."""
 
 
 class Working(Protocol):
@@ -89,9 +91,11 @@ class LossSums:
         if not self._counted:
             return StepSums()
         names = sorted(self._metrics)
-        values = [*torch.stack(self._counted).sum(0).unbind(), *(self._metrics[name] for name in names)]
+        counted = torch.stack(self._counted).sum(0)
+        finite = counted[0].isfinite()
+        values = [*counted.unbind(), *(self._metrics[name] for name in names)]
         loss_sum, n_targets, *metrics = (float(value) for value in over_ranks(values))
-        return StepSums(loss_sum, n_targets, dict(zip(names, metrics, strict=True)))
+        return StepSums(loss_sum, n_targets, dict(zip(names, metrics, strict=True)), bool(finite))
 
 
 class WorkingCopy:
@@ -201,6 +205,8 @@ class StepTotals:
     n_targets: float
     metrics: dict[str, float]
     """The objective's further figures, per target."""
+    own_loss_is_finite: bool
+    """Of the caller's share alone: where one rank's is not and its rows are good, the rank is to blame."""
 
 
 def accumulate_gradients(
@@ -225,7 +231,7 @@ def accumulate_gradients(
     if sums.n_targets <= 0:
         raise TrainingError(f"{where} holds no target to learn", "Check the loss weights of the data")
     metrics = {name: value / sums.n_targets for name, value in sums.metrics.items()}
-    return StepTotals(sums.loss_sum / sums.n_targets, sums.n_targets, metrics)
+    return StepTotals(sums.loss_sum / sums.n_targets, sums.n_targets, metrics, sums.own_loss_is_finite)
 
 
 @torch.no_grad()

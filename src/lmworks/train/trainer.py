@@ -33,7 +33,7 @@ from lmworks.train.callbacks import Callback, StepEnd, TellsSteps
 from lmworks.train.checkpoint import Checkpoints
 from lmworks.train.compile import running_blocks
 from lmworks.train.config import TrainConfig
-from lmworks.train.culprits import RowSums, culprits, measure_rows
+from lmworks.train.culprits import RowSums, blame, culprit_ranks, culprits, measure_rows
 from lmworks.train.float8 import computing_in_float8
 from lmworks.train.guard import Finding, StepGuard, Verdict
 from lmworks.train.interrupt import exit_code, stop_on_signals
@@ -283,6 +283,7 @@ class Trainer:
                 measure_rows(self.working, self.objective, lambda row: self._batch(row, 1, length), rows)
             )
         bad = culprits(measured)
+        ranks = culprit_ranks(bad, measured, self.ranks.everywhere(attempt.totals.own_loss_is_finite))
         event: Record = {
             "step": attempt.step + 1,
             "finding": verdict.finding.name.lower(),
@@ -291,14 +292,12 @@ class Trainer:
             "first_row": attempt.first_row,
             "last_row": attempt.first_row + attempt.rows - 1,
             "culprits": bad,
-            "culprit_ranks": [rank for rank, found in enumerate(measured) if set(bad) & found.keys()],
+            "culprit_ranks": ranks,
             "loss": attempt.totals.loss,
             "grad_norm": float(attempt.norms.total),
         }
         self.log.event(event)
-        named = f"; bad rows: {', '.join(map(str, bad))}" if bad else ""
-        if len(measured) > 1 and bad:
-            named += f" (rank{'s' * (len(event['culprit_ranks']) > 1)} {', '.join(map(str, event['culprit_ranks']))})"
+        named = blame(bad, ranks, len(measured))
         if verdict.action == "halt":
             raise TrainingError(f"{verdict.reason} at {attempt.where}{named}", _REMEDY)
         if verdict.action != "record" and verdict.finding is not Finding.OVERFLOW:
