@@ -72,8 +72,8 @@ def killed(loss: Loss) -> Loss:
 class FaultInjector:
     """Data and objective of a run in which some rows are bad. Pass it as both.
 
-    Batches are recognized by their tokens, so devices and prefetching change nothing; pieces of rows, as `context` makes
-    them, are not recognized.
+    Batches are recognized by their tokens, so devices and prefetching change nothing; pieces of rows, as `context`
+    makes them, are not recognized.
 
     Args:
         rows: the data.
