@@ -280,13 +280,13 @@ def test_shutdown_ends_open_streams_and_the_process(folder):
     pid = llm.pid
 
     async def main():
-        stream = llm.generate([5], ENDLESS)
-        await anext(stream)
+        ends = [asyncio.create_task(collect(llm, [5], ENDLESS)) for _ in range(8)]  # of which four run at a time
+        await asyncio.sleep(0)
         await asyncio.to_thread(llm.shutdown)
-        with pytest.raises(EngineError, match="shut down"):
-            await collect_rest(stream)
+        return await asyncio.gather(*ends, return_exceptions=True)
 
-    asyncio.run(main())
+    ended = asyncio.run(main())
+    assert all(isinstance(end, EngineError) and "shut down" in str(end) for end in ended[4:])
     llm.shutdown()
     assert gone(pid)
     assert llm.state == "stopped"

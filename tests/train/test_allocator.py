@@ -20,18 +20,17 @@ PROGRAM = """
         return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 
     faults_of_a_step()
-    begun = resident()
+    before = faults_of_a_step()
     with keeping_freed_memory():
         faults_of_a_step()
-        again, held = faults_of_a_step(), resident() - begun
-    print(again, held, resident() - begun)
+        inside, held = faults_of_a_step(), resident()
+    print(before, inside, held - resident())
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the C library is another")
 def test_a_step_finds_the_memory_that_the_last_one_freed() -> None:
     run = subprocess.run([sys.executable, "-c", dedent(PROGRAM)], capture_output=True, text=True, check=True)
-    again, held, after = map(int, run.stdout.split())
-    assert again < 1000  # of the 32,768 pages of 128 MiB
-    assert held > 100 * 2**20
-    assert after < 32 * 2**20
+    before, inside, given_back = map(int, run.stdout.split())
+    assert inside < before / 2  # nearly always 0; the C library may find no room where the old blocks were
+    assert given_back > 64 * 2**20
