@@ -25,6 +25,7 @@ def test_proofs_hold_for_any_seed(measure, seed):
         assert row.ok, row
 
 
+@pytest.mark.slow  # `make prove` runs the proof itself
 def test_resume_is_exact_and_survives_kills():
     for row in resume_rows(kills=4):
         assert row.ok, row

@@ -211,7 +211,8 @@ _SPANS = SpanCorruptionConfig(sentinel_token_ids=SENTINELS, noise_density=0.2)
 _MODES = UL2Config(sentinel_token_ids=SENTINELS * 3, mode_token_ids={"R": TOKENS, "S": TOKENS + 1, "X": TOKENS + 2})
 _NEAREST = partial(info_nce, temperature=0.5)
 """The usual temperature of 0.05 magnifies the rounding of cosines twentyfold."""
-_CROSS = {"pipeline": "encoder and decoder cannot be cut", "context": "attends to an encoder's output"}
+_CROSS = {"pipeline": "encoder and decoder cannot be cut", "context": "its tokens cannot be split"}
+"""The ring meets the trained bias of the encoder's scores first, Ulysses the decoder that attends to the encoder."""
 _DECODER = _model(decoder_config)
 _MASKED = _model(partial(_encoder_config, head=MaskedLMHead()))
 
