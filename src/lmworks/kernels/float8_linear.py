@@ -43,7 +43,7 @@ def float8_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     rows = x.reshape(-1, x.shape[-1])
     # The gradient of the weight sums over rows; rows of zeros add nothing to it.
     whole = F.pad(rows, (0, 0, 0, -len(rows) % ALIGNMENT)) if len(rows) % ALIGNMENT else rows
-    y: Tensor = _Float8Linear.apply(whole, weight)  # type: ignore[no-untyped-call]
+    y: Tensor = _Float8Linear.apply(whole, weight)  # type: ignore[no-untyped-call]  # a method of torch's without types
     y = y[: len(rows)].view(*x.shape[:-1], len(weight))
     return y if bias is None else y + bias
 
