@@ -11,9 +11,11 @@ from tiny_tokenizers import save
 from lmworks.cli.main import cli
 from lmworks.core.config import load_yaml
 from lmworks.core.errors import ConfigError
+from lmworks.core.generation import Document
 from lmworks.core.lineage import write_artifact
 from lmworks.data.corpus.clean import domain_of
-from lmworks.data.corpus.prepare import PrepareConfig, prepare
+from lmworks.data.corpus.index import input_name
+from lmworks.data.corpus.prepare import SPLITS, PrepareConfig, prepare
 from lmworks.tokenization import load_tokenizer
 
 HEADINGS = ("motivation", "composition", "collection", "preprocessing", "uses", "distribution", "maintenance")
@@ -81,6 +83,32 @@ def test_distributions_tell_what_was_kept(corpus):
     for split in ("train", "validation"):
         texts = [json.loads(line)["text"] for line in (corpus / f"{split}.jsonl").read_text().splitlines()]
         assert report["tokens"][split] == sum(len(tokenizer.encode(text)) for text in texts) > 0
+    sources = report["sources"]
+    assert sources["rivers"]["pieces"] == 12
+    assert (sources["rivers"]["filtered"], sources["rivers"]["repeated"], sources["rivers"]["documents"]) == (3, 1, 8)
+    assert sum(row["tokens"] for row in sources.values()) == report["tokens"]["total"]
+    assert sum(row["bytes"] for row in sources.values()) == sum(report["counts"][f"{s}_bytes"] for s in SPLITS)
+
+
+def test_inputs_with_one_preset_and_other_bounds_are_all_told(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text(TEXT.format(name))
+    inputs = [{"path": str(tmp_path / f"{name}.txt"), "min_words": n} for name, n in (("a", 1), ("b", 90))]
+    prepare(
+        PrepareConfig.parse(
+            {"inputs": inputs, "output": str(tmp_path / "c"), "preset": "none", "validation_fraction": 0.0}
+        )
+    )
+    words = next(rule for rule in read(tmp_path / "c")["rules"] if rule["name"] == "words")
+    assert (words["low"], words["dropped"]) == ([1, 90], 1)
+    assert "1 or 90" in (tmp_path / "c/report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("source", "name"), [("books/a.txt", "books"), ("rows.jsonl:4", "rows.jsonl"), ("s3://store/a/b.txt", "store")]
+)
+def test_a_source_is_named_by_its_first_part(source, name):
+    assert input_name(Document("1", "", source, "MIT")) == name
 
 
 def test_the_data_sheet_has_every_heading_facts_and_what_people_said(corpus):

@@ -21,7 +21,7 @@ from lmworks.data.cleaning.perplexity import PerplexityStep
 from lmworks.data.cleaning.quality import QualityStep
 from lmworks.data.cleaning.rules import Broken, clean
 from lmworks.data.cleaning.word_lists import WordListStep
-from lmworks.data.corpus.index import write_unit
+from lmworks.data.corpus.index import input_name, write_unit
 from lmworks.data.corpus.inputs import Treatment
 from lmworks.data.corpus.units import Unit
 from lmworks.data.deduplication.fingerprints import DedupConfig
@@ -131,6 +131,7 @@ def cleaned(
         tally.count("lines", rule)
     pieces = divide(text, max_characters) or [""]
     tally.count("documents", "pieces", len(pieces))
+    tally.count("pieces", input_name(raw), len(pieces))
     for number, piece in enumerate(pieces):
         identity = raw.id if len(pieces) == 1 else f"{raw.id}-{number}"
         kept = _through(steps, replace(raw, id=identity, text=piece), tally)

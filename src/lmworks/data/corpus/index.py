@@ -85,7 +85,13 @@ def document_of(line: bytes) -> Document:
 
 def _labels(document: Document) -> tuple[str, str, str]:
     """Licence, the input that a document came from, and its language where a step told it."""
-    return document.license, document.source.partition("/")[0].partition(":")[0], document.meta.get("language", "")
+    return document.license, input_name(document), document.meta.get("language", "")
+
+
+def input_name(document: Document) -> str:
+    """Of the input that a document came from: the first part of its source, or the host where that is an address."""
+    scheme, _, address = document.source.partition("://")
+    return (address or scheme.partition(":")[0]).partition("/")[0]
 
 
 @dataclass(frozen=True)

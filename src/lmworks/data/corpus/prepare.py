@@ -36,9 +36,10 @@ from lmworks.data.corpus.cut import Cuts, cut_repetitions, texts_of
 from lmworks.data.corpus.data_sheet import DataSheetConfig
 from lmworks.data.corpus.decide import TRAIN, VALIDATION, Decisions, decide
 from lmworks.data.corpus.index import DOCUMENTS, TALLY, Index, document_of, line_of
-from lmworks.data.corpus.inputs import InputConfig, Treatment, resolve_inputs
+from lmworks.data.corpus.inputs import Input, InputConfig, Treatment, resolve_inputs
 from lmworks.data.corpus.meaning import SemanticConfig, SemanticDedup
-from lmworks.data.corpus.report import Findings, losses, render_html
+from lmworks.data.corpus.report import Findings, losses
+from lmworks.data.corpus.report_page import render_html
 from lmworks.data.corpus.runner import Runner, RunnerConfig, runner_of
 from lmworks.data.corpus.units import Unit, units_of
 from lmworks.data.decontamination.step import DecontaminateConfig, decontamination_steps
@@ -194,7 +195,7 @@ def prepare(config: PrepareConfig, embedder: Embedder | None = None) -> Manifest
     if config.dedup.cuts:
         index, decisions, cuts = cut_repetitions(index, decisions, config.dedup)
     findings = Findings(
-        {given.treatment.preset: given.treatment.min_words for given in inputs}, tally, index, decisions, cuts,
+        presets_of(inputs), tally, index, decisions, cuts,
         settings=config.to_dict(), sheet=config.data_sheet, inputs=[described(given.path) for given in inputs],
         tokens=None if config.tokenizer is None else count_tokens(config.tokenizer, index, decisions, cuts),
     )  # fmt: skip
@@ -228,6 +229,14 @@ def prepare(config: PrepareConfig, embedder: Embedder | None = None) -> Manifest
     return writer.manifest
 
 
+def presets_of(inputs: Sequence[Input]) -> dict[Preset, set[int | None]]:
+    """Of all inputs, each with the fewest words that they set."""
+    presets: dict[Preset, set[int | None]] = {}
+    for given in inputs:
+        presets.setdefault(given.treatment.preset, set()).add(given.treatment.min_words)
+    return presets
+
+
 def described(path: Path) -> dict[str, str]:
     """What is known of an input: where it lies and, of a fetched source, who made it and which package held it."""
     if not (path / MANIFEST).is_file():
@@ -250,13 +259,22 @@ def count_tokens(tokenizer: Path, index: Index, decisions: Decisions, cuts: Cuts
         TokenizerError: the tokenizer cannot be read.
     """
     loaded = load_tokenizer(tokenizer)
+    names, sources = index.labels["source"], index.records["source"]
     counts = {}
-    for name, split in SPLITS.items():
-        texts_left = texts_of(index, np.flatnonzero(decisions.split == split).tolist(), cuts)
-        counts[name] = 0
-        while texts := list(islice(texts_left, _TEXTS_AT_ONCE)):
-            counts[name] += sum(map(len, loaded.encode_batch(texts)))
-    return {"tokenizer": tokenizer.name, **counts, "total": sum(counts.values())}
+    by_source = np.zeros(len(names), np.int64)
+    for split_name, split in SPLITS.items():
+        numbers = np.flatnonzero(decisions.split == split)
+        texts_left = texts_of(index, numbers.tolist(), cuts)
+        lengths = np.zeros(len(numbers), np.int64)
+        for begin in range(0, len(numbers), _TEXTS_AT_ONCE):
+            texts = list(islice(texts_left, _TEXTS_AT_ONCE))
+            lengths[begin : begin + len(texts)] = [len(tokens) for tokens in loaded.encode_batch(texts)]
+        counts[split_name] = int(lengths.sum())
+        np.add.at(by_source, sources[numbers], lengths)
+    return {
+        "tokenizer": tokenizer.name, **counts, "total": sum(counts.values()),
+        "sources": dict(zip(names, by_source.tolist(), strict=True)),
+    }  # fmt: skip
 
 
 class Workspace:

@@ -1,19 +1,16 @@
-"""What happened to the documents, as JSON and as one HTML page.
+"""What happened to the documents: counts, distributions and samples, as JSON.
 
 Counts come from the tally of cleaning and from the decisions, samples are chosen by hashes, so the report depends
-neither on the order of the inputs nor on who worked. Knows no cleaning step.
+neither on the order of the inputs nor on who worked. Knows no cleaning step, and no page.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib.resources import files
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined, Template
 from numpy.typing import NDArray
 
 from lmworks.data.cleaning.filters import Preset, rules_of
@@ -31,15 +28,13 @@ FUNNEL = ("pii", "license", "language", "rules", "words", "quality", "perplexity
 KEPT_SAMPLES = 6
 PAIR_SAMPLES = {"exact": 3, "address": 3, "near": 6, "semantic": 6}
 _NAMES = {TRAIN: "train", VALIDATION: "validation"}
-_SHOWN_DOMAINS = 40
-_BAR_WIDTH, _PLOT_HEIGHT = 36, 140
 
 
 class Findings:
     """What a corpus came to.
 
     Args:
-        presets: of filter rules, each with the fewest words where they were set.
+        presets: of filter rules, each with the fewest words that inputs set; None where one takes the preset's.
         tally: of cleaning.
         index: of the cleaned documents.
         decisions: about them.
@@ -47,12 +42,12 @@ class Findings:
         settings: of the stage, as JSON.
         sheet: what people say in the data sheet.
         inputs: `name` of each and `what` is known of it.
-        tokens: `tokenizer`, and how many tokens each split has, where they were counted.
+        tokens: `tokenizer`, and how many tokens each split and each of `sources` has, where they were counted.
     """
 
     def __init__(
         self,
-        presets: Mapping[Preset, int | None],
+        presets: Mapping[Preset, Collection[int | None]],
         tally: Tally,
         index: Index,
         decisions: Decisions,
@@ -128,7 +123,7 @@ class Findings:
             "contamination": contamination_report(self._tally),
             "samples": self._samples(),
             "licenses": self._shares("license"),
-            "sources": self._shares("source"),
+            "sources": self._sources(),
             "languages": self._shares("language"),
             "quality": dict(sorted(self._tally.counts("quality").items())),
             "perplexity": dict(sorted(self._tally.counts("perplexity").items())),
@@ -160,16 +155,15 @@ class Findings:
 
     def _rules(self) -> list[dict[str, Any]]:
         """Every rule of the presets in order, and whatever else dropped documents."""
+        bounds: dict[tuple[Preset, str], tuple[set[float], set[float], str]] = {}
+        for preset, min_words in self._presets.items():
+            for rule in (rule for fewest in min_words for rule in rules_of(preset, fewest)):
+                low, high, _ = bounds.setdefault((preset, rule.name), (set(), set(), rule.source))
+                low.add(rule.low)
+                high.add(rule.high)
         rows: list[dict[str, Any]] = [
-            {
-                "preset": preset,
-                "name": rule.name,
-                "low": rule.low if math.isfinite(rule.low) else None,
-                "high": rule.high if math.isfinite(rule.high) else None,
-                "source": rule.source,
-            }
-            for preset, min_words in self._presets.items()
-            for rule in rules_of(preset, min_words)
+            {"preset": preset, "name": name, "low": _bound(low), "high": _bound(high), "source": source}
+            for (preset, name), (low, high, source) in bounds.items()
         ]
         dropped = self._tally.counts("rules")
         for key in sorted(dropped.keys() - {f"{row['preset']}/{row['name']}" for row in rows}):
@@ -208,6 +202,21 @@ class Findings:
             for number, document in zip(chosen, read, strict=True)
         ]
 
+    def _sources(self) -> dict[str, dict[str, int]]:
+        """What became of the pieces of each source, and what is left of it."""
+        read = self._tally.counts("pieces")
+        indexed = np.bincount(self._index.records["source"], minlength=len(self._index.labels["source"]))
+        passed = dict(zip(self._index.labels["source"], indexed.tolist(), strict=True))
+        tokens = {} if self._tokens is None else self._tokens["sources"]
+        shares = self._shares("source")
+        rows = {}
+        for name in sorted(read):
+            kept = shares.get(name, {"documents": 0, "bytes": 0})
+            filtered = read[name] - passed.get(name, 0)
+            counts = {"pieces": read[name], "filtered": filtered, "repeated": passed.get(name, 0) - kept["documents"]}
+            rows[name] = counts | kept | ({"tokens": tokens.get(name, 0)} if tokens else {})
+        return rows
+
     def _shares(self, label: str) -> dict[str, dict[str, int]]:
         """Documents and bytes kept, by a label."""
         names, kept = self._index.labels[label], self._index.records[self._kept]
@@ -234,6 +243,12 @@ def _most(counts: Mapping[str, int]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
+def _bound(values: Collection[float]) -> float | list[float] | None:
+    """A rule's bound; all of them where inputs differ, None where there is none."""
+    finite = sorted(value for value in values if math.isfinite(value))
+    return finite if len(finite) > 1 else next(iter(finite), None)
+
+
 def histogram(lengths: NDArray[np.int64]) -> list[dict[str, int]]:
     """Documents by length in characters, in bins whose bounds double."""
     if not len(lengths):
@@ -243,33 +258,3 @@ def histogram(lengths: NDArray[np.int64]) -> list[dict[str, int]]:
         {"from": 1 << (b - 1), "to": 1 << b, "documents": int(bins[b])}
         for b in range(int(np.flatnonzero(bins)[0]), len(bins))
     ]
-
-
-def render_html(report: Mapping[str, Any]) -> str:
-    """The report as one page that needs nothing else."""
-    most = max((b["documents"] for b in report["lengths"]), default=1)
-    bars = [
-        {**b, "x": n * _BAR_WIDTH, "height": round(_PLOT_HEIGHT * b["documents"] / most, 1)}
-        for n, b in enumerate(report["lengths"])
-    ]
-    first = max(report["counts"]["pieces"], 1)
-    funnel = [
-        {**row, "share": round(100 * row["left"] / first, 2), "lost": round(100 * row["dropped"] / first, 2)}
-        for row in report["funnel"]
-    ]
-    shares = [
-        ("Licences", "Licence", report["licenses"]),
-        ("Sources", "Source", report["sources"]),
-        ("Languages", "Language", report["languages"] if report["languages"].keys() - {""} else {}),
-    ]
-    return _template().render(
-        report=report, bars=bars, bar_width=_BAR_WIDTH, plot_height=_PLOT_HEIGHT, funnel=funnel, shares=shares,
-        shown_domains=_SHOWN_DOMAINS,
-    )  # fmt: skip
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["commas"] = lambda number: f"{number:,}"
-    return environment.from_string(files(__package__).joinpath("report.html.jinja").read_text(encoding="utf-8"))
