@@ -96,7 +96,7 @@ def our_rows(folder: Path, case: Mapping[str, Any]) -> Any:
     if len(packed) > 1:
         sources = {str(mean): {"tokens": folder / str(mean), "weight": 1 / len(stores)} for mean in case["documents"]}
         schedule = MixtureConfig.parse({"sources": sources}).schedule(
-            {str(mean): store.num_tokens for mean, store in zip(case["documents"], stores, strict=True)}, 1 << 20
+            {str(mean): rows.rows_per_epoch for mean, rows in zip(case["documents"], packed, strict=True)}, 1 << 20
         )
         return MixedRows(packed, schedule)
     return ArrangedRows(packed[0], ARRANGEMENTS[case["arranged"]], 0) if "arranged" in case else packed[0]

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmworks.core.errors import ConfigError, DataError
-from lmworks.data.tokens.mixing import WHOLE, MixedRows, MixedStage, MixingSchedule, MixtureConfig, rounded_shares
+from lmworks.data.tokens.mixing import MixedRows, MixtureConfig
 from lmworks.data.tokens.packing import PackedRows
+from lmworks.data.tokens.schedule import MixedStage, MixingSchedule
+from lmworks.data.tokens.shares import WHOLE, limited_shares, rounded_shares
 
 WIDTH = 4
 
@@ -37,7 +39,7 @@ def mixture(weights, curriculum=(), **changes):
 
 def mixed(config, total=100, seed=0, documents=20):
     rows = [PackedRows(Store(i, documents), WIDTH, seed + i) for i in range(len(config.sources))]
-    sizes = {name: r.tokens_per_epoch for name, r in zip(config.sources, rows, strict=True)}
+    sizes = {name: r.rows_per_epoch for name, r in zip(config.sources, rows, strict=True)}
     limits = [s.max_epochs for s in config.sources.values()]
     return MixedRows(rows, config.schedule(sizes, total), limits)
 
@@ -120,12 +122,43 @@ def test_each_token_of_a_source_comes_once_an_epoch():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.floats(1e-3, 1e9), min_size=1, max_size=6))
-def test_computed_shares_are_exact_to_six_decimals(amounts):
-    named = {str(i): a for i, a in enumerate(amounts)}
-    shares = rounded_shares(named)
+@given(st.lists(st.floats(1e-3, 1e9) | st.just(0.0), max_size=40), st.floats(1e-3, 1e9))
+def test_computed_shares_are_exact_to_six_decimals_and_leave_nobody_out(amounts, one):
+    amounts = [*amounts, one]
+    shares = rounded_shares({str(i): a for i, a in enumerate(amounts)})
     assert sum(shares) == WHOLE
-    assert all(abs(s - a / sum(amounts) * WHOLE) < 1 + 1e-3 for s, a in zip(shares, amounts, strict=True))
+    lifted = sum(0 < a / sum(amounts) * WHOLE < 1 for a in amounts)  # so many millionths come from the largest
+    for share, amount in zip(shares, amounts, strict=True):
+        assert (share > 0) == (amount > 0)
+        exact = amount / sum(amounts) * WHOLE
+        assert -lifted - 1 - 1e-3 < share - exact < 1 + 1e-3
+        assert share - exact > -1 - 1e-3 or share > WHOLE // (2 * len(amounts))
+
+
+def test_largest_remainders_are_rounded_up():
+    assert rounded_shares({"a": 1, "b": 1, "c": 1}, 10) == (4, 3, 3)
+    assert rounded_shares({"a": 5.6, "b": 3.3, "c": 1.1}, 10) == (6, 3, 1)
+    assert rounded_shares({"a": 0.001, "b": 0.001, "c": 9.998}, 10) == (1, 1, 8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.floats(1, 1e6), st.none() | st.integers(0, WHOLE)), min_size=1, max_size=8))
+def test_limited_shares_are_filled_and_the_rest_is_in_proportion(given_):
+    amounts = {str(i): a for i, (a, _) in enumerate(given_)}
+    limits = {str(i): most for i, (_, most) in enumerate(given_) if most is not None}
+    if len(limits) == len(amounts) and sum(limits.values()) < WHOLE:
+        with pytest.raises(ValueError, match="fill"):
+            limited_shares(amounts, limits)
+        return
+    shares = dict(zip(amounts, limited_shares(amounts, limits), strict=True))
+    assert sum(shares.values()) == WHOLE
+    assert all(shares[name] <= most for name, most in limits.items())
+    rates = {name: shares[name] / amounts[name] for name in amounts}
+    free = [name for name in amounts if shares[name] < limits.get(name, WHOLE + 1)]
+    for name in free:  # nobody who could have more has less for his amount than another
+        assert all(
+            rates[other] * amounts[name] <= shares[name] + 1 + 9 * amounts[name] / amounts[other] for other in amounts
+        ), (shares, amounts, limits)
 
 
 def test_epochs_and_temperature_give_shares_by_size():
@@ -140,6 +173,53 @@ def test_epochs_and_temperature_give_shares_by_size():
     assert asked(mixture={"temperature": 2}) == pytest.approx((250, 750))
     assert asked(mixture={"temperature": 1e9}) == pytest.approx((500, 500), abs=0.01)
     assert asked(small={"epochs": 3}, large={"epochs": 1}) == pytest.approx((250, 750))
+
+
+def test_languages_share_what_a_temperature_gives_them():
+    sources = {"en-web": ("en", 600), "en-books": ("en", 300), "zh": ("zh", 90), "code": (None, 10)}
+    values = {n: {"tokens": n, "language": language} for n, (language, _) in sources.items()}
+    config = MixtureConfig.parse({"sources": values, "temperature": 2})
+    roots = [900**0.5, 90**0.5, 10**0.5]
+    english, chinese, code = (root / sum(roots) * 1000 for root in roots)
+    asked = config.schedule({n: size for n, (_, size) in sources.items()}, 0).asked(1000)
+    assert asked == pytest.approx((english * 2 / 3, english / 3, chinese, code), abs=0.01)
+
+
+def test_a_small_source_stops_at_its_epochs_and_the_others_take_the_rest():
+    sizes = {"large": 900, "small": 60, "tiny": 10}
+    sources = {"large": {"tokens": "l"}, "small": {"tokens": "s", "max_epochs": 4}, "tiny": {"tokens": "t"}}
+    sources["tiny"]["max_epochs"] = 2.5
+    config = MixtureConfig.parse({"sources": sources, "temperature": 5})
+    for total in (700, 1000, 5003):
+        schedule = config.schedule(sizes, total)
+        assert schedule.counts(total) == pytest.approx((total - 265, 240, 25), abs=2)
+        assert schedule.counts(total)[1] <= 240
+        assert schedule.counts(total)[2] <= 25
+    with pytest.raises(ConfigError, match=r"fill only 52\.\d+% of the run\. Train for fewer steps"):
+        MixtureConfig.parse(
+            {"sources": {**sources, "large": {"tokens": "l", "max_epochs": 1}}, "temperature": 5}
+        ).schedule(sizes, 2200)
+    curriculum = [{"from_progress": 0.5, "weights": {"large": 0.8, "small": 0.2, "tiny": 0}}]
+    counts = (
+        MixtureConfig.parse({"sources": sources, "temperature": 5, "curriculum": curriculum})
+        .schedule(sizes, 1000)
+        .counts(1000)
+    )
+    assert counts == pytest.approx((735, 240, 25), abs=2), "what a later stage takes is left for it"
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_thousand_sources_are_counted_as_they_come(seed):
+    amounts = {f"s{i}": (i + 1 + seed) ** -1.5 for i in range(1000)}
+    schedule = MixingSchedule(tuple(amounts), (MixedStage(0, rounded_shares(amounts)),))
+    start = 10**6 * seed + 977 * seed
+    seen = list(schedule.counts(start))
+    for row in range(start, start + 2000):
+        source, own = schedule.place(row)
+        assert own == seen[source]
+        seen[source] += 1
+    assert schedule.counts(start + 2000) == tuple(seen)
+    assert np.abs(np.subtract(seen, schedule.asked(start + 2000))).max() < 1
 
 
 def test_a_long_pattern_is_found_at_once():
@@ -167,6 +247,7 @@ WHOLE_A = {"weight": 1.0}
         (given_as(a={}), "either `weight`, or `epochs`"),
         (given_as(a=WHOLE_A, temperature=2.0), "either `weight`, or `epochs`"),
         (given_as(), "at least 1 item"),
+        (given_as(a={"weight": 1.0, "language": "en"}), "languages of \\['a'\\] count for a temperature alone"),
         (given_as([{"from_progress": 0.5, "weights": {"b": 1}}], a=WHOLE_A), r"differ in \['a', 'b'\]"),
         (given_as([{"from_progress": 0.5, "weights": {"a": 0.9}}], a=WHOLE_A), "sum to 0.9"),
         (

@@ -69,7 +69,7 @@ def mixed_rows(
     if isinstance(tokens, Path):
         return packed[0]
     total = train.total_tokens // length
-    sizes = {source.name: source.train.num_tokens for source in sources}
+    sizes = {source.name: rows.rows_per_epoch for source, rows in zip(sources, packed, strict=True)}
     limits = [source.max_epochs for source in tokens.sources.values()]
     mixed = MixedRows(packed, tokens.schedule(sizes, total), limits)
     mixed.require(total)
