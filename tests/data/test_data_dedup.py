@@ -140,6 +140,7 @@ def test_ngrams_are_those_of_each_text_alone():
 def test_exact_keys_are_blind_to_form_only():
     assert exact_key("A  b\nC") == exact_key("a B c")
     assert exact_key("ｆｕｌｌ") == exact_key("full")
+    assert exact_key("\ufeffcafe\u0301 no\u00adir\u200b\r\n") == exact_key("CAFÉ Noir")
     assert exact_key("x = a + b") != exact_key("x = a - b")
 
 

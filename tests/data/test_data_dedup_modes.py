@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lmworks.core.errors import DataError
 from lmworks.data.deduplication.components import equal, joined_by, merged
-from lmworks.data.deduplication.fingerprints import DedupConfig, fingerprint
+from lmworks.data.deduplication.fingerprints import DedupConfig, Fingerprints, fingerprint
 from lmworks.data.deduplication.groups import choose, duplicates, find_groups
 from lmworks.data.deduplication.pieces import chosen, find_pieces, repeated
 from lmworks.data.deduplication.semantic import semantic_duplicates
@@ -56,6 +56,8 @@ def test_partitions_merge_and_equal_rows_share_a_leader():
         ("https://example.org:443/a?b=1&a=2#top", "https://example.org/a?a=2&b=1"),
         ("https://example.org/a?utm_source=x&gclid=1", "example.org/a"),
         (" https://example.org ", "http://example.org/"),
+        ("https://münchen.example./straße", "https://xn--mnchen-3ya.example/stra%C3%9Fe"),
+        ("https://example.org/%7eann%2fb c?fbclid=1&q=%7E&ttclid=2", "https://example.org/~ann%2Fb%20c?q=~"),
     ],
 )
 def test_spellings_of_one_address(one, other):
@@ -65,7 +67,9 @@ def test_spellings_of_one_address(one, other):
 
 def test_other_addresses_stay_apart():
     urls = ["https://example.org/a", "https://example.org/A", "https://example.org:8080/a", "https://a.example.org/a",
-            "https://example.org/a?b=1", "http://[broken", "http://x:port/"]  # fmt: skip
+            "https://example.org/a?b=1", "http://[broken", "http://x:port/", "https://example.org/#/a",
+            "https://example.org/#/b", "https://example.org/#!b", "https://example.org/a%2Fb", "https://example.org/a/b",
+            "http://\ud800.org/\ud800?\ud800=\ud800", "https://example.org/%"]  # fmt: skip
     assert len(set(url_keys(urls).tolist())) == len(urls)
     assert url_keys(["", "  "]).tolist() == [0, 0]
 
@@ -91,6 +95,20 @@ def test_simhash_is_near_for_near_texts_only():
     texts = [essay(0), altered(essay(0), 1, 2), essay(1)]
     hashes = simhashes(Shingles(texts), 1).tolist()
     assert (hashes[0] ^ hashes[1]).bit_count() < 12 < (hashes[0] ^ hashes[2]).bit_count()
+
+
+def test_in_a_bucket_all_pairs_are_looked_at():
+    """Sixty signatures share a band; two that are alike elsewhere meet there alone, and neither is the first."""
+    config = DedupConfig()
+    signatures = np.random.default_rng(0).integers(0, 1 << 32, (config.bands, 60, config.rows), np.uint32)
+    signatures[0] = 1
+    signatures[1:, 50] = signatures[1:, 20]
+    signatures[1:, 50, 0] ^= 1
+    none = np.zeros(60, np.uint64)
+    keys = np.stack([np.arange(60, dtype=np.uint64), none], axis=1)
+    length = np.full(60, 100)
+    groups = find_groups(Fingerprints(keys, none, length, length, signatures, none, none), config)
+    assert groups.near.tolist() == [20 if n == 50 else n for n in range(60)]
 
 
 def test_modes_join_and_each_member_says_why():

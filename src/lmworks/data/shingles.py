@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmworks.data.cleaning.text_measures import CJK_RANGES
-from lmworks.data.deduplication.native import joined, letters, operations
+from lmworks.data.deduplication.native import folded, joined, letters, operations
 from lmworks.data.shuffle import mix
 
 MAX_N = 13
@@ -28,7 +28,7 @@ class Shingles:
     """Word hashes of many texts.
 
     Args:
-        texts: compared without regard to case and punctuation.
+        texts: compared without regard to case, punctuation and what cannot be seen; in one Unicode form.
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
@@ -77,7 +77,7 @@ def hash_words(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int
 
 def hash_words_reference(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """What `hash_words` computes, slowly."""
-    words = [_TOKEN.findall(text.casefold()) for text in texts]
+    words = [_TOKEN.findall(folded(text)) for text in texts]
     spelled = {word: _spelled(word) for word in {word for some in words for word in some}}
     lengths = np.fromiter(map(len, words), np.int64, len(words))
     inside = np.repeat(np.tile([True, False], len(words)), np.stack([lengths, np.full_like(lengths, MAX_N)], 1).ravel())

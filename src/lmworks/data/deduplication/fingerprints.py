@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from lmworks.core.config import Config
-from lmworks.data.deduplication.native import joined, letters, operations
+from lmworks.data.deduplication.native import folded, joined, letters, operations
 from lmworks.data.deduplication.simhash import simhashes
 from lmworks.data.deduplication.urls import url_keys
 from lmworks.data.shingles import MAX_N, Shingles
@@ -25,8 +25,6 @@ from lmworks.data.shuffle import mix
 
 _WORDS_AT_ONCE = 1 << 18
 """N-grams hashed together: one pass over them stays in a processor's cache."""
-
-
 _TEXTS_AT_ONCE = 256
 """Taken together: their words and folded forms stay in a processor's cache."""
 
@@ -35,7 +33,7 @@ class DedupConfig(Config):
     """How duplicates are found and which one stays."""
 
     exact: bool = True
-    """Drop texts that differ at most in case and white space."""
+    """Drop texts that differ at most in case, white space, Unicode form and what cannot be seen."""
     near: bool = True
     """Drop near duplicates."""
     threshold: Annotated[float, Field(gt=0.0, le=1.0)] = 0.7
@@ -130,24 +128,24 @@ def exact_keys(texts: Sequence[str]) -> NDArray[np.uint64]:
             keys += map(exact_key, some)
             continue
         text, ends = joined([unicodedata.normalize("NFKC", text) for text in some])
-        folded, cuts = bytearray(3 * len(text)), np.zeros(len(some) + 1, np.int64)
+        forms, cuts = bytearray(3 * len(text)), np.zeros(len(some) + 1, np.int64)
         native.lm_fold(
             text,
             ends.ctypes.data,
             len(some),
             *letters().addresses,
-            np.frombuffer(folded, np.uint8).ctypes.data,
+            np.frombuffer(forms, np.uint8).ctypes.data,
             cuts[1:].ctypes.data,
         )
-        view, cut = memoryview(folded), itertools.pairwise(cuts.tolist())
+        view, cut = memoryview(forms), itertools.pairwise(cuts.tolist())
         keys += [hashlib.blake2b(view[first:end], digest_size=16).digest() for first, end in cut]
     return np.frombuffer(b"".join(keys), "<u8").reshape(-1, 2)
 
 
 def exact_key(text: str) -> bytes:
-    """Sixteen bytes that are blind to case, white space and compatibility forms."""
-    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    return hashlib.blake2b(folded.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    """Sixteen bytes that are blind to case, white space, compatibility forms and what cannot be seen."""
+    form = " ".join(folded(unicodedata.normalize("NFKC", text)).split())
+    return hashlib.blake2b(form.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def digest(text: str) -> bytes:

@@ -22,6 +22,8 @@ from lmworks.data.deduplication.simhash import differing_bits, similar
 from lmworks.data.shuffle import mix
 
 _PAIRS_AT_ONCE = 1 << 16
+_NEIGHBORS = 64
+"""Texts of a bucket that are all compared with one another; in a larger one each with so many after it."""
 
 Reason = Literal["exact", "url", "minhash", "simhash", "chain"]
 """Why a text is in a group: it equals the kept one, has its address, is like it, or is like one that is like it."""
@@ -171,18 +173,32 @@ def similarity(signatures: NDArray[np.uint32], pairs: NDArray[np.int64]) -> NDAr
 
 
 def _link(signatures: NDArray[np.uint32], chosen: NDArray[np.int64], config: DedupConfig) -> NDArray[np.int64]:
-    """For each of `chosen` the place of the least member of its group; similar signatures are joined transitively."""
+    """For each of `chosen` the place of the least member of its group; similar signatures are joined transitively.
+
+    In each bucket all are compared with the first, which joins what is there many times; where that leaves several
+    groups, each with the next ones. So every pair of a bucket of up to `_NEIGHBORS` is looked at, and the work grows as
+    the number of texts.
+    """
     leaders = np.arange(len(chosen))
+
+    def join(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
+        met = np.stack([one, other])[:, leaders[one] != leaders[other]]
+        return joined_by(leaders, met[:, similarity(signatures, chosen[met]) >= config.threshold])
+
     for band in range(config.bands if len(chosen) else 0):
         keys = _band_keys(signatures[band], chosen)
         order = np.argsort(keys, kind="stable")
-        same = keys[order][1:] == keys[order][:-1]
-        # Every member of a bucket is compared with the bucket's first; similar ones meet in other bands too.
-        head = np.maximum.accumulate(np.where(np.concatenate([[True], ~same]), np.arange(len(order)), 0))
-        tails = np.flatnonzero(np.concatenate([[False], same]))
-        met = np.stack([order[head[tails]], order[tails]])
-        met = met[:, leaders[met[0]] != leaders[met[1]]]
-        leaders = joined_by(leaders, met[:, similarity(signatures, chosen[met]) >= config.threshold])
+        keys = keys[order]
+        begins = np.concatenate([[True], keys[1:] != keys[:-1]])
+        first = np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))
+        leaders = join(order[first], order)
+        left = np.flatnonzero(np.isin(first, first[leaders[order[first]] != leaders[order]]))
+        for step in range(1, _NEIGHBORS):
+            left = left[left + step < len(order)]
+            left = left[keys[left] == keys[left + step]]
+            if not len(left):
+                break
+            leaders = join(order[left], order[left + step])
     return leaders
 
 

@@ -22,6 +22,8 @@ from lmworks.kernels.native.library import library
 TABLED = 0x40000
 """Code points from here on are no letters and fold to themselves."""
 OTHER, WORD, ALONE, SPACE = 0, 1, 2, 4
+_INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
+"""Soft hyphen, zero-width space, word joiner, byte order mark: no reader sees whether they are there."""
 SOURCES = ("minhash.cpp", "substrings.cpp", "words.cpp")
 """What is compiled, named so that a corpus is made anew when one of them changes: see `core.code_version`."""
 _SIGNATURES = {
@@ -31,6 +33,11 @@ _SIGNATURES = {
     "lm_repeated_windows": ((c_void_p, c_int64, c_void_p, *(c_int64,) * 2, c_void_p), None),
     "lm_covered_spans": ((*(c_void_p,) * 2, *(c_int64,) * 2, c_void_p), c_int64),
 }
+
+
+def folded(text: str) -> str:
+    """A text as it is compared: without case and without what cannot be seen."""
+    return text.translate(_INVISIBLE).casefold()
 
 
 @cache
@@ -53,7 +60,7 @@ class Letters:
     fold: NDArray[np.int32]
     """The one code point it folds to, or -1 - its row in `expansions`."""
     expansions: NDArray[np.int32]
-    """[rows, 3], zeros after the last."""
+    """[rows, 3], zeros after the last; a row of zeros is what cannot be seen."""
 
     @property
     def addresses(self) -> tuple[int, int, int]:
@@ -72,13 +79,13 @@ def letters() -> Letters:
     fold = np.arange(TABLED, dtype=np.int32)
     rows: list[list[int]] = []
     for point, character in enumerate(points):
-        folded = character.casefold()
-        if folded != character:
-            if len(folded) == 1:
-                fold[point] = ord(folded)
+        to = folded(character)
+        if to != character:
+            if len(to) == 1:
+                fold[point] = ord(to)
             else:
                 fold[point] = -1 - len(rows)
-                rows.append([*map(ord, folded), *(0,) * (3 - len(folded))])
+                rows.append([*map(ord, to), *(0,) * (3 - len(to))])
     return Letters(classes, fold, np.asarray(rows, np.int32))
 
 
