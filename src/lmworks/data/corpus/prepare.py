@@ -59,12 +59,13 @@ class PrepareConfig(Config):
     """What to read and how to clean it."""
 
     inputs: Annotated[tuple[InputConfig, ...], Field(min_length=1)]
-    """Fetched sources, folders or files (.txt, .md, .rst, .py, .jsonl, .parquet, .html, .pdf; also .gz); each a path,
-    or a mapping with the settings that differ for it."""
+    """Fetched sources, folders, files or URLs of any format that can be read; each a path, or a mapping with the
+    settings that differ for it."""
     output: Path
     """Folder of the corpus artifact."""
     preset: Preset = "prose"
-    """Filter rules: `prose` for any language, `english`, `code`, or `none`."""
+    """Filter rules: `prose` for any language, `english`, `chinese`, `code`, those published as `gopher`, `c4` and
+    `fineweb`, or `none`."""
     min_words: Annotated[int | None, Field(ge=1)] = None
     """Fewest words of a document; None takes the preset's."""
     max_characters: Annotated[int, Field(ge=1000)] = 20_000
