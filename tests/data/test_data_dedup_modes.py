@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmworks.core.errors import DataError
-from lmworks.data.deduplication.components import equal, joined_by, merged
+from lmworks.data.deduplication.components import equal, joined_by, joined_in_buckets, merged
 from lmworks.data.deduplication.fingerprints import DedupConfig, Fingerprints, fingerprint
 from lmworks.data.deduplication.groups import choose, duplicates, find_groups
 from lmworks.data.deduplication.pieces import chosen, find_pieces, repeated
 from lmworks.data.deduplication.semantic import semantic_duplicates
-from lmworks.data.deduplication.simhash import close_pairs, simhashes, similar
+from lmworks.data.deduplication.simhash import simhashes, similar
 from lmworks.data.deduplication.substrings import without
 from lmworks.data.deduplication.urls import normalize_url, url_keys
 from lmworks.data.shingles import Shingles
@@ -87,8 +87,6 @@ def test_close_hashes_are_those_of_a_search(values, distance, rng):
     ]
     expected = joined_by(np.arange(len(values)), np.asarray(near, np.int64).reshape(-1, 2).T)
     assert similar(hashes, distance).tolist() == expected.tolist()
-    for one, other in close_pairs(hashes, distance).T.tolist():
-        assert (values[one] ^ values[other]).bit_count() <= distance
 
 
 def test_simhash_is_near_for_near_texts_only():
@@ -109,6 +107,23 @@ def test_in_a_bucket_all_pairs_are_looked_at():
     length = np.full(60, 100)
     groups = find_groups(Fingerprints(keys, none, length, length, signatures, none, none), config)
     assert groups.near.tolist() == [20 if n == 50 else n for n in range(60)]
+
+
+@pytest.mark.parametrize("neighbors", [3, None])
+def test_what_is_alike_within_a_bucket_is_joined(neighbors):
+    """Numbers that differ by one; in a bucket of 40 with three neighbors each a chain in the order holds together."""
+    things = np.asarray([*range(20), *range(30, 50)])
+    leaders = joined_in_buckets(
+        np.arange(40), np.zeros(40, np.uint64), lambda pairs: abs(np.diff(things[pairs], axis=0)[0]) == 1, neighbors
+    )
+    assert leaders.tolist() == [0] * 20 + [20] * 20
+
+
+def test_a_dense_cloud_of_simhashes_is_one_group_without_looking_at_all_pairs():
+    rng = random.Random(0)
+    center = rng.getrandbits(64)
+    hashes = [center] + [center ^ sum(1 << bit for bit in rng.sample(range(64), 3)) for _ in range(20_000)]
+    assert not similar(np.asarray(hashes, np.uint64), 3).any()
 
 
 def test_modes_join_and_each_member_says_why():

@@ -16,14 +16,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lmworks.data.deduplication.components import equal, joined_by, merged
+from lmworks.data.deduplication.components import equal, joined_in_buckets, merged
 from lmworks.data.deduplication.fingerprints import DedupConfig, Fingerprints
 from lmworks.data.deduplication.simhash import differing_bits, similar
 from lmworks.data.shuffle import mix
 
 _PAIRS_AT_ONCE = 1 << 16
 _NEIGHBORS = 64
-"""Texts of a bucket that are all compared with one another; in a larger one each with so many after it."""
+"""Texts of a bucket that each is compared with, beside the first; all of them in a bucket of up to so many."""
 
 Reason = Literal["exact", "url", "minhash", "simhash", "chain"]
 """Why a text is in a group: it equals the kept one, has its address, is like it, or is like one that is like it."""
@@ -173,32 +173,14 @@ def similarity(signatures: NDArray[np.uint32], pairs: NDArray[np.int64]) -> NDAr
 
 
 def _link(signatures: NDArray[np.uint32], chosen: NDArray[np.int64], config: DedupConfig) -> NDArray[np.int64]:
-    """For each of `chosen` the place of the least member of its group; similar signatures are joined transitively.
+    """For each of `chosen` the place of the least member of its group; similar signatures are joined transitively."""
 
-    In each bucket all are compared with the first, which joins what is there many times; where that leaves several
-    groups, each with the next ones. So every pair of a bucket of up to `_NEIGHBORS` is looked at, and the work grows as
-    the number of texts.
-    """
+    def alike(pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return similarity(signatures, chosen[pairs]) >= config.threshold
+
     leaders = np.arange(len(chosen))
-
-    def join(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
-        met = np.stack([one, other])[:, leaders[one] != leaders[other]]
-        return joined_by(leaders, met[:, similarity(signatures, chosen[met]) >= config.threshold])
-
     for band in range(config.bands if len(chosen) else 0):
-        keys = _band_keys(signatures[band], chosen)
-        order = np.argsort(keys, kind="stable")
-        keys = keys[order]
-        begins = np.concatenate([[True], keys[1:] != keys[:-1]])
-        first = np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))
-        leaders = join(order[first], order)
-        left = np.flatnonzero(np.isin(first, first[leaders[order[first]] != leaders[order]]))
-        for step in range(1, _NEIGHBORS):
-            left = left[left + step < len(order)]
-            left = left[keys[left] == keys[left + step]]
-            if not len(left):
-                break
-            leaders = join(order[left], order[left + step])
+        leaders = joined_in_buckets(leaders, _band_keys(signatures[band], chosen), alike, _NEIGHBORS)
     return leaders
 
 

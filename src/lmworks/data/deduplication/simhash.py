@@ -11,12 +11,11 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
-from lmworks.data.deduplication.components import joined_by
+from lmworks.data.deduplication.components import equal, joined_in_buckets
 from lmworks.data.shingles import Shingles
 
 BITS = 64
 _TEXTS_AT_ONCE = 256
-_PAIRS_AT_ONCE = 1 << 20
 
 
 def simhashes(shingles: Shingles, ngram: int) -> NDArray[np.uint64]:
@@ -31,46 +30,30 @@ def simhashes(shingles: Shingles, ngram: int) -> NDArray[np.uint64]:
     return values
 
 
-def close_pairs(hashes: NDArray[np.uint64], distance: int) -> NDArray[np.int64]:
-    """[2, pairs] places of all hashes that differ in at most `distance` bits; of equal ones, all with the first.
+def similar(hashes: NDArray[np.uint64], distance: int) -> NDArray[np.int64]:
+    """[texts] leaders of the groups that hashes at most `distance` bits apart make, transitively.
 
     Cut into `distance + 2` blocks, hashes that differ in so few bits agree in two blocks at least, so they meet in a
-    sorted table of one pair of blocks.
+    bucket of one pair of blocks.
 
     Args:
-        hashes: [n].
+        hashes: [texts].
         distance: from 0 to 14.
     """
     assert 0 <= distance <= 14, "blocks of fewer than four bits choose nothing"
-    values, first, places = np.unique(hashes, return_index=True, return_inverse=True)
-    found = [np.stack([first[places], np.arange(len(hashes))])]
-    found[0] = found[0][:, found[0][0] != found[0][1]]
+    values, places = np.unique(hashes, return_inverse=True)
+
+    def alike(pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return differing_bits(values[pairs[0]], values[pairs[1]]) <= distance
+
+    leaders = np.arange(len(values))
     edges = np.linspace(0, BITS, distance + 3).astype(int).tolist()
     masks = [((1 << end) - 1) ^ ((1 << begin) - 1) for begin, end in itertools.pairwise(edges)]
     for one, other in itertools.combinations(masks, 2):
-        keys = values & np.uint64(one | other)
-        order = np.argsort(keys, kind="stable")
-        keys = keys[order]
-        # Members of a bucket at every distance from one another in its order, until no two are that far apart.
-        left = np.arange(len(keys))
-        for step in itertools.count(1):
-            left = left[left + step < len(keys)]
-            left = left[keys[left] == keys[left + step]]
-            if not len(left):
-                break
-            for begin in range(0, len(left), _PAIRS_AT_ONCE):
-                some = left[begin : begin + _PAIRS_AT_ONCE]
-                pairs = np.stack([order[some], order[some + step]])
-                near = differing_bits(values[pairs[0]], values[pairs[1]]) <= distance
-                found.append(first[pairs[:, near]])
-    return np.concatenate(found, axis=1)
+        leaders = joined_in_buckets(leaders, values & np.uint64(one | other), alike)
+    return equal(leaders[places].astype(np.uint64))
 
 
 def differing_bits(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> NDArray[np.int64]:
     """[n] Hamming distance of each to its opposite."""
     return np.unpackbits((one ^ other).view(np.uint8).reshape(-1, 8), axis=1).sum(axis=1, dtype=np.int64)
-
-
-def similar(hashes: NDArray[np.uint64], distance: int) -> NDArray[np.int64]:
-    """[texts] leaders of the groups that hashes at most `distance` bits apart make, transitively."""
-    return joined_by(np.arange(len(hashes)), close_pairs(hashes, distance))

@@ -77,12 +77,15 @@ def _whole_characters(encoded: bytes, spans: Sequence[Sequence[int]]) -> Iterato
 
 
 def without(texts: Sequence[str], spans: Spans) -> list[str]:
-    """Texts without spans."""
+    """Texts without spans, which are in order."""
     left = list(texts)
-    for number, begin, end in zip(
-        *(values[::-1].tolist() for values in (spans.texts, spans.begins, spans.ends)), strict=True
-    ):
-        left[number] = left[number][:begin] + left[number][end:]
+    rows = zip(spans.texts.tolist(), spans.begins.tolist(), spans.ends.tolist(), strict=True)
+    for number, cuts in itertools.groupby(rows, itemgetter(0)):
+        pieces, at = [], 0
+        for _, begin, end in cuts:
+            pieces.append(texts[number][at:begin])
+            at = end
+        left[number] = "".join((*pieces, texts[number][at:]))
     return left
 
 
