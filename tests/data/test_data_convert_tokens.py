@@ -106,7 +106,11 @@ def test_an_artifact_is_one_that_training_takes(tmp_path, tokenizer_folder):
     assert [(name, account.documents) for name, account in accounts.items()] == [("train", 2), ("validation", 1)]
     manifest = verify(tmp_path / "tokens")
     assert manifest.kind == "tokens"
-    assert manifest.notes == {"tokenizer_fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size}
+    assert manifest.notes == {
+        "tokenizer_fingerprint": tokenizer.fingerprint,
+        "vocab_size": tokenizer.vocab_size,
+        "converted": {name: {"read": [n], "left_out": []} for name, n in (("train", 2), ("validation", 1))},
+    }
     assert {parent.role for parent in manifest.parents} == {"train.0", "validation.0"}
     made = TokenStore(tmp_path / "tokens/train")
     assert [made[i].tolist() for i in range(2)] == ids[:2]

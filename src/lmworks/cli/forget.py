@@ -15,12 +15,12 @@ from lmworks.core.errors import ArtifactError
     "--root", type=click.Path(path_type=Path), default=Path(), show_default="the working folder",
     help="Folder below which artifacts are looked for.",
 )  # fmt: skip
-@click.option("--apply", "apply_it", is_flag=True, help="Remove it from sources, corpora and token stores.")
+@click.option("--apply", "apply_it", is_flag=True, help="Remove it from sources, corpora, rows and tokens.")
 def forget(document: str, root: Path, apply_it: bool) -> None:
     """Show every artifact that holds a document and every model that was trained on it.
 
-    DOCUMENT_ID is the `id` of a row of a corpus. With --apply it is removed from sources, corpora and token stores, of
-    which new versions replace the old; models are listed, to be retrained.
+    DOCUMENT_ID is the `id` of a row of a corpus. With --apply it is removed from sources, corpora, synthesized rows and
+    tokens, converted ones too, of which new versions replace the old; models are listed, to be retrained.
     """
     from lmworks.data.privacy.erasure import erase
     from lmworks.data.privacy.exposure import find_exposure
@@ -34,12 +34,20 @@ def forget(document: str, root: Path, apply_it: bool) -> None:
             "Give the id of a row, and the folder of the artifacts with --root",
         )
     for holding in exposure.holdings:
-        rows = ", ".join(f"{len(rows)} in {split}" for split, rows in holding.places.items())
-        click.echo(f"holds it: {holding.manifest.path} ({holding.manifest.kind}: {rows})")
+        rows = ", ".join(f"{len(rows)} in {split}" for split, rows in holding.places.items() if rows)
+        manifest = holding.manifest
+        if rows:
+            click.echo(f"holds it: {manifest.path} ({manifest.kind}: {rows})")
+        elif not holding.sources:
+            click.echo(f"shows it in its report: {manifest.path} ({manifest.kind})")
+    for file in exposure.loose:
+        click.echo(f"stands in: {file} (made by no stage: remove it there yourself)")
     for manifest in exposure.trained:
         click.echo(f"trained on it, retrain: {manifest.path} ({manifest.kind} of {manifest.created})")
     for manifest in exposure.derived:
         click.echo(f"made from what held it: {manifest.path} ({manifest.kind})")
+    for twin in exposure.twins:
+        click.echo(f"a duplicate of it: {twin} (another document: forget it too if it holds the same)")
     for origin in exposure.origins:
         click.echo(f"came from: {origin} (remove it there too, or preparing anew brings it back)")
     if apply_it:

@@ -2,6 +2,7 @@
 
 A stage writes into a hidden sibling folder, every file is fsynced and hashed, the manifest is written
 last, and one rename publishes it. A crash leaves the old artifact or the new one, never a half.
+What other programs take as one file, such as `x.gguf`, is an artifact by `x.gguf.lineage.json` beside it.
 Knows nothing of what the files mean.
 """
 
@@ -16,6 +17,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +95,9 @@ def write_artifact(
     code_version: str = "",
     started: tuple[float, float] | None = None,
     recorded: Sequence[Parent] = (),
+    one_file: bool = False,
 ) -> Iterator[ArtifactWriter]:
-    """Write a folder artifact atomically.
+    """Write an artifact atomically.
 
     Args:
         path: where the finished folder appears; an older artifact there is replaced.
@@ -104,6 +107,7 @@ def write_artifact(
         code_version: hash of the code that made it.
         started: `clock()` taken when the work began, when that was before this block.
         recorded: inputs described before, such as those of the older version that this one replaces.
+        one_file: `path` is a file; the block writes it, by its name, and what belongs to it, such as an index.
 
     Raises:
         DiskFullError: the device is full; nothing is left behind.
@@ -111,7 +115,7 @@ def write_artifact(
     """
     path = Path(path)
     recover(path)
-    if path.exists() and not (path / MANIFEST).exists() and (path.is_file() or any(path.iterdir())):
+    if path.exists() and not manifest_file(path).exists() and (path.is_file() or any(path.iterdir())):
         raise ArtifactError(
             f"{path} exists and is not an artifact (it has no {MANIFEST})", "Choose another output path"
         )
@@ -131,9 +135,13 @@ def write_artifact(
                 time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), wall - begun[0], cpu - begun[1],
                 writer.metrics, writer.notes, path,
             )  # fmt: skip
-            write_synced(staging / MANIFEST, manifest.to_json())
+            write_synced(staging / (f"{path.name}.{MANIFEST}" if one_file else MANIFEST), manifest.to_json())
             sync_folder(staging)
-            _publish(staging, path)
+            if one_file:
+                staging.rename(ready := path.with_name(f".{path.name}.ready-{os.getpid()}"))
+                _place(ready, path)
+            else:
+                _publish(staging, path)
             writer.manifest = manifest
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -145,8 +153,13 @@ def clock() -> tuple[float, float]:
     return time.time(), own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
+def manifest_file(path: Path) -> Path:
+    """Where the manifest of an artifact lies: in its folder, or beside it if it is one file."""
+    return path.with_name(f"{path.name}.{MANIFEST}") if path.is_file() else path / MANIFEST
+
+
 def load_manifest(path: Path | str) -> Manifest:
-    """Read a folder's manifest without checking its files.
+    """Read an artifact's manifest without checking its files.
 
     Raises:
         ArtifactError: there is no artifact at `path`, or its manifest is damaged.
@@ -154,7 +167,7 @@ def load_manifest(path: Path | str) -> Manifest:
     """
     path = Path(path)
     recover(path)
-    file = path / MANIFEST
+    file = manifest_file(path)
     if not file.is_file():
         raise ArtifactError(f"{path} is not an artifact: it has no {MANIFEST}", "Run the stage that makes it first")
     try:
@@ -176,8 +189,11 @@ def verify(path: Path | str) -> Manifest:
     Raises:
         ArtifactError: naming the missing, extra or changed files.
     """
-    manifest = load_manifest(path)
-    found = hash_files(Path(path))
+    manifest, path = load_manifest(path), Path(path)
+    if path.is_file():
+        found = {name: sha256(file) for name in manifest.files if (file := path.with_name(name)).is_file()}
+    else:
+        found = hash_files(path)
     missing, changed = (
         sorted(set(manifest.files) - set(found)),
         sorted(n for n, h in manifest.files.items() if n in found and found[n] != h),
@@ -196,7 +212,7 @@ def parent_of(path: Path | str, base: Path, role: str = "") -> Parent:
     shown = os.path.relpath(path.resolve(), base.resolve())
     if shown.count("..") > 3:
         shown = str(path.resolve())
-    if (path / MANIFEST).exists():
+    if manifest_file(path).exists():
         manifest = load_manifest(path)
         return Parent(shown, manifest.kind, manifest.content_hash, role)
     return Parent(shown, "file" if path.is_file() else "folder", content_hash(path), role)
@@ -205,10 +221,10 @@ def parent_of(path: Path | str, base: Path, role: str = "") -> Parent:
 def content_hash(path: Path | str) -> str:
     """The hash of an artifact, a plain folder or a file; `"absent"` when nothing is there."""
     path = Path(path)
+    if manifest_file(path).exists():
+        return load_manifest(path).content_hash
     if path.is_file():
         return sha256(path)
-    if (path / MANIFEST).exists():
-        return load_manifest(path).content_hash
     return tree_hash(hash_files(path)) if path.is_dir() else "absent"
 
 
@@ -277,18 +293,30 @@ def _publish(staging: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _place(ready: Path, path: Path) -> None:
+    """Move the finished files of an artifact of one file to where they belong, that file last."""
+    for file in sorted(ready.iterdir(), key=lambda file: (file.name == path.name, file.name)):
+        file.replace(path.with_name(file.name))
+    sync_folder(path.parent)
+    ready.rmdir()
+
+
 def recover(path: Path) -> None:
     """Finish what a killed writer left: restore an artifact set aside, drop stale staging folders.
 
     Folders of a living process are its own business and are left alone.
     """
-    for old in path.parent.glob(f".{path.name}.old-*"):
+    name = escape(path.name)
+    for ready in path.parent.glob(f".{name}.ready-*"):
+        if not _alive(ready.name.rpartition("-")[2]):
+            _place(ready, path)
+    for old in path.parent.glob(f".{name}.old-*"):
         if not _alive(old.name.rpartition("-")[2]):
             if path.exists():
                 shutil.rmtree(old, ignore_errors=True)
             else:
                 old.rename(path)
-    for stale in path.parent.glob(f".{path.name}.tmp-*"):
+    for stale in path.parent.glob(f".{name}.tmp-*"):
         if not _alive(stale.name.rpartition("-")[2]):
             shutil.rmtree(stale, ignore_errors=True)
 

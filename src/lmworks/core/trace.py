@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lmworks.core.errors import ArtifactError
-from lmworks.core.lineage import MANIFEST, Manifest, Parent, content_hash, load_manifest, parent_of, verify
+from lmworks.core.lineage import (
+    MANIFEST,
+    Manifest,
+    Parent,
+    content_hash,
+    load_manifest,
+    manifest_file,
+    parent_of,
+    verify,
+)
 
 State = Literal["intact", "changed", "gone"]
 
@@ -55,7 +64,7 @@ def trace(path: Path | str, *, check: bool = True) -> Ancestor:
     """Walk from an artifact to everything it was made from.
 
     Args:
-        path: an artifact folder, or a file inside one.
+        path: an artifact, or a file or folder inside one.
         check: hash every file on the way; otherwise manifests are believed.
 
     Raises:
@@ -79,7 +88,7 @@ def _node(parent: Parent, where: Path, check: bool, states: dict[tuple[Path, str
     state = states[key]
     if state != "intact":
         return Ancestor(parent, where, state)
-    if (where / MANIFEST).exists():
+    if manifest_file(where).exists():
         manifest = load_manifest(where)
         ancestors = tuple(_node(p, _located(where, p), check, states) for p in manifest.parents)
         return Ancestor(parent, where, state, manifest, ancestors)
@@ -90,10 +99,12 @@ def _node(parent: Parent, where: Path, check: bool, states: dict[tuple[Path, str
 
 
 def _enclosing(where: Path) -> Path | None:
-    """The artifact folder whose manifest lists the file `where`, or None."""
+    """The artifact folder whose manifest lists `where`, a file or a folder with files, or None."""
     for folder in where.parents:
-        if where.is_file() and (folder / MANIFEST).exists():
-            return folder if where.relative_to(folder).as_posix() in load_manifest(folder).files else None
+        if (folder / MANIFEST).exists():
+            name = where.relative_to(folder).as_posix()
+            listed = any(file == name or file.startswith(f"{name}/") for file in load_manifest(folder).files)
+            return folder if where.exists() and listed else None
     return None
 
 
@@ -103,7 +114,7 @@ def _state(where: Path, expected: str, check: bool) -> State:
     try:
         if content_hash(where) != expected:
             return "changed"
-        if check and (where / MANIFEST).exists():
+        if check and manifest_file(where).exists():
             verify(where)
     except ArtifactError:
         return "changed"

@@ -1,4 +1,4 @@
-"""What holds a document, and what was made of it: read from manifests, from corpora and from notes of past erasures.
+"""What holds a document, and what was made of it: read from manifests, from rows and from notes of past erasures.
 
 A version of an artifact is known by its content hash, so a model trained before an erasure is told from one trained
 after it. Documents stand in token stores in the order of their corpus. Changes nothing; knows no trainer.
@@ -6,26 +6,32 @@ after it. Documents stand in token stores in the order of their corpus. Changes 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lmworks.core.errors import ArtifactError
-from lmworks.core.lineage import MANIFEST, Manifest, load_manifest
+from lmworks.core.lineage import MANIFEST, Manifest, content_hash, load_manifest, recover, tree_hash
+from lmworks.data.privacy.document_rows import RowSearch, report_of, shown_with
+from lmworks.data.privacy.history import (
+    CONVERTED,
+    ERASED,
+    Places,
+    carried_over,
+    digest,
+    erased_since,
+    joined,
+    parts_of,
+    versions,
+)
 
-TEXT_KINDS = ("corpus", "source")
+ROW_KINDS = ("corpus", "source", "conversations")
 TOKENS = "tokens"
 MODEL_KINDS = ("model", "checkpoint", "adapter")
-ERASED = "erased"
-"""The key of a manifest's notes under which erasures are remembered, documents by the hash of their id."""
-
-Places = dict[str, dict[int, int]]
-"""By split (the stem of a file of rows): the numbers of a document's rows and the bytes of their texts."""
+_UNFINISHED = re.compile(r"\.(?P<name>.+)\.(?:old|tmp|ready)-\d+")
 
 
 @dataclass(frozen=True)
@@ -34,10 +40,11 @@ class Holding:
 
     manifest: Manifest
     places: Places
+    """The rows to remove; none where its report alone shows the document, or its sources alone change."""
     digests: tuple[str, ...]
     """Of the ids of the documents whose rows these are; more than one in tokens that lag behind their corpus."""
-    corpus: Manifest | None = None
-    """Of tokens: the corpus that they were made from."""
+    sources: Mapping[str, tuple[Manifest, Places]] = field(default_factory=dict)
+    """Of tokens, by role: what they were made from, and the rows that are removed from it."""
 
 
 @dataclass(frozen=True)
@@ -46,167 +53,176 @@ class Exposure:
 
     document: str
     holdings: tuple[Holding, ...]
-    """Sources and corpora, then token stores."""
+    """Artifacts of rows, then tokens, each after what it was made from."""
     trained: tuple[Manifest, ...]
     """Models that saw it: to be retrained."""
     derived: tuple[Manifest, ...]
-    """Tokenizers, reports and whatever else was made from something that held it."""
+    """Tokenizers, filters, reports and whatever else was made from something that held it."""
+    loose: tuple[Path, ...]
+    """Files of rows that no stage keeps."""
     origins: tuple[str, ...]
     """Where its rows say they came from."""
+    twins: tuple[str, ...]
+    """Documents that reports show as its duplicates."""
     unreadable: tuple[str, ...]
     """Artifacts that could not be looked into."""
 
     def __bool__(self) -> bool:
         """Whether anything holds it or was made of it."""
-        return bool(self.holdings or self.trained or self.derived)
+        return bool(self.holdings or self.trained or self.derived or self.loose)
 
 
 def find_exposure(document: str, root: Path) -> Exposure:
-    """Look through every artifact below a folder.
+    """Look through every artifact and every file of rows below a folder.
 
     Args:
-        document: the `id` of a row; the pieces of a document that was divided, `id-0`, `id-1`, …, belong to it.
+        document: the `id` of a row; the pieces of a document that was divided, `id-0`, `id-1`, …, belong to it, and so
+            do rows that were synthesized from it.
         root: hidden folders below it are left out.
 
     Raises:
         ArtifactError: there is no such folder.
     """
-    manifests, unreadable = _manifests(root)
+    manifests, files, unreadable = _found(root)
+    search = RowSearch(document)
+    with_rows = [manifest for manifest in manifests if manifest.kind in ROW_KINDS]
+    while True:  # rows that were synthesized from rows that were synthesized from it
+        known = len(search.ids)
+        rows = {manifest.path: search.rows_of(manifest) for manifest in with_rows}
+        loose = {file: found for file in files if (found := search.rows_in(file))}
+        if len(search.ids) == known:
+            break
     holdings: list[Holding] = []
     held: dict[str, tuple[Places, Manifest]] = {}
-    origins: set[str] = set()
-    for manifest in (m for m in manifests if m.kind in TEXT_KINDS):
-        places, sources = _rows_of(document, manifest)
-        origins |= sources
-        held |= {version: (at, manifest) for version, at in _versions(document, manifest, places).items()}
-        if places:
+    twins: set[str] = set()
+    for manifest in with_rows:
+        shown = shown_with(document, report_of(manifest))
+        places = rows[manifest.path] if rows[manifest.path] or shown is not None else None
+        held |= {version: (at, manifest) for version, at in versions(document, manifest, places).items()}
+        twins |= shown or set()
+        if places is not None:
             holdings.append(Holding(manifest, places, (digest(document),)))
-    for manifest in (m for m in manifests if m.kind == TOKENS):
-        parent = next((p for p in manifest.parents if p.role == "corpus" and p.content_hash in held), None)
-        places, corpus = held[parent.content_hash] if parent else ({}, None)
-        held |= {version: (at, manifest) for version, at in _versions(document, manifest, places).items()}
-        if parent is not None and corpus is not None:
-            places, digests = _with_earlier(document, places, corpus, parent.content_hash)
-            holdings.append(Holding(manifest, places, digests, corpus))
-    trained, derived = _made_of(set(held), [m for m in manifests if m.kind not in (*TEXT_KINDS, TOKENS)])
-    return Exposure(document, tuple(holdings), trained, derived, tuple(sorted(origins)), tuple(unreadable))
+    for manifest in _parents_first(manifest for manifest in manifests if manifest.kind == TOKENS):
+        holding = _tokens_of(document, manifest, held)
+        places = None if holding is None else holding.places
+        held |= {version: (at, manifest) for version, at in versions(document, manifest, places).items()}
+        holdings += [] if holding is None else [holding]
+    exposed = {version for version, (places, _) in held.items() if any(places.values())}
+    exposed |= {content_hash(file) for file in loose}
+    others = [manifest for manifest in manifests if manifest.kind not in (*ROW_KINDS, TOKENS)]
+    trained, derived = _made_of(exposed, others)
+    return Exposure(
+        document, tuple(holdings), trained, derived, tuple(loose), tuple(sorted(search.origins)), tuple(sorted(twins)),
+        tuple(unreadable),
+    )  # fmt: skip
 
 
-def digest(document: str) -> str:
-    """How notes name a document: ids may themselves say something about a person."""
-    return hashlib.sha256(document.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def belongs(document: str, identity: Any) -> bool:
-    """Whether a row's id is the document's or one of its pieces'."""
-    return identity == document or bool(re.fullmatch(rf"{re.escape(document)}-\d+", str(identity)))
-
-
-def note(holding: Holding) -> dict[str, Any]:
-    """What an erased artifact remembers: which version held which rows."""
-    listed = {split: sorted(map(list, rows.items())) for split, rows in holding.places.items()}
-    return {"documents": list(holding.digests), "version": holding.manifest.content_hash, "places": listed}
-
-
-def _manifests(root: Path) -> tuple[list[Manifest], list[str]]:
+def _found(root: Path) -> tuple[list[Manifest], list[Path], list[str]]:
+    """Artifacts, files of rows outside of them, and what cannot be read."""
     if not root.is_dir():
         raise ArtifactError(f"{root} is not a folder", "Give the folder that holds the artifacts")
-    found, unreadable = [], []
+    found: list[Manifest] = []
+    loose: list[Path] = []
+    unreadable = []
+    artifacts: set[Path] = set()
     for folder, inner, files in os.walk(root):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        if MANIFEST in files:
-            try:
-                found.append(load_manifest(Path(folder)))
-            except ArtifactError as error:
-                unreadable.append(error.problem)
-    return found, unreadable
+        path = Path(folder)
+        for name in [match["name"] for entry in inner if (match := _UNFINISHED.fullmatch(entry))]:
+            recover(path / name)  # of a writer that was killed
+        inner[:] = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        files = sorted(entry.name for entry in path.iterdir() if entry.is_file())
+        for name in files:
+            if name == MANIFEST or name.endswith(f".{MANIFEST}"):
+                try:
+                    found.append(load_manifest(path / name.removesuffix(MANIFEST).removesuffix(".")))
+                except ArtifactError as error:
+                    unreadable.append(error.problem)
+        if MANIFEST in files or path.parent in artifacts:
+            artifacts.add(path)
+        else:
+            loose += [path / name for name in files if name.endswith(".jsonl")]
+    return found, loose, unreadable
 
 
-def _rows_of(document: str, manifest: Manifest) -> tuple[Places, set[str]]:
-    """The document's rows in an artifact of rows, and where they came from."""
-    wanted = json.dumps(document, ensure_ascii=False)[1:-1].encode()
+def _parents_first(manifests: Iterable[Manifest]) -> Iterator[Manifest]:
+    """Tokens, each after the tokens that it was converted from."""
+    waiting = {manifest.path: manifest for manifest in manifests}
+    owners: dict[str, Path] = {}
+    for manifest in waiting.values():
+        past = [{erased["version"], *erased["parts"]} for erased in manifest.notes.get(ERASED, [])]
+        owners |= dict.fromkeys({manifest.content_hash, *parts_of(manifest)}.union(*past), manifest.path)
+
+    def visit(path: Path) -> Iterator[Manifest]:
+        manifest = waiting.pop(path, None)
+        if manifest is not None:
+            for parent in manifest.parents:
+                if parent.content_hash in owners:
+                    yield from visit(owners[parent.content_hash])
+            yield manifest
+
+    for path in list(waiting):
+        yield from visit(path)
+
+
+def _tokens_of(document: str, manifest: Manifest, held: Mapping[str, tuple[Places, Manifest]]) -> Holding | None:
+    """The document's rows in tokens, counted from those of what they were made from."""
+    sources: dict[str, tuple[Manifest, Places]] = {}
     places: Places = {}
-    origins: set[str] = set()
-    for name in manifest.files:
-        if not name.endswith(".jsonl") or "/" in name:
+    digests = {digest(document)}
+    for parent in manifest.parents:
+        if parent.content_hash not in held:
             continue
-        with (manifest.path / name).open("rb") as source:
-            for number, line in enumerate(source):
-                if wanted in line and belongs(document, (row := json.loads(line)).get("id")):
-                    places.setdefault(name.removesuffix(".jsonl"), {})[number] = len(row.get("text", "").encode())
-                    origins.add(str(row.get("source", "")))
-    return places, origins - {""}
+        at, source = held[parent.content_hash]
+        others, theirs = erased_since(source, parent.content_hash)
+        at = joined(at, others)
+        digests |= theirs
+        sources[parent.role] = source, at
+        if parent.role != "corpus":
+            split, _, number = parent.role.rpartition(".")
+            converted = manifest.notes[CONVERTED][split]
+            (rows,) = at.values()
+            at = {split: carried_over(converted, int(number), rows)}
+        places = joined(places, at)
+    first = digest(document)
+    return Holding(manifest, places, (first, *sorted(digests - {first})), sources) if sources else None
 
 
-def _versions(document: str, manifest: Manifest, places: Places) -> dict[str, Places]:
-    """Every version of an artifact that holds or held the document, by content hash, with the rows it had there."""
-    held = {manifest.content_hash: places} if places else {}
-    wanted = digest(document)
-    for erased in reversed(manifest.notes.get(ERASED, [])):
-        removed = _removed(erased)
-        places = _before(places, removed)
-        if wanted in erased["documents"]:
-            places = _joined(places, removed)
-        if places:
-            held[erased["version"]] = places
-    return held
-
-
-def _with_earlier(document: str, places: Places, corpus: Manifest, version: str) -> tuple[Places, tuple[str, ...]]:
-    """The rows of a version of a corpus, with those of whatever else was erased from it since.
-
-    Tokens of that version still hold them all where an erasure was interrupted, and must lose them all to become tokens
-    of the present version.
-    """
-    since: list[dict[str, Any]] = []
-    for erased in reversed(corpus.notes.get(ERASED, [])):
-        since.append(erased)
-        if erased["version"] == version:
-            break
-    else:
-        since = []  # the tokens are of the present version
-    earlier: Places = {}
-    for erased in since:
-        earlier = _joined(_before(earlier, _removed(erased)), _removed(erased))
-    others = {name for erased in since for name in erased["documents"]}
-    return _joined(places, earlier), (digest(document), *sorted(others - {digest(document)}))
-
-
-def _removed(erased: Mapping[str, Any]) -> Places:
-    return {split: dict(rows) for split, rows in erased["places"].items()}
-
-
-def _joined(places: Places, others: Places) -> Places:
-    return {split: {**places.get(split, {}), **others.get(split, {})} for split in sorted({*places, *others})}
-
-
-def _before(places: Places, removed: Mapping[str, Mapping[int, int]]) -> Places:
-    """The numbers that rows had before others were removed."""
-    earlier: Places = {}
-    for split, rows in places.items():
-        for number, size in rows.items():
-            place = number
-            for gone in sorted(removed.get(split, ())):
-                place += gone <= place
-            earlier.setdefault(split, {})[place] = size
-    return earlier
-
-
-def _made_of(held: set[str], others: Iterable[Manifest]) -> tuple[tuple[Manifest, ...], tuple[Manifest, ...]]:
+def _made_of(exposed: Collection[str], others: list[Manifest]) -> tuple[tuple[Manifest, ...], tuple[Manifest, ...]]:
     """Models, and everything else, with one of the versions among their ancestors.
 
     A tokenizer is a statistic of many texts: it is named, but a model does not count as trained on what it was made of.
     """
-    exposed = set(held)
+    hashes = set(exposed)
     found: dict[Path, Manifest] = {}
-    waiting = list(others)
-    while True:
-        new = [m for m in waiting if any(p.content_hash in exposed for p in m.parents)]
-        if not new:
-            break
+    waiting = others
+    while new := [manifest for manifest in waiting if hashes & _ancestors(manifest)]:
         found |= {manifest.path: manifest for manifest in new}
-        exposed |= {manifest.content_hash for manifest in new if manifest.kind != "tokenizer"}
+        hashes |= {value for manifest in new if manifest.kind != "tokenizer" for value in _hashes(manifest)}
         waiting = [manifest for manifest in waiting if manifest.path not in found]
     ordered = [found[path] for path in sorted(found)]
     models = tuple(manifest for manifest in ordered if manifest.kind in MODEL_KINDS)
     return models, tuple(manifest for manifest in ordered if manifest.kind not in MODEL_KINDS)
+
+
+def _ancestors(manifest: Manifest) -> set[str]:
+    """Content hashes of what an artifact was made from; a checkpoint names them among the facts of its run."""
+    named = {parent.content_hash for parent in manifest.parents if parent.role != "tokenizer"}
+    return named | (set(_strings(manifest.config)) if manifest.kind == "checkpoint" else set())
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _strings(inner)
+
+
+def _hashes(manifest: Manifest) -> set[str]:
+    """Of an artifact, of its files and of the folders in it, such as a model's adapter."""
+    folders: dict[str, dict[str, str]] = {}
+    for name, value in manifest.files.items():
+        parts = name.split("/")
+        for depth in range(1, len(parts)):
+            folders.setdefault("/".join(parts[:depth]), {})["/".join(parts[depth:])] = value
+    return {manifest.content_hash, *manifest.files.values(), *map(tree_hash, folders.values())}

@@ -1,16 +1,14 @@
 """Token files in another form: datatrove's `.ds`, nanoGPT's `.bin`, and the shards that training reads.
 
 Tokens go over as they are, one document after another, are checked against the vocabulary on the way and compared with
-what can be read back. Nothing is ever written over. Knows no texts but to count their bytes.
+what can be read back. Nothing is ever written over. What is written says which documents of which sources it holds, so
+that lineage goes on through it. Knows no texts but to count their bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmworks.core.code_version import code_version
-from lmworks.core.errors import DataError, TokenizerError, disk_errors
+from lmworks.core.errors import DataError, TokenizerError
 from lmworks.core.lineage import clock, write_artifact
 from lmworks.core.progress import bar
 from lmworks.data.tokens.datatrove_store import DatatroveFile, documents, write_datatrove_documents
@@ -36,15 +34,30 @@ class Account:
     Args:
         documents: written.
         tokens: of them.
-        empty: documents left out since they have no tokens, or but a mark.
+        read: documents of each source.
+        left_out: documents that have no tokens, or but a mark: their numbers in all sources together.
         unmarked: documents whose mark in front was left out, as the one behind them is the same.
     """
 
     documents: int = 0
     tokens: int = 0
-    empty: int = 0
+    read: list[int] = field(default_factory=list)
+    left_out: list[int] = field(default_factory=list)
     unmarked: int = 0
     _sum: hashlib.blake2b = field(default_factory=lambda: hashlib.blake2b(digest_size=16), repr=False)
+
+    @property
+    def empty(self) -> int:
+        """How many were left out."""
+        return len(self.left_out)
+
+    def to_note(self) -> dict[str, list[int]]:
+        """By which a document's number here is told from its number in a source."""
+        return {"read": self.read, "left_out": self.left_out}
+
+    def leave_out(self) -> None:
+        """The document that was read last does not go over."""
+        self.left_out.append(sum(self.read) - 1)
 
     def passing(self, documents: Iterable[Ids]) -> Iterator[Ids]:
         """Documents, counted as they pass."""
@@ -94,16 +107,7 @@ def convert_tokens(
             raise DataError(f"{target} is one file and has no validation split", "Convert each split to its own file")
         if target.suffix == ".bin" and end_token is None:
             raise DataError("a .bin marks documents by an end token alone", "Give end_token or the tokenizer")
-        account = Account()
-        given = _checked(sources, end_token, vocab_size, account)
-        with _new_files(target) as staged:
-            if target.suffix == ".ds":
-                write_datatrove_documents(account.passing(given), staged, vocab_size)
-            else:
-                assert end_token is not None, "checked above"
-                _write_bin(account.passing(_marked(given, end_token, account)), staged, vocab_size)
-            _compare(staged, end_token, vocab_size, account)
-        return {target.name: account}
+        return {target.name: _write_file(sources, target, vocab_size, end_token)}
     if target.suffix:
         raise DataError(f"{target} names no known form", "Let it end in .ds or .bin, or be a folder without an ending")
     if tokenizer is None:
@@ -129,9 +133,11 @@ def _checked(sources: Sequence[Path], end_token: int | None, vocab_size: int, ac
                     f"{source} has an index beside it, as Megatron writes",
                     "Give bare tokens as nanoGPT has them, or a .ds",
                 )
+            account.read.append(0)
             for ids in documents([source], end_token, vocab_size):
+                account.read[-1] += 1
                 if not len(ids):
-                    account.empty += 1
+                    account.leave_out()
                     continue
                 if int(ids.max()) >= vocab_size:
                     raise DataError(
@@ -150,7 +156,7 @@ def _marked(given: Iterable[Ids], mark: int, account: Account) -> Iterator[Ids]:
             ids = ids[1:]
             account.unmarked += 1
         if len(ids) == 1 and ids[0] == mark:
-            account.empty += 1
+            account.leave_out()
             continue
         marks = np.flatnonzero(ids == mark)
         place = (0 if ids[0] == mark else -1) if place is None else place
@@ -163,13 +169,6 @@ def _marked(given: Iterable[Ids], mark: int, account: Account) -> Iterator[Ids]:
         yield ids
 
 
-def _write_bin(given: Iterable[Ids], path: Path, vocab_size: int) -> None:
-    dtype = token_dtype(vocab_size)
-    with path.open("wb") as file:
-        for ids in given:
-            file.write(ids.astype(dtype).tobytes())
-
-
 def _compare(path: Path, end_token: int | None, vocab_size: int, account: Account) -> None:
     """Read back what was written."""
     if not account.documents:
@@ -180,23 +179,39 @@ def _compare(path: Path, end_token: int | None, vocab_size: int, account: Accoun
     assert again.digest == account.digest, "what was written reads differently"
 
 
-@contextmanager
-def _new_files(target: Path) -> Iterator[Path]:
-    """A place to write a file and what belongs to it; all appear beside `target` when the block ends, the file last."""
-    staging = target.parent / f".{target.name}.tmp-{os.getpid()}"
-    with disk_errors(target):
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        try:
-            yield staging / target.name
-            made = sorted(staging.iterdir(), key=lambda file: (file.name == target.name, file.name))
-            for file in made:
-                if (there := target.with_name(file.name)).exists():
-                    raise DataError(f"{there} is there already", "Give a new path: nothing is written over")
-            for file in made:
-                file.rename(target.with_name(file.name))
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+def _write_file(sources: Sequence[Path], target: Path, vocab_size: int, end_token: int | None) -> Account:
+    account = Account()
+    given = _checked(sources, end_token, vocab_size, account)
+    if target.suffix == ".bin":
+        assert end_token is not None, "checked before"
+        given = _marked(given, end_token, account)
+    with write_artifact(
+        target,
+        "tokens",
+        config={"sources": list(map(str, sources)), "vocab_size": vocab_size, "end_token": end_token},
+        parents={f"{target.name}.{n}": path for n, path in enumerate(sources)},
+        code_version=code_version(__name__),
+        one_file=True,
+    ) as writer:
+        write_documents(account.passing(given), writer.folder / target.name, vocab_size)
+        _compare(writer.folder / target.name, end_token, vocab_size, account)
+        for made in writer.folder.iterdir():
+            if (there := target.with_name(made.name)).exists():
+                raise DataError(f"{there} is there already", "Give a new path: nothing is written over")
+        writer.metrics = {"documents": account.documents, "tokens": account.tokens}
+        writer.notes = {"converted": {target.name: account.to_note()}}
+    return account
+
+
+def write_documents(given: Iterable[Ids], path: Path, vocab_size: int) -> None:
+    """Write documents into a new `.ds` or `.bin` file."""
+    if path.suffix == ".ds":
+        write_datatrove_documents(given, path, vocab_size)
+        return
+    dtype = token_dtype(vocab_size)
+    with path.open("wb") as file:
+        for ids in given:
+            file.write(ids.astype(dtype).tobytes())
 
 
 def _write_artifact(
@@ -219,5 +234,9 @@ def _write_artifact(
             if account.documents or split == "train":
                 _compare(writer.folder / split, end_token, vocab_size, account)
             writer.metrics.update(figures(split, store))
-        writer.notes = {"tokenizer_fingerprint": tokenizer.fingerprint, "vocab_size": vocab_size}
+        writer.notes = {
+            "tokenizer_fingerprint": tokenizer.fingerprint,
+            "vocab_size": vocab_size,
+            "converted": {split: account.to_note() for split, account in accounts.items()},
+        }
     return accounts
