@@ -25,13 +25,19 @@ def gguf(model: Path, output: Path, dtype: str) -> None:
     from typing import cast
 
     from lmworks.compress.gguf_export import DType, save_gguf
+    from lmworks.core.code_version import code_version
+    from lmworks.core.lineage import write_artifact
     from lmworks.models.hub import load_pretrained
     from lmworks.tokenization import load_tokenizer
     from lmworks.tokenization.gguf_export import gguf_metadata
 
     tokenizer, loaded = load_tokenizer(model), load_pretrained(model)
     metadata = gguf_metadata(tokenizer, loaded.config.vocab_size)
-    save_gguf(loaded, metadata, output, dtype=cast("DType", dtype))
+    with write_artifact(
+        output, "model", config={"model": str(model), "dtype": dtype}, parents={"model": model},
+        code_version=code_version(save_gguf.__module__), one_file=True,
+    ) as writer:  # fmt: skip
+        save_gguf(loaded, metadata, writer.folder / output.name, dtype=cast("DType", dtype))
     click.echo(f"{output}: {output.stat().st_size:,} bytes")
 
 

@@ -111,7 +111,9 @@ def extend(
 
     Old ids stay. A model's new rows begin as the mean of the rows of what stood in their place before.
     """
+    from lmworks.core.code_version import code_version
     from lmworks.core.errors import ConfigError
+    from lmworks.core.lineage import write_artifact
     from lmworks.tokenization import load_tokenizer
     from lmworks.tokenization.corpus_texts import read_texts
     from lmworks.tokenization.extending import add_merges, add_tokens
@@ -124,12 +126,18 @@ def extend(
         raise ConfigError(f"{output} is not empty", "Give a new folder")
     old = load_tokenizer(source)
     found = add_tokens(old, tokens, special) if corpus is None else add_merges(old, read_texts(corpus), num_tokens)
-    if source.is_dir() and (source / "config.json").exists():
-        from lmworks.models.extended_vocabulary import extend_vocabulary
-        from lmworks.models.hub import load_pretrained, save_pretrained
+    kind = "model" if source.is_dir() and (source / "config.json").exists() else "tokenizer"
+    parents = {kind: source} | ({"corpus": corpus} if corpus is not None else {})
+    settings = {"tokens": list(tokens), "special": special, "num_tokens": num_tokens}
+    with write_artifact(
+        output, kind, config=settings, parents=parents, code_version=code_version(add_tokens.__module__)
+    ) as writer:
+        if kind == "model":
+            from lmworks.models.extended_vocabulary import extend_vocabulary
+            from lmworks.models.hub import load_pretrained, save_pretrained
 
-        model = load_pretrained(source)
-        extend_vocabulary(model, found.pieces)
-        save_pretrained(model, output)
-    found.tokenizer.save(output)
+            model = load_pretrained(source)
+            extend_vocabulary(model, found.pieces)
+            save_pretrained(model, writer.folder)
+        found.tokenizer.save(writer.folder)
     click.echo(f"{output}: {len(found.pieces)} new tokens, {found.tokenizer.vocab_size:,} in all")
