@@ -23,6 +23,7 @@ def validate(ctx: click.Context, /, files: tuple[Path, ...], show: int, **given:
     """
     from rich.table import Table
 
+    from lmworks.data.rows.rules import REMEDIES
     from lmworks.data.rows.validate import validate as look
     from lmworks.tokenization.tokenizer import load_tokenizer
 
@@ -36,6 +37,8 @@ def validate(ctx: click.Context, /, files: tuple[Path, ...], show: int, **given:
         console.print(table, markup=False)
     if len(found.findings) > show:
         click.echo(f"and {len(found.findings) - show} more; --show lists them")
+    for rule in dict.fromkeys(finding.rule for finding in found.findings[:show]):
+        click.echo(f"{rule}: {REMEDIES[rule]}")
     for file in files:
         kinds = ", ".join(f"{count} {kind}" for kind, count in found.kinds[file].most_common())
         click.echo(f"{file}: {found.rows[file]} rows ({kinds or 'none readable'})")

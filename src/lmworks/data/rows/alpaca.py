@@ -1,7 +1,7 @@
 """The Alpaca layout: `instruction`, `input`, `output`, with `system` and earlier turns in `history`. Knows no file.
 
 The input is joined to the instruction by an empty line, which is how the model sees it; written again, the
-instruction holds both.
+instruction holds both. Other data sets say the same under other names (Dolly, MS-Swift, Orca pairs, Self-Instruct).
 """
 
 from __future__ import annotations
@@ -14,6 +14,37 @@ from lmworks.data.rows.turns import read_turns
 from lmworks.data.rows.values import CompletionRow, LabeledRow, PreferenceRow, Row, RowFault, read_label
 
 _FIELDS = ("instruction", "input", "output", "system", "history")
+_RENAMED = {
+    "instruction": ("query", "question"),
+    "input": ("context",),
+    "output": ("response", "answer"),
+}
+"""Names of fields, and what they are called elsewhere."""
+_OTHERS = {"prompt", "messages", "text"}
+"""Fields that, beside such other names, make a row one of another layout."""
+
+
+def with_its_names(fields: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The fields of a row of this layout, other names replaced by its own; None of any other row.
+
+    Raises:
+        RowFault: it has several answers of Self-Instruct (`instances`), which are rows of their own.
+    """
+    if "instruction" in fields and ("output" in fields or isinstance(fields.get("chosen"), str)):
+        return dict(fields)
+    if _OTHERS & set(fields):
+        return None
+    instances = fields.get("instances")
+    if "instruction" in fields and isinstance(instances, list) and all(isinstance(one, Mapping) for one in instances):
+        if len(instances) != 1:
+            raise RowFault("several rows", f"'instances' holds {len(instances)} answers; make each a row of its own")
+        fields = {**{name: value for name, value in fields.items() if name != "instances"}, **instances[0]}
+    renamed = dict(fields)
+    for name, others in _RENAMED.items():
+        if name not in renamed and (found := next((other for other in others if other in fields), None)) is not None:
+            renamed[name] = renamed.pop(found)
+    answered = "output" in renamed or isinstance(renamed.get("chosen"), str)
+    return renamed if answered and "instruction" in renamed else None
 
 
 def read(fields: Mapping[str, Any], tools: tuple[Mapping[str, Any], ...]) -> Row:

@@ -6,7 +6,9 @@ put lists into cells.
 
 from __future__ import annotations
 
+import codecs
 import csv
+import gzip
 import io
 import json
 import os
@@ -16,10 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from lmworks.core.errors import DataError, disk_errors, require
+from lmworks.data.extraction.compression import decompressed
+from lmworks.data.rows.json_text import Decoder, blank
 from lmworks.data.rows.layouts import Layout, parse_row, write_row
 from lmworks.data.rows.values import Row, RowFault
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+_COMPRESSED = (".gz", ".zst")
 _LISTS = ("messages", "conversations", "completions", "labels", "history", "tools")
 """Cells of CSV that are JSON."""
 _CONTENTS = ("prompt", "completion", "chosen", "rejected")
@@ -59,23 +64,45 @@ class Found:
 
 
 def read_file(file: Path) -> Iterator[Found]:
-    """Every row of a file, faults among them.
+    """Every row of a file, faults among them; JSON lines one at a time, other kinds as a whole.
+
+    Args:
+        file: `.jsonl`, `.json`, `.csv` or `.parquet`; the texts also with `.gz` or `.zst` behind.
 
     Raises:
-        DataError: the file is missing, of another kind, not UTF-8, or unreadable as a whole.
+        DataError: the file is missing, of another kind, not UTF-8 (of JSON lines, the line is a fault), damaged, or
+            unreadable as a whole.
         MissingExtraError: a Parquet file needs pyarrow.
     """
     if not file.is_file():
         raise DataError(f"{file} does not exist", f"Give a file ending in {', '.join(SUFFIXES)}")
-    if file.suffix not in SUFFIXES:
-        raise DataError(f"{file} is of no known kind", f"Give a file ending in {', '.join(SUFFIXES)}")
-    if file.suffix == ".parquet":
+    kind, compression = _kind(file)
+    if kind == ".parquet":
         return _parquet(file)
+    if kind == ".jsonl":
+        return _json_lines(file, compression)
+    with file.open("rb") as stream, decompressed(stream, compression, str(file)) as plain:
+        data = plain.read()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(f"{file} is UTF-16", "Convert it to UTF-8")
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 (byte {error.start})", "Convert it to UTF-8") from None
-    return {".jsonl": _json_lines, ".json": _json_list, ".csv": _csv}[file.suffix](file, text)
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{file}:{line} is not UTF-8 (byte {error.start} of the file)", "Convert it to UTF-8") from None
+    if kind == ".csv":
+        return _csv(file, text)
+    return _json_lines(file, compression) if _holds_lines(text) else _json_list(file, text)
+
+
+def _kind(file: Path) -> tuple[str, str]:
+    """How rows are written in a file, and how that is compressed."""
+    *_, last = suffixes = [suffix.lower() for suffix in file.suffixes] or [""]
+    compression = last if last in _COMPRESSED else ""
+    kind = suffixes[-2] if compression and len(suffixes) > 1 else last
+    if kind not in SUFFIXES or (compression and kind == ".parquet"):
+        raise DataError(f"{file} is of no known kind", f"Give a file ending in {', '.join(SUFFIXES)}")
+    return kind, compression
 
 
 def write_file(file: Path, rows: Sequence[Row], layout: Layout = "trl") -> None:
@@ -89,8 +116,9 @@ def write_file(file: Path, rows: Sequence[Row], layout: Layout = "trl") -> None:
     Raises:
         DataError: a row cannot be said in this layout or kind of file; the row is named by its number.
     """
-    if file.suffix not in SUFFIXES:
-        raise DataError(f"{file} is of no known kind", f"Give a file ending in {', '.join(SUFFIXES)}")
+    kind, compression = _kind(file)
+    if compression not in ("", ".gz"):
+        raise DataError(f"{file} would be compressed as {compression}", "Write it plain or as .gz")
     written = []
     for number, row in enumerate(rows, 1):
         try:
@@ -98,18 +126,22 @@ def write_file(file: Path, rows: Sequence[Row], layout: Layout = "trl") -> None:
         except RowFault as error:
             raise DataError(f"row {number}: {error}", "Choose the layout 'trl' or convert the rows first") from None
     file.parent.mkdir(parents=True, exist_ok=True)
-    staged = file.with_name(f".{file.name}.tmp-{os.getpid()}{file.suffix}")
+    staged = file.with_name(f".{file.name}.tmp-{os.getpid()}{kind}")
     with disk_errors(file):
         try:
-            _WRITERS[file.suffix](staged, written)
-            _check_same(staged, rows, file)
+            _WRITERS[kind](staged, written)
+            _check_same(staged, rows)
+            if compression:  # without a name or time inside, so that equal rows give equal bytes
+                staged.write_bytes(gzip.compress(staged.read_bytes(), mtime=0))
             staged.replace(file)
+        except UnicodeEncodeError as error:
+            raise DataError(f"a row holds half a character ({error.object[error.start]!r})", "Mend the text") from None
         finally:
             staged.unlink(missing_ok=True)
 
 
-def _check_same(staged: Path, rows: Sequence[Row], file: Path) -> None:
-    if file.suffix in (".json", ".jsonl"):
+def _check_same(staged: Path, rows: Sequence[Row]) -> None:
+    if staged.suffix in (".json", ".jsonl"):
         return  # JSON gives back what was written, which was compared row by row
     for number, (found, row) in enumerate(zip(read_file(staged), rows, strict=True), 1):
         try:
@@ -117,64 +149,61 @@ def _check_same(staged: Path, rows: Sequence[Row], file: Path) -> None:
         except RowFault:
             same = False
         if not same:
-            raise DataError(f"row {number} would not read back the same from {file.suffix}", "Write .jsonl instead")
+            raise DataError(f"row {number} would not read back the same from {staged.suffix}", "Write .jsonl instead")
 
 
-def _json(text: str) -> object:
-    return json.loads(text, object_pairs_hook=_unique)
+def _json_lines(file: Path, compression: str) -> Iterator[Found]:
+    json_text = Decoder()
+    with file.open("rb") as stream, decompressed(stream, compression, str(file)) as plain:
+        for number, line in enumerate(plain, 1):
+            if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                raise DataError(f"{file} is UTF-16", "Convert it to UTF-8")
+            if not line.strip():
+                continue
+            place = Place(file, number)
+            try:
+                yield Found(place, json_text.whole(line.decode("utf-8-sig" if number == 1 else "utf-8")))
+            except UnicodeDecodeError as error:
+                yield Found(place, None, RowFault("encoding", f"byte {error.start + 1} of the line is not UTF-8"))
+            except RowFault as fault:
+                yield Found(place, None, fault)
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise RowFault("malformed", f"the name {next(n for n in names if names.count(n) > 1)!r} is given twice")
-    return value
-
-
-def _json_lines(file: Path, text: str) -> Iterator[Found]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield _decoded(Place(file, number), line)
-
-
-def _decoded(place: Place, line: str) -> Found:
+def _holds_lines(text: str) -> bool:
+    """Whether a `.json` file is JSON lines, as many are: its first line is a whole row and another row follows."""
+    first, _, rest = text.lstrip().partition("\n")
+    if not first.startswith("{") or not rest.lstrip().startswith("{"):
+        return False
     try:
-        return Found(place, _json(line))
-    except RowFault as fault:
-        return Found(place, None, fault)
-    except (ValueError, RecursionError) as error:
-        return Found(place, None, RowFault("malformed", f"the row is not JSON: {error}"))
+        Decoder().whole(first)
+    except RowFault:
+        return False
+    return True
 
 
 def _json_list(file: Path, text: str) -> Iterator[Found]:
-    decoder = json.JSONDecoder(object_pairs_hook=_unique)
-    begin = _blank(text, 0)
-    if text[begin : begin + 1] != "[":
+    json_text = Decoder()
+    begin = blank(text, 0)
+    if begin == len(text):
+        return
+    if text[begin] != "[":
         raise DataError(f"{file} is not JSON that holds a list of rows", "Wrap the rows in [ ]")
-    begin, line, counted = _blank(text, begin + 1), 1, 0
+    begin, line, counted = blank(text, begin + 1), 1, 0
     while text[begin : begin + 1] != "]":
         line, counted = line + text.count("\n", counted, begin), begin
         try:
-            value, end = decoder.raw_decode(text, begin)
-        except RowFault as fault:
-            raise DataError(f"{file}:{line}: {fault}", "Fix the file") from None
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{file} is not JSON: {error}", "Fix the file") from None
-        yield Found(Place(file, line), value)
-        end = _blank(text, end)
+            value, end, fault = json_text.at(text, begin)
+        except RowFault as endless:
+            yield Found(Place(file, line), None, RowFault(endless.rule, f"{endless}; nothing behind it was read"))
+            return
+        yield Found(Place(file, line), None if fault else value, fault)
+        end = blank(text, end)
         if text[end : end + 1] not in (",", "]"):
             raise DataError(f"{file} is not JSON: a comma or ] is missing in line {text.count(chr(10), 0, end) + 1}",
                             "Fix the file")  # fmt: skip
-        begin = _blank(text, end + 1) if text[end] == "," else end
+        begin = blank(text, end + 1) if text[end] == "," else end
     if text[begin + 1 :].strip():
         raise DataError(f"{file} is not JSON: text follows the list", "Fix the file")
-
-
-def _blank(text: str, begin: int) -> int:
-    while text[begin : begin + 1] in (" ", "\n", "\r", "\t"):
-        begin += 1
-    return begin
 
 
 def _csv(file: Path, text: str) -> Iterator[Found]:
@@ -206,9 +235,9 @@ def _row_of_cells(place: Place, header: list[str], cells: list[str]) -> Found:
             value[name] = cell.lower() == "true"
         elif cell and (name in _LISTS or (name in _CONTENTS and cell.startswith('[{"role"'))):
             try:
-                value[name] = _json(cell)
-            except ValueError as error:
-                return Found(place, None, RowFault("malformed", f"the cell {name!r} is not JSON: {error}"))
+                value[name] = Decoder().whole(cell)
+            except RowFault as fault:
+                return Found(place, None, RowFault(fault.rule, f"the cell {name!r}: {fault}"))
         elif cell or name in ("text", *_CONTENTS):
             value[name] = cell
     return Found(place, value)
@@ -259,7 +288,7 @@ def _write_parquet(file: Path, rows: Sequence[dict[str, Any]]) -> None:
     columns = {name: [_cell(name, row.get(name)) for row in rows] for name in names}
     try:
         pyarrow.parquet.write_table(pyarrow.table(columns), file)
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OverflowError) as error:
         raise DataError(f"the rows do not fit the columns of one table: {error}", "Write .jsonl instead") from None
 
 
@@ -269,13 +298,13 @@ def _cell(name: str, value: Any) -> Any:
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, list):
         return [_cell("", inner) for inner in value]
-    if isinstance(value, dict) and "tool_calls" in value:
+    if isinstance(value, dict) and isinstance(value.get("tool_calls"), list):
         return {**value, "tool_calls": [_call(call) for call in value["tool_calls"]]}
     return value
 
 
-def _call(call: dict[str, Any]) -> dict[str, Any]:
-    inner = call.get("function")
+def _call(call: Any) -> Any:
+    inner = call.get("function") if isinstance(call, dict) else None
     if not isinstance(inner, dict) or not isinstance(inner.get("arguments"), dict):
         return call
     return {**call, "function": {**inner, "arguments": json.dumps(inner["arguments"], ensure_ascii=False)}}

@@ -7,7 +7,8 @@
 | `alpaca` | `instruction`, `input`, `output`, `system`, `history`; likewise |
 | `openai` | `messages`, `tools`; `input`/`preferred_output`/`non_preferred_output` |
 
-A row of verl (`data_source`, `prompt`, `reward_model`…) is a prompt with further fields. Knows no file.
+Read only are the dialogs in one text of `transcripts`, and names that single data sets have for the same fields. A
+row of verl (`data_source`, `prompt`, `reward_model`…) is a prompt with further fields. Knows no file.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from lmworks.core.messages import Message
-from lmworks.data.rows import alpaca, sharegpt
+from lmworks.data.rows import alpaca, sharegpt, transcripts
+from lmworks.data.rows.transcripts import is_hh
 from lmworks.data.rows.turns import check_order, read_turns, write_turns
 from lmworks.data.rows.values import (
     CompletionRow,
@@ -29,6 +31,7 @@ from lmworks.data.rows.values import (
     RowFault,
     StepwiseRow,
     TextRow,
+    labeled,
     read_label,
 )
 
@@ -46,6 +49,13 @@ TYPES: tuple[tuple[str, ...], ...] = (
 """Fields by which a row of `trl` is known, the first that fit."""
 _MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 """Fields in which rows hold what their marks, such as `<image>`, stand for."""
+_RENAMED = {
+    "chosen_messages": "chosen", "rejected_messages": "rejected",  # LLaMA-Factory 1
+    "chosen_response": "chosen", "rejected_response": "rejected",  # UltraFeedback, binarized by Argilla
+    "response_j": "chosen", "response_k": "rejected",  # StackExchange pairs
+    "conversation": "messages",  # LMSYS-Chat, WildChat
+}  # fmt: skip
+"""Names of fields elsewhere, and ours."""
 _OPENAI = ("input", "preferred_output", "non_preferred_output")
 
 
@@ -58,18 +68,25 @@ def parse_row(value: object) -> Row:
     if not isinstance(value, Mapping):
         raise RowFault("malformed", f"the row is a {type(value).__name__}, not an object")
     fields = {str(key): inner for key, inner in value.items() if inner is not None}
+    for name in set(_RENAMED) & set(fields):
+        if _RENAMED[name] not in fields:
+            fields[_RENAMED[name]] = fields.pop(name)
     if media := [name for name in _MEDIA if fields.get(name)]:
         raise RowFault("not text", f"the row has {media[0]!r}; only text can be tuned on")
+    if {"message_id", "parent_id"} <= set(value) or "message_tree_id" in fields:
+        raise RowFault("unknown type", "the row is a message of a tree (OpenAssistant); give whole conversations")
     tools = _tools(fields.pop("tools", None))
     if "conversations" in fields:
         return sharegpt.read(fields, tools)
-    if "instruction" in fields and ("output" in fields or "chosen" in fields):
-        return alpaca.read(fields, tools)
+    if isinstance(fields.get("chat"), str) and isinstance(fields.get("system"), str):
+        return _glaive(fields)
     if all(name in fields for name in _OPENAI):
         return _openai_preference(fields)
+    if (renamed := alpaca.with_its_names(fields)) is not None:
+        return alpaca.read(renamed, tools)
     for names in TYPES:
         if all(name in fields for name in names):
-            return _trl(names, fields, tools)
+            return _trl(*_turns_of_transcripts(names, fields), tools)
     known = ", ".join("+".join(names) for names in (("conversations",), ("instruction", "output"), *TYPES))
     raise RowFault("unknown type", f"fields {sorted(fields)} fit no known layout ({known})")
 
@@ -139,7 +156,10 @@ def _trl(names: tuple[str, ...], fields: dict[str, Any], tools: tuple[Mapping[st
     elif "chosen" in names:
         row = _preference(fields, common)
     elif names == ("messages",):
-        return TextRow(read_turns(fields["messages"], "messages"), **common)
+        messages = read_turns(fields["messages"], "messages")
+        if isinstance(common["extra"].get("label"), bool | int):  # LLaMA-Factory's for KTO; texts are names of classes
+            return labeled(messages, common["extra"].pop("label"), "label", **common)
+        return TextRow(messages, **common)
     elif names == ("text",):
         if not isinstance(fields["text"], str):
             raise RowFault("malformed", f"'text' is a {type(fields['text']).__name__}, not a text")
@@ -167,6 +187,26 @@ def _preference(fields: Mapping[str, Any], common: Any) -> PreferenceRow:
             raise RowFault("mixed forms", "'prompt' is a text that no turn of 'chosen' repeats; give messages")
         prompt = None
     return PreferenceRow(prompt, chosen, rejected, **common)
+
+
+def _turns_of_transcripts(names: tuple[str, ...], fields: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The row's type and fields with dialogs of HH as turns; answers to such a prompt are what the assistant says."""
+    held = {name: fields[name] for name in {*names, "prompt"} if name in fields}
+    dialogs: dict[str, Any] = {name: transcripts.read_hh(text) for name, text in held.items() if is_hh(text)}
+    if dialogs.get("prompt", [{}])[-1] == {"role": "assistant", "content": ""}:
+        dialogs["prompt"].pop()  # it ends where the answer begins
+    if "prompt" in dialogs:
+        answers = {name: text for name, text in held.items() if isinstance(text, str) and name not in dialogs}
+        dialogs |= {name: [{"role": "assistant", "content": text.strip()}] for name, text in answers.items()}
+    if "text" in dialogs:
+        return ("messages",), {**{n: v for n, v in fields.items() if n != "text"}, "messages": dialogs["text"]}
+    return names, {**fields, **dialogs}
+
+
+def _glaive(fields: dict[str, Any]) -> Row:
+    turns, functions = transcripts.read_glaive(fields["system"], fields["chat"])
+    extra = {key: value for key, value in fields.items() if key not in ("system", "chat")}
+    return TextRow(read_turns(turns, "chat"), tools=_tools(functions), extra=extra)
 
 
 def _openai_preference(fields: Mapping[str, Any]) -> PreferenceRow:

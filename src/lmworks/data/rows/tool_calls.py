@@ -71,7 +71,13 @@ def _call_faults(call: Mapping[str, Any], declared: Mapping[str, Any]) -> Iterat
         return
     schema = json.dumps(declared[name], sort_keys=True, default=str)
     if _schema_fault(schema) is None:
-        for error in _validator(schema).iter_errors(dict(arguments)):
+        try:
+            errors = list(_validator(schema).iter_errors(dict(arguments)))
+        except (resolve("referencing.exceptions:Unresolvable"), RecursionError) as failure:
+            reason = "it refers to itself without end" if isinstance(failure, RecursionError) else str(failure)
+            yield f"calls {name!r}, whose parameters cannot be checked: {reason}"
+            return
+        for error in errors:
             place = f"{'.'.join(map(str, error.absolute_path))}: " if error.absolute_path else ""
             yield f"calls {name!r} with wrong arguments: {place}{error.message}"
 
@@ -101,4 +107,6 @@ def _schema_fault(schema: str) -> str | None:
 
 @lru_cache(maxsize=1024)
 def _validator(schema: str) -> Any:
-    return resolve("jsonschema:Draft202012Validator")(json.loads(schema))
+    """Of a schema, which may refer to parts of itself; an empty registry keeps it from asking other hosts."""
+    registry = resolve("referencing:Registry")()
+    return resolve("jsonschema:Draft202012Validator")(json.loads(schema), registry=registry)

@@ -1,7 +1,8 @@
 """The turns of a conversation as JSON holds them, into messages and back, nothing dropped. Knows no row type.
 
-Read are OpenAI's chat turns and the names that others give their parts (`reasoning`, `thinking`, the role
-`developer`). Arguments of a tool call are kept as the object that they are, not as the text some write it as.
+Read are OpenAI's chat turns, ShareGPT's (`from`, `value`), and the names that others give to parts of them
+(`reasoning`, `thinking`, the role `developer`, content in parts). Arguments of a tool call are kept as the object that
+they are, not as the text some write it as.
 """
 
 from __future__ import annotations
@@ -15,11 +16,20 @@ from pydantic import ValidationError
 
 from lmworks.core.config import explain, nearest
 from lmworks.core.messages import Message
+from lmworks.data.rows.json_text import Decoder
 from lmworks.data.rows.values import RowFault
 
 _ALIASES = {"reasoning": "reasoning_content", "thinking": "reasoning_content"}
-_WEIGHT = "weight"
-"""OpenAI's: 0 keeps a turn from being learnt."""
+_ROLES = {
+    "developer": "system", "human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant",
+    "bing": "assistant", "observation": "tool", "function_response": "tool", "ipython": "tool",
+}  # fmt: skip
+_CALLS = ("function_call", "function-call")
+"""Senders whose turns are calls of tools, as JSON."""
+_WEIGHTS = ("weight", "loss_weight")
+"""OpenAI's and LLaMA-Factory's: whether a turn is learnt from."""
+_TEXT_PARTS = ("text", "input_text", "output_text")
+_REASONING_PARTS = ("reasoning", "thinking")
 
 
 def read_turns(value: object, field: str) -> tuple[Message, ...]:
@@ -73,30 +83,25 @@ def check_order(messages: Sequence[Message]) -> None:
 def _message(number: int, turn: object) -> Message:
     if not isinstance(turn, Mapping):
         raise RowFault("malformed", f"message {number} is a {type(turn).__name__}, not an object")
+    given = {str(key): value for key, value in turn.items() if value is not None}
+    if "role" not in given and "content" not in given and ("from" in given or "value" in given):
+        given = _sharegpt(number, given)
+    if isinstance(role := given.get("role"), str):
+        given["role"] = _ROLES.get(role.lower(), role.lower())
+    _check_weight(number, given)
     values: dict[str, Any] = {}
-    for key, value in turn.items():
+    for key, value in given.items():
         name = _ALIASES.get(key, key)
-        if value is None or (key == _WEIGHT and value == 1):
-            continue
-        if key == _WEIGHT:
-            raise RowFault(
-                "turn weight",
-                f"message {number} has weight {value!r}; only 1 is known, so end the conversation before it",
-            )
         if name not in Message.model_fields:
-            raise RowFault(
-                "unknown field", f"message {number} has {key!r}{nearest(str(key), list(Message.model_fields))}"
-            )
+            raise RowFault("unknown field", f"message {number} has {key!r}{nearest(key, list(Message.model_fields))}")
         if name in values:
             raise RowFault("malformed", f"message {number} gives {name!r} twice")
         values[name] = value
-    if values.get("role") == "developer":
-        values["role"] = "system"
     if isinstance(parts := values.get("content"), (list, tuple)):
-        values["content"] = _joined(number, parts)
+        values |= _of_parts(number, parts, values)
     calls = values.get("tool_calls")
     if isinstance(calls, (list, tuple)):
-        values["tool_calls"] = [_with_arguments(call, _as_value) for call in calls]
+        values["tool_calls"] = [_with_arguments(_nested(call), _as_value) for call in calls]
         if not calls:
             del values["tool_calls"]
         elif "content" not in values:
@@ -107,12 +112,74 @@ def _message(number: int, turn: object) -> Message:
         raise RowFault("malformed", f"message {number}: {explain(Message, error)}") from None
 
 
-def _joined(number: int, parts: Sequence[object]) -> str:
-    """The text of content that is given in parts."""
-    texts = [part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None for part in parts]
-    if not all(isinstance(text, str) for text in texts):
-        raise RowFault("not text", f"message {number} has content that is not text; only text can be tuned on")
-    return "".join(map(str, texts))
+def _sharegpt(number: int, turn: Mapping[str, Any]) -> dict[str, Any]:
+    """The turn with OpenAI's names; a call of tools becomes one."""
+    if not isinstance(sender := turn.get("from"), str) or "value" not in turn:
+        raise RowFault("malformed", f"turn {number} has no 'from' and 'value'")
+    rest = {key: value for key, value in turn.items() if key not in ("from", "value")}
+    if sender.lower() in _CALLS:
+        return {"role": "assistant", "content": "", "tool_calls": read_calls(number, turn["value"]), **rest}
+    return {"role": sender, "content": turn["value"], **rest}
+
+
+def read_calls(number: int, value: object) -> list[dict[str, Any]]:
+    """Calls of tools, given as one object with `name` and `arguments`, a list of them, or either as JSON in a string.
+
+    Raises:
+        RowFault: it is nothing of the kind.
+    """
+    try:
+        calls = Decoder().whole(value) if isinstance(value, str) else value
+    except RowFault as fault:
+        raise RowFault("tool call", f"turn {number} calls a function with {str(value)[:80]!r}: {fault}") from None
+    listed: list[Any] = calls if isinstance(calls, list) else [calls]
+    if not listed or not all(isinstance(call, Mapping) and "name" in call for call in listed):
+        raise RowFault("tool call", f"turn {number} calls a function without a 'name'")
+    return [{"type": "function", "function": dict(call)} for call in listed]
+
+
+def _check_weight(number: int, turn: dict[str, Any]) -> None:
+    """Take out the weight of a turn if it says what holds anyway: the assistant is learnt, others are not."""
+    for key in _WEIGHTS:
+        weight, learnt = turn.pop(key, None), turn.get("role") == "assistant"
+        if weight is not None and weight != learnt:
+            raise RowFault(
+                "turn weight",
+                f"message {number} ({turn.get('role')}) has {key} {weight!r}; the assistant's turns are learnt and no "
+                "others, so end the conversation before it or make it a part of the prompt",
+            )
+
+
+def _of_parts(number: int, parts: Sequence[object], others: Mapping[str, Any]) -> dict[str, Any]:
+    """What content that is given in parts says: its text, the reasoning and calls of tools among it."""
+    texts: list[str] = []
+    thoughts: list[str] = []
+    calls: list[dict[str, Any]] = []
+    for part in parts:
+        kind = part.get("type") if isinstance(part, Mapping) else "text" if isinstance(part, str) else type(part)
+        told = part if isinstance(part, str) else next(
+            (part[key] for key in ("text", "value", kind) if isinstance(part, Mapping) and part.get(key) is not None),
+            None,
+        )  # fmt: skip
+        if kind == "tool_call":
+            calls += read_calls(number, told)
+        elif kind in (*_TEXT_PARTS, *_REASONING_PARTS) and isinstance(told, str):
+            (thoughts if kind in _REASONING_PARTS else texts).append(told)
+        else:
+            raise RowFault("not text", f"message {number} has a part of type {kind!r}; only text can be tuned on")
+    told = {"content": "".join(texts)}
+    more = {"reasoning_content": "".join(thoughts), "tool_calls": calls}
+    if twice := [name for name, value in more.items() if value and name in others]:
+        raise RowFault("malformed", f"message {number} gives {twice[0]!r} twice")
+    return told | {name: value for name, value in more.items() if value}
+
+
+def _nested(call: object) -> object:
+    """A call with its name and arguments where OpenAI puts them."""
+    if isinstance(call, Mapping) and "name" in call and "function" not in call:
+        outer = {key: value for key, value in call.items() if key not in ("name", "arguments")}
+        return {"type": "function", **outer, "function": {k: call[k] for k in ("name", "arguments") if k in call}}
+    return call
 
 
 def _with_arguments(call: Any, change: Any) -> Any:

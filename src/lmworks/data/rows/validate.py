@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from lmworks.core.errors import DataError, TokenizerError
 from lmworks.data.identity import row_id
 from lmworks.data.rows.convert import ChatRenderer, render
 from lmworks.data.rows.files import Place, read_file
-from lmworks.data.rows.layouts import write_row
 from lmworks.data.rows.rules import broken_rules
 from lmworks.data.rows.turns import write_turns
 from lmworks.data.rows.values import Content, LabeledRow, Row, RowFault, StepwiseRow
@@ -86,7 +85,11 @@ def validate(files: Sequence[Path], tokenizer: Measure | None = None, max_tokens
             except RowFault as fault:
                 found.findings.append(Finding(item.place, fault.rule, str(fault), True))
                 continue
-            faults = [*broken_rules(row), *group.look(item.place, row), *_other_splits(item.place, row, asked)]
+            faults = [
+                *group.once(broken_rules(row)),
+                *group.look(item.place, row),
+                *_other_splits(item.place, row, asked),
+            ]
             if max_tokens is not None and tokenizer is not None:
                 faults += _too_long(row, tokenizer, max_tokens)
             found.findings += [Finding(item.place, fault.rule, str(fault), serious) for fault, serious in faults]
@@ -106,6 +109,16 @@ class _File:
         self._seen: dict[str, Place] = {}
         self._labels: dict[str, tuple[bool, Place]] = {}
         self._balance: Counter[bool] = Counter()
+        self._carried: set[str] = set()
+
+    def once(self, faults: Iterator[tuple[RowFault, bool]]) -> Iterator[tuple[RowFault, bool]]:
+        """The faults of a row, a field that is carried along named in the first row alone."""
+        for fault, serious in faults:
+            if fault.rule == "carried field":
+                if str(fault) in self._carried:
+                    continue
+                self._carried.add(str(fault))
+            yield fault, serious
 
     def look(self, place: Place, row: Row) -> Iterator[tuple[RowFault, bool]]:
         """Findings about a row beside those before it."""
@@ -172,8 +185,9 @@ def _too_long(row: Row, tokenizer: Measure, most: int) -> Iterator[tuple[RowFaul
 
 def _key(row: Row) -> str:
     """A name of what a row says, its further fields aside."""
-    value: Mapping[str, Any] = {key: inner for key, inner in write_row(row).items() if key not in row.extra}
-    return row_id(json.dumps(value, sort_keys=True))
+    label = row.label if isinstance(row, LabeledRow) else row.labels if isinstance(row, StepwiseRow) else None
+    said = [text for name, content in row.contents.items() for text in (name, _text(content))]
+    return row_id(row.kind, *said, json.dumps([label, list(row.tools)], sort_keys=True, default=str))
 
 
 def _text(content: Content) -> str:

@@ -155,6 +155,23 @@ class LabeledRow(Row):
         return {"prompt": self.prompt, "completion": self.completion}
 
 
+def labeled(turns: tuple[Message, ...], label: object, field: str, **common: Any) -> LabeledRow:
+    """A whole conversation with a label, which is of its last turn.
+
+    Args:
+        turns: the prompt's and the answer.
+        label: as the row gave it.
+        field: its name, for messages.
+        common: tools and further fields.
+
+    Raises:
+        RowFault: the label is none, or the last turn is no answer.
+    """
+    if len(turns) < 2 or turns[-1].role != "assistant":
+        raise RowFault("label", f"{field!r} is given, but the last turn is no answer to anything")
+    return LabeledRow(turns[:-1], turns[-1:], read_label(label, field), **common)
+
+
 @dataclass(frozen=True)
 class StepwiseRow(Row):
     """The steps of one answer and whether each is right, as process reward models learn from."""
