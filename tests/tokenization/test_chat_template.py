@@ -127,8 +127,8 @@ def test_tokens_that_swallow_white_space(tokenizer, tmp_path):
         ("{{ raise_exception('roles must alternate') }}", "refuses the conversation: roles must alternate"),
         ("{{ messages[0].nothing.more }}", "refuses the conversation"),
         ("{{ messages + 1 }}", "fails: TypeError"),
-        ("{{ messages.append(1) }}", "refuses the conversation"),
-        ("{{ ''.__class__.__mro__ }}{{ ''.__class__.__base__.__subclasses__() }}", "refuses the conversation"),
+        ("{{ messages.append(1) }}", "is not run"),
+        ("{{ ''.__class__.__mro__ }}{{ ''.__class__.__base__.__subclasses__() }}", "is not run"),
         ("{{ messages | length }}<|im_start|>{{ messages[-1].content }}", "renders the conversation up to message 1"),
     ],
 )
@@ -172,3 +172,28 @@ def test_the_final_message_is_left_open(tokenizer, oracle, template):
     assert ours.render_chat(messages, continue_final_message=True).text == expected
     with pytest.raises(TokenizerError, match="cannot be continued"):
         tokenizer.with_chat_template("{{ messages[0].content }}").render_chat(messages, continue_final_message=True)
+
+
+@pytest.mark.parametrize("template", [CHATML, WITH_BOS_AND_TRIM, WITH_GENERATION])
+@pytest.mark.parametrize("words", ["6 and ", " \n6 and\n\n", "6"])
+def test_white_space_at_the_end_of_an_open_message_is_the_templates_choice(tokenizer, oracle, template, words):
+    messages = [*ORDINARY[:-1], Message(role="assistant", content=words)]
+    raw = [m.to_template() for m in messages]
+    expected = oracle.apply_chat_template(raw, chat_template=template, tokenize=False, continue_final_message=True)
+    ours = tokenizer.with_chat_template(template)
+    assert ours.render_chat(messages, continue_final_message=True).text == expected
+
+
+def test_an_open_message_without_words_is_a_generation_prompt(tokenizer):
+    """Also where the template trims: what it wrote before the message is not the message's white space."""
+    trimming = tokenizer.with_chat_template(CHATML.replace("message['content']", "message['content'] | trim"))
+    opened = trimming.render_chat([*ORDINARY[:2], Message(role="assistant", content=" ")], continue_final_message=True)
+    assert opened.text == trimming.render_chat(ORDINARY[:2], add_generation_prompt=True).text
+
+
+def test_thoughts_reach_templates_under_both_names(tokenizer, oracle):
+    template = "{% for m in messages %}{{ m.thinking }}|{{ m.reasoning_content }}|{{ m.content }}{% endfor %}"
+    messages = [Message(role="assistant", content="6", reasoning_content="5 + 1")]
+    raw = [m.to_template() for m in messages]
+    expected = oracle.apply_chat_template(raw, chat_template=template, tokenize=False)
+    assert tokenizer.with_chat_template(template).render_chat(messages).text == expected == "5 + 1|5 + 1|6"

@@ -8,24 +8,19 @@ the template does with the text. The same trick marks `{% generation %}` blocks.
 
 from __future__ import annotations
 
-import datetime
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain
 from typing import Any
 
-from jinja2 import TemplateError, nodes
-from jinja2.environment import Template
-from jinja2.ext import Extension
-from jinja2.parser import Parser
-from jinja2.runtime import Macro
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import TemplateError
+from jinja2.exceptions import SecurityError
 
 from lmworks.core.errors import TokenizerError
 from lmworks.core.messages import Message
+from lmworks.tokenization.template_environment import compile_template, run
 
 CHATML = (
     "{% for message in messages %}"
@@ -117,10 +112,10 @@ class _Renderer:
         variables: Mapping[str, str],
         inputs: Mapping[str, Any],
     ) -> None:
-        self.template, self.variables = _compile(template), variables
+        self.template, self.variables = compile_template(template), variables
         self.marks_generation = re.search(r"\{%-?\s*generation\b", template) is not None
         self.roles = [message.role for message in messages]
-        plain = [message.to_template() for message in messages]
+        plain = [_with_thinking(message.to_template()) for message in messages]
         longest_first = sorted((t for t in special_tokens if t.content), key=lambda t: -len(t.content))
         quoted = re.compile("|".join(re.escape(t.content) for t in longest_first) or r"(?!)")
         given = {"messages": plain, **inputs}
@@ -148,8 +143,10 @@ class _Renderer:
     def opened(self) -> RenderedChat:
         """All messages, up to the end of the last one's content."""
         last = self.messages[-1]
-        self.messages[-1] = {**last, "content": last["content"] + self.cut}
-        text, found, _ = self._raw(len(self.messages), False).rpartition(self.cut)
+        self.messages[-1] = {**last, "content": last["content"] + self.cut + " "}
+        text, found, after = self._raw(len(self.messages), False).rpartition(self.cut)
+        if not after.startswith(" ") and last["content"].strip():
+            text = text.rstrip()  # as the template, which trims, would have had it without the cut
         if not found:
             raise TokenizerError(
                 "the chat template does not show the content of the last message, so it cannot be continued",
@@ -161,18 +158,34 @@ class _Renderer:
     def _raw(self, count: int, add_generation_prompt: bool) -> str:
         """The template's text of the first `count` messages, with stand-ins and markers."""
         try:
-            return self.template.render(
-                messages=self.messages[:count],
-                add_generation_prompt=add_generation_prompt,
-                generation_open=self.open,
-                generation_close=self.close,
-                **{"tools": None, "documents": None, **self.variables, **self.inputs},
+            return run(
+                self.template,
+                {
+                    "tools": None,
+                    "documents": None,
+                    **self.variables,
+                    **self.inputs,
+                    "messages": self.messages[:count],
+                    "add_generation_prompt": add_generation_prompt,
+                    "generation_open": self.open,
+                    "generation_close": self.close,
+                },
             )
+        except SecurityError as error:
+            raise TokenizerError(f"the chat template is not run: {error}", "Use a template that is safe") from None
         except TemplateError as error:
             raise TokenizerError(
                 f"the chat template refuses the conversation: {error}", "Change the messages"
             ) from None
-        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        except (
+            TypeError,
+            ValueError,
+            LookupError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+            MemoryError,
+        ) as error:
             raise TokenizerError(
                 f"the chat template fails: {type(error).__name__}: {error}", "Fix the template"
             ) from None
@@ -220,52 +233,10 @@ class _Renderer:
             yield start, end
 
 
-class _Generation(Extension):
-    """`{% generation %}...{% endgeneration %}`: prints its body between two markers."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        """Turn the block into a call that wraps what it prints."""
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        markers: list[nodes.Expr] = [nodes.Name("generation_open", "load"), nodes.Name("generation_close", "load")]
-        return nodes.CallBlock(self.call_method("_wrap", markers), [], [], body).set_lineno(line)
-
-    def _wrap(self, opening: str, closing: str, caller: Macro) -> str:
-        return opening + caller() + closing
-
-
-@lru_cache(maxsize=16)
-def _compile(source: str) -> Template:
-    extensions = ["jinja2.ext.loopcontrols", _Generation]
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    try:
-        return environment.from_string(source)
-    except TemplateError as error:
-        raise TokenizerError(f"the chat template is not valid Jinja: {error}", "Fix the template") from None
-
-
-def _raise_exception(message: str) -> None:
-    raise TemplateError(message)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.datetime.now().strftime(form)
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Unlike Jinja's own filter, this one does not escape HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+def _with_thinking(message: dict[str, Any]) -> dict[str, Any]:
+    """Under both names that templates know: gpt-oss reads `thinking`, the others `reasoning_content`."""
+    reasoning = message.get("reasoning_content")
+    return message if reasoning is None else {"thinking": reasoning, **message}
 
 
 def _unused_characters(text: str) -> Iterator[str]:

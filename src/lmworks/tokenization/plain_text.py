@@ -35,6 +35,10 @@ def plain_spec(spec: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]
     if not isinstance(model, Mapping) or (kind == "BPE" and not model.get("ignore_merges")):
         return bare, {}
     special = {t["content"] for t in added if t.get("special")} - {model.get("unk_token")}
+    if special and kind == "BPE":  # what merges read or write keeps its name
+        for merge in model.get("merges") or ():
+            parts = merge.split(" ") if isinstance(merge, str) else merge
+            special -= {*parts, "".join(parts)}
     vocab = model.get("vocab") or {}
     texts = [entry[0] for entry in vocab] if isinstance(vocab, list) else vocab
     # A space is in no piece of text that reaches a model: it was cut at, or written as another character.

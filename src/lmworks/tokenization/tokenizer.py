@@ -57,6 +57,7 @@ class Tokenizer:
         self._backend = _backend(spec)
         self._ids = self._backend.get_vocab(with_added_tokens=True)
         self._ids |= {token: self._ids.pop(name) for name, token in renamed.items()}
+        self._renamed = frozenset(renamed.values())
         if not self._ids:
             raise TokenizerError("the tokenizer's vocabulary is empty", "Restore it or make the tokenizer anew")
         added = definition.spec.get("added_tokens") or ()
@@ -112,8 +113,11 @@ class Tokenizer:
         Raises:
             TokenizerError: the text holds half a surrogate pair, which has no UTF-8 form.
         """
-        _check_text(text)
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        try:
+            ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        except TypeError:
+            _check_text(text)
+            raise
         return ids
 
     def encode_words(self, text: str) -> list[tuple[int, ...]]:
@@ -130,9 +134,12 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each text, on all cores."""
-        for text in texts:
-            _check_text(text)
-        return [e.ids for e in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        try:
+            return [e.ids for e in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        except TypeError:
+            for text in texts:
+                _check_text(text)
+            raise
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of token ids; bytes that are not UTF-8 become U+FFFD, ids outside the vocabulary nothing.
@@ -182,7 +189,13 @@ class Tokenizer:
 
     @cached_property
     def _tokens(self) -> dict[int, str]:
-        return {i: token for token, i in self._ids.items()}
+        tokens = {i: token for token, i in self._ids.items()}
+        for entry in self.definition.spec.get("added_tokens") or ():
+            token_id = self._ids[entry["content"]]
+            # Of these the library shows what its normalizer makes: `▁x` for `x`.
+            if entry.get("normalized") and entry["content"] not in self._renamed:
+                tokens[token_id] = self._backend.id_to_token(token_id) or entry["content"]
+        return tokens
 
     @cached_property
     def _decoder(self) -> TokenDecoder:
