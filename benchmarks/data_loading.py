@@ -53,7 +53,7 @@ def write(folder: Path, mean: int, tokens: int) -> None:
             length = 2 + int(generator.lognormal(np.log(mean) - 0.5, 1.0))
             writer.add([(generator.integers(0, VOCABULARY, length), length)])  # type: ignore[list-item]  # any sequence
     store = TokenStore(folder)
-    write_datatrove(store, len(store), folder / "tokens.ds", VOCABULARY)
+    write_datatrove(store, folder / "tokens.ds", VOCABULARY)
 
 
 class Windows(Dataset[torch.Tensor]):

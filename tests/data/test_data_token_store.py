@@ -68,6 +68,21 @@ def test_an_index_that_disagrees_with_the_ends_is_refused(tmp_path):
         TokenStore(tmp_path / "train")
 
 
+def test_ends_that_do_not_ascend_or_cross_shards_are_refused(tmp_path):
+    file = write(tmp_path / "train") / "ends.bin"  # the first shard holds 28 tokens, the second 3
+    for ends in ([6, 4, 28, 31], [-1, 6, 28, 31], [4, 6, 27, 31], [4, 40, 28, 31]):
+        np.asarray(ends, "<i8").tofile(file)
+        with pytest.raises(ArtifactError, match=r"ends\.bin is damaged: the ends do not ascend from shard to shard"):
+            TokenStore(tmp_path / "train")
+
+
+def test_an_index_with_another_type_than_its_vocabulary_is_refused(tmp_path):
+    file = write(tmp_path / "train") / "store.json"
+    file.write_text(file.read_text().replace('"vocab_size": 100', '"vocab_size": 100000'))
+    with pytest.raises(ArtifactError, match="100000 ids are not stored as uint16"):
+        TokenStore(tmp_path / "train")
+
+
 def test_the_artifact_folder_itself_is_explained(tmp_path):
     write(tmp_path / "train")
     with pytest.raises(ArtifactError, match="Give one of its splits"):

@@ -22,8 +22,7 @@ from lmworks.data.privacy.history import CONVERTED, ERASED, Rows, after_removal,
 from lmworks.data.privacy.replacements import LABEL
 from lmworks.data.privacy.vault import read_vault, vault_path, write_vault
 from lmworks.data.rows.conversations import FILE
-from lmworks.data.tokens.convert import write_documents
-from lmworks.data.tokens.datatrove_store import documents
+from lmworks.data.tokens.token_files import documents, write_documents
 from lmworks.data.tokens.token_store import TokenStore, TokenStoreWriter
 from lmworks.data.tokens.tokenize import figures
 

@@ -1,4 +1,4 @@
-"""Token files in another form: datatrove's `.ds`, nanoGPT's `.bin`, and the shards that training reads.
+"""Token files in another form: datatrove's `.ds`, Megatron's `.idx`, nanoGPT's `.bin`, and shards for training.
 
 Tokens go over as they are, one document after another, are checked against the vocabulary on the way and compared with
 what can be read back. Nothing is ever written over. What is written says which documents of which sources it holds, so
@@ -13,18 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lmworks.core.code_version import code_version
 from lmworks.core.errors import DataError, TokenizerError
 from lmworks.core.lineage import clock, write_artifact
 from lmworks.core.progress import bar
-from lmworks.data.tokens.datatrove_store import DatatroveFile, documents, write_datatrove_documents
-from lmworks.data.tokens.token_store import INDEX, TokenStore, TokenStoreWriter, token_dtype
+from lmworks.data.tokens.by_ends import Ids
+from lmworks.data.tokens.token_files import FORMS, documents, is_megatron, room, write_documents
+from lmworks.data.tokens.token_store import TokenStoreWriter
 from lmworks.data.tokens.tokenize import SPLITS, document_marks, figures
 from lmworks.tokenization import Tokenizer
-
-Ids = NDArray[np.unsignedinteger]
 
 
 @dataclass
@@ -80,12 +78,13 @@ def convert_tokens(
     """Write the documents of token files in the form that `target` names.
 
     Args:
-        sources: `.ds` and `.bin` files and folders of a token store, in order.
-        target: a new `.ds` or `.bin` file, or a new folder: a tokens artifact, its training split.
+        sources: `.ds`, `.idx` and `.bin` files and folders of a token store, in order.
+        target: a new `.ds`, `.idx` or `.bin` file, or a new folder: a tokens artifact, its training split. An `.idx`
+            gets its `.bin` beside it.
         tokenizer: that made the tokens; an artifact needs it, else it stands for the next two.
         validation: held-out documents of an artifact.
         vocab_size: every id is below it; None takes the tokenizer's, else what the sources allow.
-        end_token: between the documents of `.bin` files; None takes the tokenizer's.
+        end_token: between the documents of `.bin` files without an index; None takes the tokenizer's.
 
     Returns:
         What went over, by split; of a file under its name.
@@ -99,40 +98,30 @@ def convert_tokens(
     if target.exists() or target.is_symlink():
         raise DataError(f"{target} is there already", "Give a new path: nothing is written over")
     if vocab_size is None:
-        vocab_size = tokenizer.vocab_size if tokenizer is not None else max(map(_room, (*sources, *validation)))
+        vocab_size = tokenizer.vocab_size if tokenizer is not None else max(map(room, (*sources, *validation)))
     if end_token is None and tokenizer is not None:
         end_token = document_marks(tokenizer)[1]
-    if target.suffix in (".ds", ".bin"):
+    if target.suffix in FORMS:
         if validation:
             raise DataError(f"{target} is one file and has no validation split", "Convert each split to its own file")
         if target.suffix == ".bin" and end_token is None:
             raise DataError("a .bin marks documents by an end token alone", "Give end_token or the tokenizer")
+        if target.suffix == ".bin" and is_megatron(target):
+            raise DataError(f"{target} would be read with the .idx beside it", "Give another name")
         return {target.name: _write_file(sources, target, vocab_size, end_token)}
     if target.suffix:
-        raise DataError(f"{target} names no known form", "Let it end in .ds or .bin, or be a folder without an ending")
+        raise DataError(
+            f"{target} names no known form", "Let it end in .ds, .idx or .bin, or be a folder without an ending"
+        )
     if tokenizer is None:
         raise TokenizerError("a tokens artifact names its tokenizer", "Give the tokenizer that made the tokens")
     return _write_artifact({"train": sources, "validation": validation}, target, tokenizer, vocab_size, end_token)
-
-
-def _room(path: Path) -> int:
-    """Ids that the tokens of a file have room for."""
-    if path.suffix == ".ds":
-        return 1 << 8 * DatatroveFile(path).token_bytes
-    if (path / INDEX).is_file():
-        return TokenStore(path).vocab_size
-    raise DataError(f"{path} does not say how large its vocabulary is", "Give vocab_size or the tokenizer")
 
 
 def _checked(sources: Sequence[Path], end_token: int | None, vocab_size: int, account: Account) -> Iterator[Ids]:
     """Documents with tokens, every one in the vocabulary."""
     with bar("convert documents") as progress:
         for source in sources:
-            if source.suffix == ".bin" and source.with_suffix(".idx").is_file():
-                raise DataError(
-                    f"{source} has an index beside it, as Megatron writes",
-                    "Give bare tokens as nanoGPT has them, or a .ds",
-                )
             account.read.append(0)
             for ids in documents([source], end_token, vocab_size):
                 account.read[-1] += 1
@@ -201,17 +190,6 @@ def _write_file(sources: Sequence[Path], target: Path, vocab_size: int, end_toke
         writer.metrics = {"documents": account.documents, "tokens": account.tokens}
         writer.notes = {"converted": {target.name: account.to_note()}}
     return account
-
-
-def write_documents(given: Iterable[Ids], path: Path, vocab_size: int) -> None:
-    """Write documents into a new `.ds` or `.bin` file."""
-    if path.suffix == ".ds":
-        write_datatrove_documents(given, path, vocab_size)
-        return
-    dtype = token_dtype(vocab_size)
-    with path.open("wb") as file:
-        for ids in given:
-            file.write(ids.astype(dtype).tobytes())
 
 
 def _write_artifact(

@@ -1,7 +1,8 @@
 """A token store at a URL: its index is read at once, a shard when a document of it is first asked for.
 
-Shards lie in a local cache, checked against the checksums of the artifact's manifest as they come; the least recently
-used ones leave when there are too many. Knows neither tokenizers nor texts.
+Shards lie in a local cache, checked against the checksums of the artifact's manifest when a process first uses them;
+the least recently used ones leave when there are too many. Several processes may share a cache. Knows neither
+tokenizers nor texts.
 """
 
 from __future__ import annotations
@@ -9,27 +10,41 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, TypeVar
 
 from lmworks.core.errors import ArtifactError, disk_errors, require
 from lmworks.core.lineage import MANIFEST, sha256
-from lmworks.data.tokens.token_store import ENDS, INDEX, StoreIndex, map_array, shard_name, token_dtype
+from lmworks.data.tokens.by_ends import Ids
+from lmworks.data.tokens.token_store import (
+    ENDS,
+    INDEX,
+    ShardedDocuments,
+    map_array,
+    read_index,
+    shard_name,
+    token_dtype,
+)
+
+Found = TypeVar("Found")
 
 _BLOCK = 1 << 22
+WAITS = (0.5, 2.0, 8.0)
+"""Seconds before a file is asked for again that did not come whole."""
+_STALE_SECONDS = 3600
+"""After so long without a change, part of a file was left by a process that was killed."""
 
 
-class StreamedTokenStore:
+class StreamedTokenStore(ShardedDocuments):
     """Read access to one split of a tokens artifact at a URL that fsspec opens; as `TokenStore`.
 
     Args:
         url: the split's folder, e.g. `s3://bucket/tokens/train`; the artifact's manifest is in the folder above.
-        cache: local folder; shards that are there already and whole are not brought again.
+        cache: local folder for this store alone; shards that are there already and whole are not brought again.
         max_shards: kept in the cache at once; 0 keeps all.
 
     Raises:
@@ -49,48 +64,46 @@ class StreamedTokenStore:
             ) from None
         self._root = root.rstrip("/")
         above, _, self._split = self._root.rpartition("/")
+        manifest = f"{above}/{MANIFEST}"
         try:
-            with self._storage.open(f"{above}/{MANIFEST}", "rb") as file:
-                self._sums: dict[str, str] = json.load(file)["files"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            text = self._patiently(manifest, lambda: b"".join(self._blocks(manifest)))
+            self._sums: dict[str, str] = json.loads(text)["files"]
+        except (ArtifactError, ValueError, KeyError, TypeError) as error:
             problem = f"{url} has no readable {MANIFEST} in the folder above it: {error}"
             raise ArtifactError(problem, "Copy whole tokens artifacts, with their manifest") from None
         self._cache.mkdir(parents=True, exist_ok=True)
-        index = StoreIndex.parse(json.loads(self._bring(INDEX).read_text(encoding="utf-8")))
-        self.vocab_size, self.num_tokens, self.num_bytes = index.vocab_size, index.num_tokens, index.num_bytes
-        self._ends = map_array(self._bring(ENDS), np.dtype("<u8"), index.num_documents)
-        self._sizes = index.shard_tokens
-        self._starts = np.concatenate([[0], np.cumsum(index.shard_tokens)]).astype(np.int64)
-        self._shards: OrderedDict[int, NDArray[Any]] = OrderedDict()
+        for part in self._cache.glob("*.partial"):
+            if time.time() - _changed(part) > _STALE_SECONDS:
+                part.unlink(missing_ok=True)
+        super().__init__(self.url, read_index(self._bring(INDEX).parent), self._bring(ENDS))
+        self._shards: OrderedDict[int, Ids] = OrderedDict()
 
-    def __len__(self) -> int:
-        return len(self._ends)
-
-    def __getitem__(self, index: int) -> NDArray[np.unsignedinteger]:
-        """The token ids of one document, as a view of its shard in the cache."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"document {index} of {len(self)}")
-        start = int(self._ends[index - 1]) if index else 0
-        number = int(np.searchsorted(self._starts, start, side="right")) - 1
-        base = int(self._starts[number])
-        return self._shard(number)[start - base : int(self._ends[index]) - base]
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """[documents] tokens in each document."""
-        ends = np.asarray(self._ends, dtype=np.int64)
-        return ends - np.concatenate([[0], ends[:-1]])[: len(ends)]
-
-    def _shard(self, number: int) -> NDArray[Any]:
+    def _shard(self, number: int) -> Ids:
         if number not in self._shards:
-            file = self._bring(shard_name(number))
-            self._shards[number] = map_array(file, token_dtype(self.vocab_size), self._sizes[number])
-            while self._max_shards and len(self._shards) > self._max_shards:
-                # Views that are still held keep a file's pages after its name is gone.
-                left, _ = self._shards.popitem(last=False)
-                (self._cache / shard_name(left)).unlink(missing_ok=True)
+            self._shards[number] = self._mapped(shard_name(number), self._shard_tokens[number])
+            if self._max_shards:
+                self._forget()
         self._shards.move_to_end(number)
         return self._shards[number]
+
+    def _mapped(self, name: str, tokens: int) -> Ids:
+        while True:
+            file = self._bring(name)
+            try:
+                os.utime(file)
+                return map_array(file, token_dtype(self.vocab_size), tokens)
+            except (ArtifactError, FileNotFoundError):
+                if file.exists():
+                    raise  # else another process made room in the cache just now
+
+    def _forget(self) -> None:
+        """Keep the shards that were used last. Views that are held keep a file's pages after its name is gone."""
+        while len(self._shards) > self._max_shards:
+            self._shards.popitem(last=False)
+        mapped = {shard_name(number) for number in self._shards}
+        by_use = sorted(self._cache.glob("shard-*.bin"), key=lambda file: (file.name in mapped, _changed(file)))
+        for file in by_use[: -self._max_shards]:
+            file.unlink(missing_ok=True)
 
     def _bring(self, name: str) -> Path:
         """A file of the store in the cache, whole and checked."""
@@ -98,26 +111,64 @@ class StreamedTokenStore:
         expected = self._sums.get(key)
         if expected is None:
             raise ArtifactError(f"{self.url}: the manifest does not list {key}", "Give a split of a tokens artifact")
-        if file.is_file() and sha256(file) == expected:
-            return file
+        try:
+            if sha256(file) == expected:
+                return file
+        except FileNotFoundError:
+            pass
+        return self._patiently(f"{self._root}/{name}", lambda: self._download(name, file, expected))
+
+    def _download(self, name: str, file: Path, expected: str) -> Path | None:
+        """The file, if what came is what the manifest lists."""
         partial = file.with_name(f"{name}.{os.getpid()}.partial")
         digest = hashlib.sha256()
         try:
-            with (
-                self._storage.open(f"{self._root}/{name}", "rb") as source,
-                disk_errors(file),
-                partial.open("wb") as out,
-            ):
-                while block := source.read(_BLOCK):
+            with disk_errors(file), partial.open("wb") as out:
+                for block in self._blocks(f"{self._root}/{name}"):
                     digest.update(block)
                     out.write(block)
-            if digest.hexdigest() != expected:
-                raise ArtifactError(f"{self.url}/{name} does not match its manifest", "Upload the artifact anew")
-            partial.replace(file)
-        except OSError as error:
-            raise ArtifactError(
-                f"{self.url}/{name} cannot be read: {error}", "Check the address and try again"
-            ) from None
+            return partial.replace(file) if digest.hexdigest() == expected else None
         finally:
             partial.unlink(missing_ok=True)
-        return file
+
+    def _blocks(self, path: str) -> Iterator[bytes]:
+        try:
+            with self._storage.open(path, "rb") as source:
+                while block := source.read(_BLOCK):
+                    yield block
+        except Exception as error:  # noqa: BLE001 - every storage has errors of its own
+            if not _may_pass(error):
+                raise ArtifactError(f"{path} cannot be read: {error!r}", "Check the address") from None
+            raise _TransientError(repr(error.__cause__ or error)) from None
+
+    def _patiently(self, path: str, attempt: Callable[[], Found | None]) -> Found:
+        """What an attempt brings; it is made again where a storage fails or what it sends is not what was written."""
+        for wait in (*WAITS, None):
+            try:
+                if (found := attempt()) is not None:
+                    return found
+                problem = "does not match its manifest: it was changed or damaged", "Upload the whole artifact anew"
+            except _TransientError as error:
+                problem = f"cannot be read: {error}", "Check the storage and try again"
+            if wait is not None:
+                time.sleep(wait)
+        raise ArtifactError(f"{path} of {self.url} {problem[0]}", problem[1])
+
+
+class _TransientError(Exception):
+    """A storage failed in a way that may pass."""
+
+
+def _may_pass(error: Exception) -> bool:
+    """All but a file that is not there or not ours. fsspec says so too of a server that does not answer, or with 5xx."""
+    cause = error.__cause__
+    unreachable = isinstance(cause, OSError) or getattr(cause, "status", 0) >= 500
+    return unreachable or not isinstance(error, (FileNotFoundError, PermissionError))
+
+
+def _changed(file: Path) -> float:
+    """When, in seconds; long ago for what another process has just removed."""
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -1,6 +1,6 @@
 """Documents as token ids in memory-mapped shards, read without loading them.
 
-A tokens artifact holds one folder per split; a split folder holds `store.json`, `ends.bin` (uint64
+A tokens artifact holds one folder per split; a split folder holds `store.json`, `ends.bin` (int64
 cumulative document ends over all shards) and `shard-00000.bin`, … (uint16 or uint32, whole documents).
 Their checksums are the lineage manifest's. Knows neither tokenizers nor text.
 """
@@ -8,6 +8,8 @@ Their checksums are the lineage manifest's. Knows neither tokenizers nor text.
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
+from array import array
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -18,10 +20,12 @@ from numpy.typing import NDArray
 
 from lmworks.core.config import Config
 from lmworks.core.errors import ArtifactError, ConfigError, DataError
+from lmworks.data.tokens.by_ends import DocumentsByEnds, Ids, ascending
 
 INDEX = "store.json"
 ENDS = "ends.bin"
 TOKENS_PER_SHARD = 1 << 28
+_REMEDY = "Run the tokenize stage again"
 
 
 def token_dtype(vocab_size: int) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
@@ -55,7 +59,7 @@ class TokenStoreWriter:
         self._dtype = token_dtype(vocab_size)
         self._shard: BinaryIO | None = None
         self._shard_tokens: list[int] = []
-        self._ends: list[int] = []
+        self._ends = array("q")
         self.num_bytes = 0
         """UTF-8 bytes of the texts added so far."""
 
@@ -108,7 +112,7 @@ class TokenStoreWriter:
         if self._shard is not None:
             self._shard.close()
         if kind is None:
-            np.asarray(self._ends, dtype="<u8").tofile(self._folder / ENDS)
+            np.asarray(self._ends, dtype="<i8").tofile(self._folder / ENDS)
             index = StoreIndex(
                 dtype="uint16" if self._dtype.itemsize == 2 else "uint32",
                 vocab_size=self._vocab_size,
@@ -120,8 +124,48 @@ class TokenStoreWriter:
             (self._folder / INDEX).write_text(index.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
-class TokenStore:
+class ShardedDocuments(DocumentsByEnds):
+    """Documents in shards of which each holds whole ones.
+
+    Args:
+        folder: named in errors.
+        index: of the store.
+        ends: [documents] the file of the documents' ends.
+
+    Raises:
+        ArtifactError: the ends do not ascend, or are not those of the index and its shards.
+    """
+
+    def __init__(self, folder: str, index: StoreIndex, ends: Path) -> None:
+        super().__init__(map_array(ends, np.dtype("<i8"), index.num_documents))
+        self.vocab_size = index.vocab_size
+        self.num_bytes = index.num_bytes
+        """UTF-8 bytes of the texts, for bits per byte and bytes per token."""
+        self._shard_tokens = index.shard_tokens
+        self._shard_starts = np.concatenate([[0], np.cumsum(index.shard_tokens)]).astype(np.int64)
+        if not self.num_tokens == index.num_tokens == int(self._shard_starts[-1]):
+            raise ArtifactError(
+                f"{folder}: {INDEX} counts {index.num_tokens} tokens, {ENDS} ends at {self.num_tokens} "
+                f"and the shards hold {self._shard_starts[-1]}",
+                _REMEDY,
+            )
+        if not ascending(self._ends) or not np.isin(self._shard_starts[1:], self._ends).all():
+            raise ArtifactError(f"{folder}: {ENDS} is damaged: the ends do not ascend from shard to shard", _REMEDY)
+
+    def _tokens(self, begin: int, end: int) -> Ids:
+        number = int(np.searchsorted(self._shard_starts, begin, side="right")) - 1
+        base = int(self._shard_starts[number])
+        return self._shard(number)[begin - base : end - base]
+
+    @abstractmethod
+    def _shard(self, number: int) -> Ids:
+        """The tokens of one shard."""
+
+
+class TokenStore(ShardedDocuments):
     """Read access to one split of a tokens artifact: `len(store)` documents, `store[i]` the ids of one.
+
+    Sizes are checked here; checksums where an artifact is verified, as `lmworks.core.lineage.verify` does.
 
     Args:
         path: the split's folder, e.g. `tokens/train`.
@@ -132,42 +176,13 @@ class TokenStore:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        index = _read_index(self.path)
-        self.vocab_size = index.vocab_size
-        self.num_tokens = index.num_tokens
-        """Tokens of all documents together, their begin and end marks included."""
-        self.num_bytes = index.num_bytes
-        """UTF-8 bytes of the texts, for bits per byte and bytes per token."""
+        index = read_index(self.path)
+        super().__init__(str(path), index, self.path / ENDS)
         dtype = token_dtype(index.vocab_size)
-        self._ends = map_array(self.path / ENDS, np.dtype("<u8"), index.num_documents)
         self._shards = [map_array(self.path / shard_name(n), dtype, size) for n, size in enumerate(index.shard_tokens)]
-        self._shard_starts = np.concatenate([[0], np.cumsum(index.shard_tokens)]).astype(np.int64)
-        last = int(self._ends[-1]) if len(self._ends) else 0
-        if not last == self.num_tokens == int(self._shard_starts[-1]):
-            raise ArtifactError(
-                f"{self.path}: {INDEX} counts {self.num_tokens} tokens, {ENDS} ends at {last} "
-                f"and the shards hold {self._shard_starts[-1]}",
-                "Run the tokenize stage again",
-            )
 
-    def __len__(self) -> int:
-        return len(self._ends)
-
-    def __getitem__(self, index: int) -> NDArray[np.unsignedinteger]:
-        """The token ids of one document, as a view of the shard."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"document {index} of {len(self)}")
-        start = int(self._ends[index - 1]) if index else 0
-        end = int(self._ends[index])
-        shard = int(np.searchsorted(self._shard_starts, start, side="right")) - 1
-        base = int(self._shard_starts[shard])
-        return self._shards[shard][start - base : end - base]
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """[documents] tokens in each document."""
-        ends = np.asarray(self._ends, dtype=np.int64)
-        return ends - np.concatenate([[0], ends[:-1]])[: len(ends)]
+    def _shard(self, number: int) -> Ids:
+        return self._shards[number]
 
 
 def shard_name(number: int) -> str:
@@ -175,20 +190,37 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}.bin"
 
 
-def _read_index(folder: Path) -> StoreIndex:
+def read_index(folder: Path) -> StoreIndex:
+    """What a folder's `store.json` says.
+
+    Raises:
+        ArtifactError: it is missing or damaged.
+    """
     file = folder / INDEX
     if not file.is_file():
-        inside = [str(folder / name) for name in ("train", "validation") if (folder / name / INDEX).is_file()]
+        inside = splits_in(folder)
         remedy = f"Give one of its splits: {', '.join(inside)}" if inside else "Run the tokenize stage first"
         raise ArtifactError(f"{folder} is not a token store: it has no {INDEX}", remedy)
     try:
-        return StoreIndex.parse(json.loads(file.read_text(encoding="utf-8")))
+        index = StoreIndex.parse(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError, AttributeError, ConfigError) as error:
-        raise ArtifactError(f"{file} is damaged: {error}", "Run the tokenize stage again") from None
+        raise ArtifactError(f"{file} is damaged: {error}", _REMEDY) from None
+    if index.dtype != token_dtype(index.vocab_size).name:
+        raise ArtifactError(f"{file} is damaged: {index.vocab_size} ids are not stored as {index.dtype}", _REMEDY)
+    return index
+
+
+def splits_in(folder: Path) -> list[str]:
+    """The folders of splits in an artifact's folder."""
+    return [str(folder / name) for name in ("train", "validation") if (folder / name / INDEX).is_file()]
 
 
 def map_array(file: Path, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
-    """Map `count` items of a file, whose size must be exactly theirs."""
+    """Map `count` items of a file, whose size must be exactly theirs.
+
+    Raises:
+        ArtifactError: it has another size, or is not there.
+    """
     expected = count * dtype.itemsize
     size = file.stat().st_size if file.is_file() else None
     if size != expected:
