@@ -139,7 +139,8 @@ class StreamedTokenStore(ShardedDocuments):
         except Exception as error:  # noqa: BLE001 - every storage has errors of its own
             if not _may_pass(error):
                 raise ArtifactError(f"{path} cannot be read: {error!r}", "Check the address") from None
-            raise _TransientError(repr(error.__cause__ or error)) from None
+            cause = error.__cause__ or error
+            raise _TransientError(f"{type(cause).__name__}: {cause}") from None
 
     def _patiently(self, path: str, attempt: Callable[[], Found | None]) -> Found:
         """What an attempt brings; it is made again where a storage fails or what it sends is not what was written."""
@@ -160,7 +161,7 @@ class _TransientError(Exception):
 
 
 def _may_pass(error: Exception) -> bool:
-    """All but a file that is not there or not ours. fsspec says so too of a server that does not answer, or with 5xx."""
+    """All but a file that is not there or not ours; fsspec says that of a server that does not answer, too."""
     cause = error.__cause__
     unreachable = isinstance(cause, OSError) or getattr(cause, "status", 0) >= 500
     return unreachable or not isinstance(error, (FileNotFoundError, PermissionError))
