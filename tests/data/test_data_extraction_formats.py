@@ -15,8 +15,6 @@ import pytest
 
 from lmworks.core.errors import DataError
 from lmworks.core.generation import Document
-from lmworks.data.extraction.encodings import decode_named
-from lmworks.data.extraction.result import UnreadableError
 from lmworks.data.extraction.sources import Rejection, RowFields, input_files, parts, read_documents, read_file
 
 PARAGRAPH = "Rivers carry water from the hills to the sea, and towns grow where two of them meet. "
@@ -313,26 +311,3 @@ def test_urls_are_read_through_fsspec():
         read("memory://bucket/nothing")
     with pytest.raises(DataError, match="cannot be opened"):
         read("nosuchstore://bucket/x")
-
-
-@pytest.mark.parametrize(
-    ("encoding", "text"),
-    [
-        ("gb18030", CHINESE), ("big5hkscs", "今天天氣很好，我們一起去公園散步。孩子們在湖邊放風箏，老人坐在樹下下棋。"),
-        ("cp932", "今日はとても天気がいいので、みんなで公園へ散歩に行きました。子供たちは湖で遊んでいます。"),
-        ("euc_jp", "今日はとても天気がいいので、みんなで公園へ散歩に行きました。子供たちは湖で遊んでいます。"),
-        ("euc_kr", "오늘은 날씨가 아주 좋아서 우리는 함께 공원으로 산책을 갔습니다. 아이들은 호수에서 놀았습니다."),
-        ("cp1251", "Съешь же ещё этих мягких французских булок, да выпей чаю. Широкая электрификация южных губерний."),
-        ("utf-16-le", "Plain words without a mark, written on Windows."), ("utf-16-be", "Plain words without a mark."),
-    ],
-)  # fmt: skip
-def test_encodings_are_told_apart(encoding, text):
-    assert decode_named((text * 3).encode(encoding))[0] == text * 3
-
-
-def test_a_declared_encoding_is_believed_where_it_fits():
-    data = "caf\xe9 \x93quoted\x94".encode("latin-1")
-    assert decode_named(data, "iso-8859-1") == ("café “quoted”", "cp1252")
-    assert decode_named("né".encode(), "cp1252")[0] == "né"
-    with pytest.raises(UnreadableError, match="binary"):
-        decode_named(b"\x00\x01\x02\x03" * 40, "latin-1")

@@ -35,7 +35,7 @@ _NEEDED = {".pdf": "pypdfium2", ".docx": "lxml", ".odt": "lxml"}
 """Asked for before a process is started; the others need trafilatura."""
 
 _DECIDING = (
-    "charset-normalizer", "lxml", "pathspec", "phonenumbers", "py3langid", "pyarrow", "pypdfium2", "rapidocr", "spacy",
+    "lxml", "pathspec", "phonenumbers", "py3langid", "pyarrow", "pypdfium2", "rapidocr", "spacy",
     "trafilatura",
 )  # fmt: skip
 """Packages whose next version may give another text, language or finding."""
