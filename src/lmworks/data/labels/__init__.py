@@ -1,0 +1,1 @@
+"""People's preferences between answers: collected with consent, measured, written as rows of tuning."""
