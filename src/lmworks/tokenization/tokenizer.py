@@ -141,6 +141,12 @@ class Tokenizer:
                 _check_text(text)
             raise
 
+    def encodings(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+        """As `encode_batch`, with each token's place in its text."""
+        for text in texts:
+            _check_text(text)
+        return self._backend.encode_batch(list(texts), add_special_tokens=False)
+
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of token ids; bytes that are not UTF-8 become U+FFFD, ids outside the vocabulary nothing.
 
