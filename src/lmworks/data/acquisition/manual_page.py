@@ -36,16 +36,18 @@ _CHARACTERS = {
 _STRINGS = {"lq": "“", "rq": "”", "R": "®", "Tm": "™"}
 _ESCAPE = re.compile(
     r"""\\(?:
-    (?P<quoted>[hvwlLoxbDHSXZN])'[^'\n]*'                       # movements and lines, with an argument in quotes
-    |[fgmMnkFsY](?:\([^\n]{2}|\[[^\]\n]*\]|[+-]?\d|[+-]?[^\n(\[])  # fonts, colors, registers, sizes
-    |\*(?:\((?P<string2>[^\n]{2})|\[(?P<string>[^\]\n]*)\]|(?P<string1>[^\n(\[]))
+    (?P<quoted>[hvwlLoxbDHSXZN])'[^'\n]{0,200}'                    # movements and lines, with an argument in quotes
+    |[fgmMnkFsY](?:\([^\n]{2}|\[[^\]\n]{0,40}\]|[+-]?\d|[+-]?[^\n(\[])  # fonts, colors, registers, sizes
+    |\*(?:\((?P<string2>[^\n]{2})|\[(?P<string>[^\]\n]{0,40})\]|(?P<string1>[^\n(\[]))
     |\((?P<character2>[^\n]{2})
-    |\[(?P<character>[^\]\n]*)\]
+    |\[(?P<character>[^\]\n]{0,40})\]
     |(?P<single>[^\n]))""",
     re.VERBOSE,
 )
+_GLUE = "\x01"
+"""Stands for `\\c`: the next line goes on without a space."""
 _SINGLE = {"-": "-", "e": "\\", "\\": "\\", " ": " ", "~": " ", "0": " ", "'": "'", "`": "`", ".": ".", "t": "\t",
-           '"': '"', "+": "+", "<": "<", ">": ">", ";": ";", "C": "C", "S": "S", "U": "U", "T": "T"}  # fmt: skip
+           '"': '"', "+": "+", "<": "<", ">": ">", ";": ";", "c": _GLUE}  # fmt: skip
 _COMMENT = re.compile(r"(?<!\\)(?:\\\\)*\\[\"#].*")
 _ARGUMENT = re.compile(r'"((?:[^"]|"")*)"?|(\S+)')
 
@@ -94,7 +96,7 @@ class _Page:
     def flush(self) -> None:
         """End the paragraph."""
         if self._paragraph:
-            self.done.append(unwrapped(self._paragraph))
+            self.done.append(unwrapped(self._paragraph).replace(_GLUE, ""))
             self._paragraph = []
 
     def read(self, line: str) -> None:
@@ -118,7 +120,9 @@ class _Page:
             return
         if text[:1].isspace():  # troff breaks the line before one that begins with a space
             self.flush()
-        if text.strip():
+        if self._paragraph and self._paragraph[-1].endswith(_GLUE):
+            self._paragraph[-1] = self._paragraph[-1][:-1] + text
+        elif text.strip():
             self._paragraph.append(text)
         if self._tag_follows:
             self.flush()

@@ -50,7 +50,7 @@ _LINK = re.compile(r"`([^`]+?)`(?:__?)?(?!`)", re.DOTALL)
 _EMPHASIS = re.compile(r"(?<![\w*\\])(\*\*?)(?=[^\s*])([^*]+?)(?<=[^\s\\])\1(?![\w*])")
 _TARGET = re.compile(r"\s*<[^<>]*>$")
 _MARK = re.compile(r"\[(?:#([\w-]*)|(\d+|\*))\]_\b")
-_REFERENCE = re.compile(r"(?<![\w`])([A-Za-z][\w.-]*[A-Za-z0-9])__?(?=[\s.,;:)]|$)")
+_REFERENCE = re.compile(r"(?<![\w`])([A-Za-z][\w.-]{0,80}[A-Za-z0-9])__?(?=[\s.,;:)]|$)")
 _SUBSTITUTION = re.compile(r"^\.\. \|([^|]+)\| replace:: *(.+(?:\n[ \t]+\S.*)*)", re.MULTILINE)
 
 
@@ -116,7 +116,8 @@ def _blocks(lines: list[str]) -> Iterator[str]:
             at = end
         elif _TABLE_EDGE.match(line):
             end = _end_of_table(lines, at)
-            yield from ("", *(_inline(row) for row in lines[at:end] if row and not _TABLE_EDGE.match(row)), "")
+            rows = (row.strip().strip("|").rstrip() for row in lines[at:end] if not _TABLE_EDGE.match(row))
+            yield from ("", *(_inline(row.strip()) for row in rows if row.strip(" |")), "")
             at = end
         elif line.lstrip().startswith((">>> ", "| ")):  # what a session or a poem says stands in its own lines
             while at < len(lines) and lines[at]:
@@ -168,14 +169,19 @@ def _explicit(head: str, body: list[str]) -> Iterator[str]:
     if name in _LISTINGS:
         yield from content
     else:
-        shown = "" if name in _SILENT and re.fullmatch(r"[\w-]*", argument) else _inline(argument)
-        yield from (shown, *_blocks(content))
+        if name not in _SILENT:
+            yield _inline(argument)
+        elif not re.fullmatch(r"[\w-]*", argument):  # its text begins behind its name
+            content = [argument, *content]
+        yield from _blocks(content)
     yield ""
 
 
 def _paragraph(lines: list[str]) -> Iterator[str]:
     """A title, or items and terms each on their line; the lines that go on with one are joined to it."""
     kept = [line for line in lines if not _ADORNMENT.match(line)]
+    if kept and _ADORNMENT.match(lines[0]):
+        kept[0] = kept[0].lstrip()
     parts: list[list[str]] = []
     depth = 0
     for line in kept:
