@@ -72,6 +72,7 @@ def test_one_text_of_a_pair_gives_way(kind, truncation):
     expected = oracle(texts, pairs, truncation=truncation, max_length=longest + 5, split_special_tokens=True)
     found = encode_padded(tokenizer, texts, pairs, truncation=truncation, max_length=longest + 5)
     assert found.input_ids == expected["input_ids"]
+    assert encode_padded(tokenizer, texts, [""], truncation=truncation, max_length=longest + 5, stride=2).samples == [0]
     with pytest.raises(TokenizerError, match="of text 0 and its pair"):
         encode_padded(tokenizer, texts, pairs, truncation=truncation, max_length=6)
 

@@ -96,12 +96,13 @@ def encode_padded(
     rows: list[tokenizers.Encoding] = []
     samples: list[int] = []
     for number, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
-        stays = first if truncation == "only_second" else second
-        if max_length is not None and truncation != "longest_first" and stays and room - len(stays) <= stride:
-            raise TokenizerError(
-                f"of text {number} and its pair, the one that is not cut has {len(stays)} tokens, of {room} in a row",
-                "Let the longest give way, or give a larger max_length",
-            )
+        if max_length is not None and second and truncation != "longest_first":
+            stays = len(first if truncation == "only_second" else second)
+            if len(first) + len(second) > room and room - stays <= stride:
+                raise TokenizerError(
+                    f"of text {number} and its pair, the one that is not cut has {stays} tokens, of {room} in a row",
+                    "Let the longest give way, or give a larger max_length",
+                )
         row = framer.post_process(first, second, add_special_tokens)
         found = [row, *(row.overflowing if overflow else ())]
         rows += found
