@@ -107,6 +107,47 @@ def test_short_items_must_stand_whole_and_very_short_ones_are_not_tested():
     assert not index.find("one two red boats left the old pier, yes")
 
 
+def test_texts_of_an_item_that_are_short_by_themselves_are_told_together():
+    rng = random.Random(5)
+    known = [EvaluationItem("copa", str(n), tuple(sentence(rng, 5) for _ in range(3))) for n in range(40)]
+    index = EvaluationIndex(known)
+    assert index.testable.all()
+    for item in known:
+        (match,) = index.find(f"{sentence(rng, 60)}. {'? '.join(item.texts)} {sentence(rng, 60)}")
+        assert (match.item, match.how) == (item, "exact")
+        assert not index.find(f"{sentence(rng, 60)} {item.texts[1]} {sentence(rng, 60)}")
+
+
+def test_a_passage_with_many_questions_is_found_and_an_instruction_of_all_items_is_not():
+    rng = random.Random(6)
+    passages, instruction = [sentence(rng, 60) for _ in range(3)], sentence(rng, 30)
+    known = [
+        EvaluationItem("squad", f"{p}-{q}", (instruction, passage, sentence(rng, 12)))
+        for p, passage in enumerate(passages)
+        for q in range(15)
+    ]
+    index = EvaluationIndex(known)
+    assert not index.find(instruction)
+    for how, text in (("exact", passages[1]), ("edited", edited(passages[1], 0.2, rng))):
+        found = index.find(f"{sentence(rng, 60)} {text} {sentence(rng, 60)}")
+        assert [match.item.name for match in found] == [f"1-{q}" for q in range(15)]
+        assert {match.how for match in found} <= {how, "exact"}
+
+
+def test_items_are_read_in_the_form_that_documents_have():
+    item = "Le cafe\u0301 d\u2019Ele\u0301onore e\u0301tait fer\u00adme\u0301 ce matin-la\u0300, dit-on"
+    assert EvaluationIndex([EvaluationItem("fr", "1", (item,))]).find(
+        "Le café d’Eléonore était fermé ce matin-là, dit-on."
+    )
+
+
+def test_items_too_short_to_be_looked_for_are_counted(tmp_path, capsys):
+    file = tmp_path / "quiz.jsonl"
+    file.write_text('{"q": "yes or no?"}\n{"q": "one two red boats left the old harbor"}\n')
+    decontamination_steps(DecontaminateConfig(sets=(file,)))
+    assert "1 of 2 evaluation items are too short" in capsys.readouterr().err
+
+
 def test_runs_do_not_reach_across_the_texts_of_an_item():
     left, right = sentence(random.Random(1), 10), sentence(random.Random(2), 10)
     index = EvaluationIndex([EvaluationItem("s", "1", (left, right))], overlap=None)

@@ -3,23 +3,25 @@
 Two ways, both on normalized words. *Exact*: a run of `ngram` words (13, appendix C of GPT-3, arXiv:2005.14165) of the
 item stands in the text; an item that is shorter must stand there whole. *Edited*: within a window about as long as the
 item, the text holds at least `overlap` of the item's distinct runs of three words, so that single words may be
-replaced, added or left out. Runs that many items share, such as "how many are there", tell nothing and do not count.
+replaced, added or left out. Texts of an item that are too short to be told from chance are joined. Runs that many
+texts share, such as "how many are there", tell nothing and do not count; a passage with several questions counts once.
 Only the items are held in memory. Knows neither documents nor what is done about a match.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lmworks.data.cleaning.normalize import normalize
 from lmworks.data.cleaning.text_measures import CJK
 from lmworks.data.decontamination.evaluation_sets import EvaluationItem
-from lmworks.data.decontamination.words import words
+from lmworks.data.decontamination.words import normalized, spelled, words
 from lmworks.data.shuffle import mix
 
 NGRAM = 13
@@ -36,9 +38,12 @@ MIN_SHORT = 12
 MIN_FOUND = 8
 """Of which at least so many must be found: a third of a short item is a turn of phrase."""
 SHARED = 10
-"""Runs that more items than this share are no evidence."""
+"""Runs that more different texts than this share are no evidence."""
+QUESTIONS = 100
+"""A text that more items than this hold, or half of them, is an instruction and no passage that they ask about."""
 WINDOW = 1.5
 """Length of the window over that of the item: what was inserted stretches it."""
+MOST_SPELLINGS = 1 << 18
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -60,18 +65,23 @@ class Match:
 
 
 class _Runs:
-    """Hashes of runs and the items that each belongs to, for looking up many at once."""
+    """Hashes of runs and the items that each belongs to, for looking up many at once.
 
-    def __init__(self, runs: Iterable[tuple[int, NDArray[np.uint64]]], shared: int) -> None:
-        pairs = [(np.unique(hashes), number) for number, hashes in runs]
-        hashes = np.concatenate([h for h, _ in pairs]) if pairs else np.empty(0, np.uint64)
-        owners = np.concatenate([np.full(len(h), number) for h, number in pairs]) if pairs else np.empty(0, np.int64)
-        order = np.argsort(hashes, kind="stable")
-        unique, counts = np.unique(hashes, return_counts=True)
-        telling = np.repeat(counts <= shared, counts)
-        self.hashes = unique[counts <= shared]
-        self.owners = owners[order][telling].astype(np.int64)
-        self.ends = np.cumsum(counts[counts <= shared])
+    Args:
+        texts: the runs of different texts, each with the items that hold it.
+    """
+
+    def __init__(self, texts: Sequence[tuple[Sequence[int], NDArray[np.uint64]]]) -> None:
+        different = [np.unique(hashes) for _, hashes in texts]
+        sizes, holders = [len(hashes) for hashes in different], [len(items) for items, _ in texts]
+        unique, runs, counts = np.unique(np.concatenate(different), return_inverse=True, return_counts=True)
+        rows = np.repeat(runs, np.repeat(holders, sizes))  # a run of a text once for each item that holds it
+        owners = np.concatenate([np.tile(items, size) for (items, _), size in zip(texts, sizes, strict=True)])
+        telling, most = (counts <= SHARED)[rows], int(owners.max()) + 1
+        pairs = np.unique(rows[telling] * most + owners[telling])
+        self.hashes = unique[counts <= SHARED]
+        self.owners = pairs % most
+        self.ends = np.cumsum(np.unique(pairs // most, return_counts=True)[1])
         self.sizes = Counter(self.owners.tolist())
         """Telling runs of each item."""
 
@@ -102,67 +112,128 @@ class EvaluationIndex:
         self.items = tuple(items)
         self.ngram, self.overlap = ngram, overlap
         self._numbers: dict[str, int] = {}
-        exact: dict[int, list[tuple[int, NDArray[np.uint64]]]] = defaultdict(list)
-        short: dict[int, list[tuple[int, NDArray[np.uint64]]]] = defaultdict(list)
         self.testable = np.zeros(len(self.items), bool)
         """[items] whether an item is long enough to be told from chance."""
         self._lengths = np.zeros(len(self.items), np.int64)
+        holders: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        stretches: dict[tuple[int, ...], float] = {}
         for number, item in enumerate(self.items):
-            texts = [[word for word, _, _ in words(text)] for text in item.texts]
-            parts = [(part, _stretch(part)) for part in texts]
-            parts = [(part, stretch) for part, stretch in parts if len(part) >= round(min(MIN_WORDS, ngram) * stretch)]
-            self.testable[number] = bool(parts)
-            self._lengths[number] = sum(len(part) for part, _ in parts)
-            for part, stretch in parts:
-                numbers = [self._number(word) for word in part]
-                n = min(round(ngram * stretch), len(part))
-                exact[n].append((number, _runs(numbers, n)))
+            for part in self._parts(item):
+                self.testable[number] = True
+                self._lengths[number] += len(part)
+                text = tuple(self._number(word) for word in part)
+                holders[text].append(number)
+                stretches[text] = _stretch(part)
+        exact: dict[int, list[tuple[Sequence[int], NDArray[np.uint64]]]] = defaultdict(list)
+        short: dict[int, list[tuple[Sequence[int], NDArray[np.uint64]]]] = defaultdict(list)
+        most = min(max(len(self.items) // 2, SHARED), QUESTIONS)
+        for text, numbers in holders.items():
+            if len(numbers) <= most:
+                n = min(round(ngram * stretches[text]), len(text))
+                exact[n].append((numbers, _runs(text, n)))
                 if overlap is not None:
-                    n = SHORT if stretch == 1.0 else SHORT_CJK
-                    short[n].append((number, _runs(numbers, n)))
-        self._exact = {n: _Runs(_joined(pairs), SHARED) for n, pairs in sorted(exact.items())}
-        self._short = {n: _Runs(_joined(pairs), SHARED) for n, pairs in sorted(short.items())}
+                    n = SHORT if stretches[text] == 1.0 else SHORT_CJK
+                    short[n].append((numbers, _runs(text, n)))
+        self._exact = {n: _Runs(texts) for n, texts in sorted(exact.items())}
+        self._least = min((SHORT, *exact))
+        runs = [_runs(text, self._least) for text in holders]
+        self._least_runs = np.unique(np.concatenate(runs)) if runs else np.empty(0, np.uint64)
+        self._spellings = _Spellings(self._numbers)
+        self._short = {n: _Runs(texts) for n, texts in sorted(short.items())}
+
+    def _parts(self, item: EvaluationItem) -> Iterator[list[str]]:
+        """Texts as words that are enough to be told from chance; those that are not, together if they are then."""
+        joined: list[str] = []
+        for text in item.texts:
+            part = [word for word, _, _ in words(normalize(text, keep_layout=True))]
+            if self._enough(part):
+                yield part
+            else:
+                joined += part
+        if self._enough(joined):
+            yield joined
+
+    def _enough(self, part: Sequence[str]) -> bool:
+        return len(part) >= round(min(MIN_WORDS, self.ngram) * _stretch(part))
 
     def _number(self, word: str) -> int:
         return self._numbers.setdefault(word, len(self._numbers) + 1)
 
     def find(self, text: str) -> list[Match]:
         """Every item that stands in the text, in the order of the items; an exact match before an edited one."""
-        found = list(words(text))
-        numbers = [self._numbers.get(word, 0) for word, _, _ in found]
-        spans = [(start, end) for _, start, end in found]
+        raw = spelled(text)
+        numbers = np.fromiter(map(self._spellings.__getitem__, raw), np.uint64, len(raw))
+        known = self._known(numbers)
+        length = _longest(known)
+        exact = [(n, *runs.find(_runs(numbers, n))) for n, runs in self._exact.items() if length > n - self._least]
+        edited = []
+        if np.count_nonzero(known) >= MIN_FOUND:
+            edited = [(n, *found) for n, runs in self._short.items() for found in self._edited(n, runs, numbers)]
+        if not edited and not any(len(places) for _, places, _, _ in exact):
+            return []
+        spans = [(start, end) for _, start, end in words(text)]
         matches: dict[int, Match] = {}
-        for n, runs in self._exact.items():
-            if len(numbers) >= n:
-                places, _, items = runs.find(_runs(numbers, n))
-                for item in np.unique(items).tolist():
-                    covered = _spans(places[items == item], n, spans)
-                    before = matches[item].spans if item in matches else ()
-                    matches[item] = Match(self.items[item], "exact", 1.0, _united((*before, *covered)))
-        for n, runs in self._short.items():
-            for item, share, places in self._edited(runs, n, _runs(numbers, n), set(matches)):
+        for n, places, _, items in exact:
+            for item in np.unique(items).tolist():
+                covered = _spans(places[items == item], n, spans)
+                before = matches[item].spans if item in matches else ()
+                matches[item] = Match(self.items[item], "exact", 1.0, _united((*before, *covered)))
+        for n, item, share, places in edited:
+            if item not in matches or matches[item].how == "edited":
                 matches[item] = Match(self.items[item], "edited", share, _spans(places, n, spans))
         return [matches[item] for item in sorted(matches)]
 
+    def _known(self, numbers: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """[runs] which runs of `_least` words any item has: a longer run of an item is made of such."""
+        hashes = _runs(numbers, self._least)
+        if not len(self._least_runs):
+            return np.zeros(len(hashes), np.bool_)
+        places = np.minimum(np.searchsorted(self._least_runs, hashes), len(self._least_runs) - 1)
+        return np.asarray(self._least_runs[places] == hashes)
+
     def _edited(
-        self, known: _Runs, n: int, hashes: NDArray[np.uint64], already: set[int]
-    ) -> list[tuple[int, float, NDArray[np.int64]]]:
+        self, n: int, known: _Runs, numbers: NDArray[np.uint64]
+    ) -> Iterator[tuple[int, float, NDArray[np.int64]]]:
         """`(item, share, places)` of the best window of every item that reaches the overlap."""
         assert self.overlap is not None
-        places, runs, items = known.find(hashes)
-        hits = np.bincount(items, minlength=len(self.items)) if len(items) else np.zeros(len(self.items), np.int64)
-        found = []
-        for item in np.flatnonzero(hits).tolist():
+        places, runs, items = known.find(_runs(numbers, n))
+        for item in np.flatnonzero(np.bincount(items) >= MIN_FOUND).tolist():
             size = known.sizes[item]
             needed = max(int(np.ceil(self.overlap * size - 1e-9)), MIN_FOUND)
-            if item in already or size < MIN_SHORT or hits[item] < needed:
-                continue
             mine = items == item
+            if size < MIN_SHORT or np.count_nonzero(mine) < needed:
+                continue
             width = int(self._lengths[item] * WINDOW) + n
             most, begin, end = _densest(places[mine].tolist(), runs[mine].tolist(), width)
             if most >= needed:
-                found.append((item, round(most / size, 4), places[mine][begin:end]))
-        return found
+                yield item, round(most / size, 4), places[mine][begin:end]
+
+
+class _Spellings(dict[str, int]):
+    """Numbers of words as they are spelled in texts, 0 for those of no item; filled as they come, up to a bound.
+
+    Args:
+        numbers: of normalized words.
+    """
+
+    def __init__(self, numbers: Mapping[str, int]) -> None:
+        super().__init__()
+        self.numbers = numbers
+
+    def __missing__(self, word: str) -> int:
+        if len(self) >= MOST_SPELLINGS:
+            self.clear()
+        number = self[word] = self.numbers.get(normalized(word), 0)
+        return number
+
+    def __reduce__(self) -> tuple[type[_Spellings], tuple[Mapping[str, int]]]:
+        return _Spellings, (self.numbers,)
+
+
+def _longest(flags: NDArray[np.bool_]) -> int:
+    """Length of the longest stretch of True."""
+    ends = np.flatnonzero(~np.concatenate([[False], flags, [False]]))
+    return int(np.diff(ends).max()) - 1
 
 
 def _stretch(part: Sequence[str]) -> float:
@@ -171,7 +242,7 @@ def _stretch(part: Sequence[str]) -> float:
     return CJK_CHARACTERS if 2 * characters > len(part) else 1.0
 
 
-def _runs(numbers: Sequence[int], n: int) -> NDArray[np.uint64]:
+def _runs(numbers: Sequence[int] | NDArray[np.uint64], n: int) -> NDArray[np.uint64]:
     """[max(words - n + 1, 0)] hashes of all runs of `n` word numbers."""
     sequence = np.asarray(numbers, np.uint64)
     count = max(len(numbers) - n + 1, 0)
@@ -179,14 +250,6 @@ def _runs(numbers: Sequence[int], n: int) -> NDArray[np.uint64]:
     for place in range(n):
         hashes = mix((hashes ^ sequence[place : place + count]) * _BASE)
     return hashes
-
-
-def _joined(pairs: Iterable[tuple[int, NDArray[np.uint64]]]) -> list[tuple[int, NDArray[np.uint64]]]:
-    """The runs of each item's parts together, so that an item counts once for a run."""
-    by_item: dict[int, list[NDArray[np.uint64]]] = defaultdict(list)
-    for number, hashes in pairs:
-        by_item[number].append(hashes)
-    return [(number, np.concatenate(parts)) for number, parts in by_item.items()]
 
 
 def _densest(places: list[int], runs: list[int], width: int) -> tuple[int, int, int]:

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from lmworks.core.config import Config
 from lmworks.core.generation import Document
+from lmworks.core.progress import say
 from lmworks.data.decontamination.evaluation_sets import EvaluationSetConfig, read_evaluation_set
 from lmworks.data.decontamination.matching import NGRAM, EvaluationIndex, Match
 from lmworks.data.steps import Dropped, Step, Tally
@@ -77,7 +78,7 @@ def remaining(text: str, spans: Sequence[tuple[int, int]], margin: int) -> list[
 
 
 def decontamination_steps(config: DecontaminateConfig | None) -> tuple[Step, ...]:
-    """The step of a configuration, or none.
+    """The step of a configuration, or none; says how many items are too short to be looked for.
 
     Raises:
         DataError: an evaluation set cannot be read.
@@ -85,7 +86,10 @@ def decontamination_steps(config: DecontaminateConfig | None) -> tuple[Step, ...
     if config is None:
         return ()
     items = [item for given in config.sets for item in read_evaluation_set(given)]
-    return (DecontaminateStep(config, EvaluationIndex(items, config.ngram, config.overlap)),)
+    index = EvaluationIndex(items, config.ngram, config.overlap)
+    if short := int((~index.testable).sum()):
+        say(f"{short:,} of {len(items):,} evaluation items are too short to be told from chance and not looked for")
+    return (DecontaminateStep(config, index),)
 
 
 def _report(match: Match, document: Document, tally: Tally) -> None:

@@ -28,6 +28,11 @@ def words(text: str) -> Iterator[tuple[str, int, int]]:
         yield normalized(match.group()), match.start(), match.end()
 
 
+def spelled(text: str) -> list[str]:
+    """The same words as they are spelled in the text."""
+    return _WORD.findall(text)
+
+
 @lru_cache(maxsize=1 << 16)
 def normalized(word: str) -> str:
     """One spelling of a word: `Ｃａｆé` as `café`, `1,000.0` as `1000`, `seven` as `7`."""
