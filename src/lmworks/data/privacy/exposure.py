@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,11 @@ from lmworks.core.lineage import MANIFEST, Manifest, content_hash, load_manifest
 from lmworks.data.privacy.document_rows import RowSearch, report_of, shown_with
 from lmworks.data.privacy.history import (
     CONVERTED,
-    ERASED,
     Places,
     carried_over,
     digest,
     erased_since,
     joined,
-    parts_of,
     versions,
 )
 
@@ -102,11 +100,7 @@ def find_exposure(document: str, root: Path) -> Exposure:
         twins |= shown or set()
         if places is not None:
             holdings.append(Holding(manifest, places, (digest(document),)))
-    for manifest in _parents_first(manifest for manifest in manifests if manifest.kind == TOKENS):
-        holding = _tokens_of(document, manifest, held)
-        places = None if holding is None else holding.places
-        held |= {version: (at, manifest) for version, at in versions(document, manifest, places).items()}
-        holdings += [] if holding is None else [holding]
+    holdings += _tokens_with(document, [manifest for manifest in manifests if manifest.kind == TOKENS], held)
     exposed = {version for version, (places, _) in held.items() if any(places.values())}
     exposed |= {content_hash(file) for file in loose}
     others = [manifest for manifest in manifests if manifest.kind not in (*ROW_KINDS, TOKENS)]
@@ -144,24 +138,22 @@ def _found(root: Path) -> tuple[list[Manifest], list[Path], list[str]]:
     return found, loose, unreadable
 
 
-def _parents_first(manifests: Iterable[Manifest]) -> Iterator[Manifest]:
-    """Tokens, each after the tokens that it was converted from."""
-    waiting = {manifest.path: manifest for manifest in manifests}
-    owners: dict[str, Path] = {}
-    for manifest in waiting.values():
-        past = [{erased["version"], *erased["parts"]} for erased in manifest.notes.get(ERASED, [])]
-        owners |= dict.fromkeys({manifest.content_hash, *parts_of(manifest)}.union(*past), manifest.path)
-
-    def visit(path: Path) -> Iterator[Manifest]:
-        manifest = waiting.pop(path, None)
-        if manifest is not None:
-            for parent in manifest.parents:
-                if parent.content_hash in owners:
-                    yield from visit(owners[parent.content_hash])
-            yield manifest
-
-    for path in list(waiting):
-        yield from visit(path)
+def _tokens_with(document: str, tokens: list[Manifest], held: dict[str, tuple[Places, Manifest]]) -> list[Holding]:
+    """Tokens made of what is `held`, in steps, each after what it was made from; their versions are held then, too."""
+    found: dict[Path, Holding | None] = {}
+    while True:
+        before = dict(found)
+        for manifest in tokens:
+            holding = _tokens_of(document, manifest, held)
+            if manifest.path in found and holding == found[manifest.path]:
+                continue
+            found.pop(manifest.path, None)
+            found[manifest.path] = holding  # last now: whatever it was made from is known
+            for version, places in versions(document, manifest, holding.places if holding else None).items():
+                if version not in held or held[version][1].path == manifest.path:  # a copy's source is the first
+                    held[version] = places, manifest
+        if found == before:
+            return [holding for holding in found.values() if holding is not None]
 
 
 def _tokens_of(document: str, manifest: Manifest, held: Mapping[str, tuple[Places, Manifest]]) -> Holding | None:
