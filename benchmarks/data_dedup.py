@@ -1,8 +1,9 @@
 """MinHash deduplication from texts to kept ones against datatrove, datasketch and rensa, and its recall by theory.
 
-Synthetic documents of 3 kB, a tenth of them copies of another with 1 to 30 % of the words replaced; the same 5-grams,
-bands and rows for all. Rates are of processor time of one process; memory is what a process takes beyond the texts.
-Then pairs planted at ten rates of edits: how many meet in a band, how many are grouped, and what theory says of both.
+Documents of 3 kB, of drawn words or of the interpreter's own sources, a tenth of them copies of another with 1 to 30 %
+of the words replaced; the same 5-grams, bands and rows for all. Rates are of processor time of one process; memory is
+what a process takes beyond the texts. A million documents are taken once, by those that need minutes for them. Then
+pairs planted at ten rates of edits: how many meet in a band, how many are grouped, and what theory says of both.
 """
 
 from __future__ import annotations
@@ -10,12 +11,21 @@ from __future__ import annotations
 import pickle
 import sys
 import tempfile
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from interleaved import HERE, PEERS, Contestant, arguments, finish, in_turn, row, running
-from planted_text import WORDS_A_DOCUMENT, chance_of_grouping, chance_of_meeting, documents, edited, vocabulary
+from planted_text import (
+    WORDS_A_DOCUMENT,
+    chance_of_grouping,
+    chance_of_meeting,
+    documents,
+    edited,
+    real_documents,
+    vocabulary,
+)
 
 from lmworks.data.deduplication.fingerprints import DedupConfig, fingerprint
 from lmworks.data.deduplication.groups import find_groups, similarity
@@ -23,16 +33,20 @@ from lmworks.data.shingles import Shingles
 
 RATES = (0.01, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
 ALL = ["lmworks", "rensa", "datasketch", "datatrove"]
+FAST = ["lmworks", "rensa"]
+TEXTS_AT_ONCE = 10_000
+REPEATED = 100_000
+"""Larger cases are run once."""
 
 
-def cases(folder: Path, sizes: list[tuple[int, list[str]]]) -> list[dict[str, Any]]:
-    """Texts in files, and who reads them."""
-    made = []
-    for size, contestants in sizes:
-        file = folder / f"{size}.pickle"
-        file.write_bytes(pickle.dumps(documents(size, seed=size)))
-        made.append({"case": f"{size:,} documents", "file": str(file), "size": size, "contestants": contestants})
-    return made
+def case(folder: Path, name: str, size: int, contestants: list[str]) -> dict[str, Any]:
+    """Texts in a file, as pickled lists of some thousand, and who reads them."""
+    file = folder / f"{name}-{size}.pickles"
+    texts = {"drawn": documents, "real": real_documents}[name](size, seed=size)
+    with file.open("wb") as sink:
+        while some := list(islice(texts, TEXTS_AT_ONCE)):
+            pickle.dump(some, sink)
+    return {"case": f"{size:,} {name} documents", "file": str(file), "size": size, "contestants": contestants}
 
 
 def recall(pairs: int, config: DedupConfig, seed: int = 0) -> list[dict[str, Any]]:
@@ -81,24 +95,26 @@ def recall(pairs: int, config: DedupConfig, seed: int = 0) -> list[dict[str, Any
 def main() -> None:
     """Run and report."""
     parser = arguments(__doc__ or "")
-    parser.add_argument("--documents", type=int, help="one size more, for ours and rensa, such as 1000000")
+    parser.add_argument("--documents", type=int, default=1_000_000, help="size of the largest case")
     chosen = parser.parse_args()
-    sizes = [(1_000, ALL)] if chosen.quick else [(10_000, ALL), (100_000, ["lmworks", "rensa"])]
-    if chosen.documents:
-        sizes.append((chosen.documents, ["lmworks"]))
+    sizes = [("drawn", 1_000, ALL)] if chosen.quick else [
+        ("drawn", 10_000, ALL), ("real", 10_000, ALL), ("drawn", 100_000, FAST), ("drawn", chosen.documents, FAST)
+    ]  # fmt: skip
+    rounds = chosen.rounds or (1 if chosen.quick else 3)
     contestants = [
         Contestant("lmworks", [sys.executable, str(HERE / "our_dedup_worker.py")]),
         *(Contestant(peer, [str(PEERS), str(HERE / "peers" / "dedup_worker.py"), peer]) for peer in ALL[1:]),
     ]
     with tempfile.TemporaryDirectory() as folder, running(contestants):
-        run = cases(Path(folder), sizes)
-        answers = in_turn(contestants, run, chosen.rounds or (1 if chosen.quick else 3), warm_up=[])
+        run = [case(Path(folder), *given) for given in sizes]
+        answers = in_turn(contestants, [c for c in run if c["size"] <= REPEATED], rounds, warm_up=[])
+        answers |= in_turn(contestants, [c for c in run if c["size"] > REPEATED], 1, warm_up=[])
     rows = []
-    for case in run:
-        got = {name: answers[name, case["case"]] for name in case["contestants"]}
+    for given in run:
+        got = {name: answers[name, given["case"]] for name in given["contestants"]}
         for value, unit, less in (("rate", "documents/s", False), ("memory", "MB beyond the texts", True)):
             told = {name: [float(answer[value]) for answer in each] for name, each in got.items()}
-            made = row(f"{case['case']}, {unit}", told.pop("lmworks"), unit, told, None, less_is_better=less)
+            made = row(f"{given['case']}, {unit}", told.pop("lmworks"), unit, told, None, less_is_better=less)
             rows.append(made | {"kept": {name: each[-1]["kept"] for name, each in got.items()}})
         rows[-1]["grouping_seconds"] = round(got["lmworks"][-1]["grouping_seconds"], 2)
     rows += recall(100 if chosen.quick else 500, DedupConfig())

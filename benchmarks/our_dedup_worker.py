@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 import time
 from pathlib import Path
 from typing import Any
 
 from interleaved import answer_lines
-from peers.dedup_worker import peak_memory, reset_peak
+from peers.dedup_worker import peak_memory, reset_peak, texts_of
 
 from lmworks.data.deduplication.fingerprints import DedupConfig, fingerprint
 from lmworks.data.deduplication.groups import choose, find_groups
@@ -23,7 +22,7 @@ def main() -> None:
 
 
 def _answer(case: dict[str, Any]) -> dict[str, float]:
-    texts: list[str] = pickle.loads(Path(case["file"]).read_bytes())
+    texts = texts_of(Path(case["file"]))
     before = reset_peak()
     began = time.process_time()
     prints = fingerprint(texts, CONFIG)

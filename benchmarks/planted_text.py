@@ -1,9 +1,10 @@
-"""Synthetic documents with planted near-duplicates, and what theory says of finding them. Knows no contestant."""
+"""Documents with planted near-duplicates, drawn or real, and what theory says of finding them. Knows no contestant."""
 
 from __future__ import annotations
 
 import re
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,33 +12,64 @@ from numpy.typing import NDArray
 
 WORDS_A_DOCUMENT = 480
 """Some 3 kB."""
+PIECE = 3000
+"""Characters of a real document."""
+COPIED = 1000
+"""So many documents are copied, again and again."""
+QUANTILES = 1 << 20
 
 
 def vocabulary() -> list[str]:
     """Words of the standard library's sources, the most frequent first."""
     counts: dict[str, int] = {}
-    for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
+    for path in sorted(_standard_library().glob("*.py")):
         for word in re.findall(r"[A-Za-z]{2,}", path.read_text(encoding="utf-8", errors="replace")):
             counts[word] = counts.get(word, 0) + 1
     return sorted(counts, key=lambda word: (-counts[word], word))
 
 
-def documents(count: int, seed: int, duplicates: float = 0.1) -> list[str]:
-    """Texts of which a share copies one before it with 1 to 30 % of the words replaced."""
+def _standard_library() -> Path:
+    return Path(sysconfig.get_paths()["stdlib"])
+
+
+def documents(count: int, seed: int, duplicates: float = 0.1) -> Iterator[str]:
+    """Texts of words by Zipf's law, of which a share copies one before it with 1 to 30 % of the words replaced."""
     rng = np.random.default_rng(seed)
-    words = np.asarray(vocabulary(), object)
-    shares = 1 / np.arange(10, len(words) + 10)
-    cumulative = np.cumsum(shares / shares.sum())
-    texts: list[str] = []
+    words = vocabulary()
+    shares = np.cumsum(1 / np.arange(10, len(words) + 10))
+    by_chance = np.searchsorted(shares / shares[-1], (np.arange(QUANTILES) + 0.5) / QUANTILES)
     recent: list[NDArray[np.int64]] = []
     for number in range(count):
-        drawn = np.searchsorted(cumulative, rng.random(WORDS_A_DOCUMENT))
         if recent and rng.random() < duplicates:
             drawn = edited(recent[int(rng.integers(len(recent)))], rng.uniform(0.01, 0.3), len(words), rng)
-        elif len(recent) < 1000 or number % 100 == 0:
-            recent = [*recent[-999:], drawn]
-        texts.append(" ".join(words[np.minimum(drawn, len(words) - 1)]))
-    return texts
+        else:
+            drawn = by_chance[rng.integers(0, QUANTILES, WORDS_A_DOCUMENT)]
+            if len(recent) < COPIED:
+                recent.append(drawn)
+            elif number % 100 == 0:
+                recent[number // 100 % COPIED] = drawn
+        yield " ".join(map(words.__getitem__, drawn.tolist()))
+
+
+def real_documents(count: int, seed: int, duplicates: float = 0.1) -> Iterator[str]:
+    """Pieces of the standard library's sources, of which a share copies one before it with words replaced likewise."""
+    rng = np.random.default_rng(seed)
+    words = np.asarray(vocabulary(), object)
+    files = [path for path in sorted(_standard_library().rglob("*.py")) if "site-packages" not in path.parts]
+    sources = (path.read_text(encoding="utf-8", errors="replace") for path in files)
+    pieces = (source[begin : begin + PIECE] for source in sources for begin in range(0, len(source), PIECE))
+    recent: list[list[str]] = []
+    for number in range(count):
+        if recent and rng.random() < duplicates:
+            copied, rate = recent[int(rng.integers(len(recent)))], rng.uniform(0.01, 0.3)
+            replaced = rng.choice(words, len(copied))
+            chosen = rng.random(len(copied)) < rate
+            yield "".join(new if change and old.strip() else old
+                          for old, new, change in zip(copied, replaced, chosen.tolist(), strict=True))  # fmt: skip
+        elif (piece := next(pieces, None)) is not None:
+            if len(recent) < COPIED or number % 100 == 0:
+                recent = [*recent[1 - COPIED :], re.findall(r"\s+|\S+", piece)]
+            yield piece
 
 
 def edited(drawn: NDArray[np.int64], rate: float, vocabulary_size: int, rng: np.random.Generator) -> NDArray[np.int64]:

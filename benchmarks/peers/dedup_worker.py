@@ -37,6 +37,16 @@ def peak_memory() -> int:
     return int(found[1]) * 1024
 
 
+def texts_of(file: Path) -> list[str]:
+    """The texts of a case, pickled as lists one after another."""
+    texts: list[str] = []
+    size = file.stat().st_size
+    with file.open("rb") as source:
+        while source.tell() < size:
+            texts += pickle.load(source)
+    return texts
+
+
 def ngrams(text: str) -> list[str]:
     """Strings of `NGRAM` words."""
     words = WORDS.findall(text.casefold())
@@ -113,7 +123,7 @@ def main() -> None:
     print("{}", flush=True)
     for line in sys.stdin:
         case = json.loads(line)
-        texts = pickle.loads(Path(case["file"]).read_bytes())
+        texts = texts_of(Path(case["file"]))
         before = reset_peak()
         began = time.process_time()
         kept = work(texts)
