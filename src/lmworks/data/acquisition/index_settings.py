@@ -147,8 +147,10 @@ def _of_addresses(urls: Iterable[str]) -> dict[str, str]:
     """What user names and passwords in addresses ask for, for everything on their hosts, as pip has it."""
     found = {}
     for url in urls:
-        parts = urlsplit(url)
-        credentials, at, host = parts.netloc.rpartition("@")
+        try:
+            credentials, at, host = urlsplit(url).netloc.rpartition("@")
+        except ValueError:  # no address; using it will say so
+            continue
         if at:
             user, _, password = credentials.partition(":")
             found[f"//{host}/"] = basic(unquote(user), unquote(password))
@@ -157,4 +159,4 @@ def _of_addresses(urls: Iterable[str]) -> dict[str, str]:
 
 def redact(url: str) -> str:
     """An address as it may be shown: without user name and password, even where they are written in a wrong way."""
-    return re.sub(r"(?<=//).*@", "", url)
+    return re.sub(r"(?:(?<=//)|^(?!\w+://)).*@", "", url)

@@ -46,8 +46,9 @@ _ESCAPE = re.compile(
 )
 _GLUE = "\x01"
 """Stands for `\\c`: the next line goes on without a space."""
-_SINGLE = {"-": "-", "e": "\\", "\\": "\\", " ": " ", "~": " ", "0": " ", "'": "'", "`": "`", ".": ".", "t": "\t",
-           '"': '"', "+": "+", "<": "<", ">": ">", ";": ";", "c": _GLUE}  # fmt: skip
+_SINGLE = {"e": "\\", "~": " ", "0": " ", "t": "\t", "c": _GLUE}
+_SILENT = "&,/^|:%durpzEa{}!?)"
+"""Escapes of nothing to see; one that troff does not know stands for its character."""
 _COMMENT = re.compile(r"(?<!\\)(?:\\\\)*\\[\"#].*")
 _ARGUMENT = re.compile(r'"((?:[^"]|"")*)"?|(\S+)')
 
@@ -179,4 +180,5 @@ def _character(found: re.Match[str]) -> str:
         if re.fullmatch("u[0-9A-F]{4,5}", name):
             return chr(int(name[1:], 16))
         return _CHARACTERS.get(name, "")
-    return _SINGLE.get(found["single"] or "", "")
+    single = found["single"] or ""
+    return _SINGLE.get(single, "" if single in _SILENT else single)

@@ -99,7 +99,7 @@ class WebClient:
         """A request whose credentials travel in a header that is not forwarded when another host takes over."""
         parts = urlsplit(url)
         if parts.scheme not in _SCHEMES:
-            raise ValueError(f"the address must begin with https, http or file, not {parts.scheme!r}")
+            raise ValueError("the address must begin with https, http or file")
         user, at, host = parts.netloc.rpartition("@")
         request = urllib.request.Request(urlunsplit(parts._replace(netloc=host)), headers={"Accept": accept})
         below = [place for place in self._authorization if f"//{host}{parts.path}".startswith(place)]
