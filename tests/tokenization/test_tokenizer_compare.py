@@ -126,6 +126,9 @@ def test_a_model_grows_with_its_tokenizer(folder, tmp_path):
     assert grown.config.vocab_size == new.vocab_size == tokenizer.vocab_size + 2
     old_rows = model.embed_tokens.weight[tokenizer.encode("量子力学")].mean(0)
     assert grown.embed_tokens.weight[new.token_id("量子力学")].tolist() == pytest.approx(old_rows.tolist())
+    command[-1] = str(tmp_path / "round")
+    CliRunner().invoke(cli, [*command, "--token", "x y", "--pad-to-multiple-of", "64"], catch_exceptions=False)
+    assert load_pretrained(tmp_path / "round").config.vocab_size == -(-new.vocab_size // 64) * 64
     with pytest.raises(ConfigError, match="not empty"):
         CliRunner().invoke(cli, [*command, "--token", "x"], catch_exceptions=False)
 

@@ -104,9 +104,14 @@ def _show(found: Comparison) -> None:
 @click.option("--special", is_flag=True, help="The tokens are markers that no text becomes.")
 @click.option("--corpus", type=click.Path(path_type=Path), help="JSONL file to learn further merges from.")
 @click.option("--num-tokens", default=1000, show_default=True, type=click.IntRange(min=1), help="To learn at most.")
+@click.option("--max-bytes", default=10_000_000, show_default=True, type=click.IntRange(min=1), help="To learn from.")
+@click.option(
+    "--pad-to-multiple-of", "multiple_of", default=1, type=click.IntRange(min=1), help="Rows of a model, divisible."
+)
 def extend(
-    source: Path, output: Path, tokens: tuple[str, ...], special: bool, corpus: Path | None, num_tokens: int
-) -> None:
+    source: Path, output: Path, tokens: tuple[str, ...], special: bool, corpus: Path | None, num_tokens: int,
+    max_bytes: int, multiple_of: int,
+) -> None:  # fmt: skip
     """Write SOURCE, a tokenizer or a model with its tokenizer, to OUTPUT with a larger vocabulary.
 
     Old ids stay. A model's new rows begin as the mean of the rows of what stood in their place before.
@@ -125,7 +130,10 @@ def extend(
     if output.exists() and any(output.iterdir()):
         raise ConfigError(f"{output} is not empty", "Give a new folder")
     old = load_tokenizer(source)
-    found = add_tokens(old, tokens, special) if corpus is None else add_merges(old, read_texts(corpus), num_tokens)
+    if corpus is None:
+        found = add_tokens(old, tokens, special)
+    else:
+        found = add_merges(old, read_texts(corpus, max_bytes), num_tokens)
     kind = "model" if source.is_dir() and (source / "config.json").exists() else "tokenizer"
     parents = {kind: source} | ({"corpus": corpus} if corpus is not None else {})
     settings = {"tokens": list(tokens), "special": special, "num_tokens": num_tokens}
@@ -137,7 +145,7 @@ def extend(
             from lmworks.models.hub import load_pretrained, save_pretrained
 
             model = load_pretrained(source)
-            extend_vocabulary(model, found.pieces)
+            extend_vocabulary(model, found.pieces, multiple_of)
             save_pretrained(model, writer.folder)
         found.tokenizer.save(writer.folder)
     click.echo(f"{output}: {len(found.pieces)} new tokens, {found.tokenizer.vocab_size:,} in all")

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from itertools import pairwise
 
 from lmworks.tokenization.byte_alphabet import BYTE_OF
@@ -81,22 +82,32 @@ def learn_merges(
         for pair in pairwise(word):
             frequency[pair] += count
             places.setdefault(pair, set()).add(word)
+    queue = [(-count, *pair) for pair, count in frequency.items()]
+    heapify(queue)
     merges: dict[Pair, int] = {}
-    while len(merges) < num_merges:
-        best = max(filter(allowed, frequency), key=lambda pair: (frequency[pair], -pair[0], -pair[1]), default=None)
-        if best is None or frequency[best] < min_frequency:
+    while queue and len(merges) < num_merges:
+        count, *tokens = heappop(queue)
+        best = (tokens[0], tokens[1])
+        if -count != frequency[best] or not allowed(best):
+            continue  # counted anew since it was put there
+        if -count < min_frequency:
             break
         merges[best] = first_id + len(merges)
         learned(best, merges[best])
+        changed: set[Pair] = set()
         for word in places.pop(best):
             before, after = spelled[word], merge(spelled[word], best, merges[best])
             for pair in pairwise(before):
                 frequency[pair] -= words[word]
+                changed.add(pair)
             for pair in pairwise(after):
                 frequency[pair] += words[word]
                 places.setdefault(pair, set()).add(word)
+                changed.add(pair)
             spelled[word] = after
-        frequency = +frequency  # pairs that are left nowhere
+        for pair in changed:
+            if frequency[pair]:
+                heappush(queue, (-frequency[pair], *pair))
     return merges
 
 
