@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -12,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from lmworks.core.errors import DataError
+from lmworks.core.errors import ArtifactError, DataError, DiskFullError, RunInProgressError, WorkerError
 from lmworks.data.corpus import clean, units
 from lmworks.data.corpus.inputs import InputConfig, Treatment, resolve_inputs
 from lmworks.data.corpus.prepare import PrepareConfig, prepare
+from lmworks.data.corpus.runner import LocalRunner
 from lmworks.data.corpus.units import units_of
+from lmworks.data.corpus.workspace import workspace_of
 from lmworks.data.deduplication import native
 from lmworks.data.extraction.sources import RowFields
 
@@ -145,7 +148,7 @@ def test_a_run_killed_while_it_removes_its_workspace_leaves_nothing_that_is_half
 
     asked = config(inputs, tmp_path / "out", runner={"workers": 1})
     with monkeypatch.context() as patch:
-        patch.setattr("lmworks.data.corpus.prepare.shutil.rmtree", half)
+        patch.setattr("lmworks.data.corpus.workspace.shutil.rmtree", half)
         with pytest.raises(KeyboardInterrupt):
             prepare(asked)
     assert [path.name for path in (tmp_path / ".out.work").iterdir()] == [f"{asked.work_key()}.gone"]
@@ -153,6 +156,106 @@ def test_a_run_killed_while_it_removes_its_workspace_leaves_nothing_that_is_half
     prepare(asked)
     assert (tmp_path / "out" / "train.jsonl").read_bytes() == before
     assert not (tmp_path / ".out.work").exists()
+
+
+def test_a_killed_worker_is_named_and_the_run_goes_on(inputs, tmp_path):
+    with pytest.raises(WorkerError, match=r"a worker was killed while it had to count\. Run the same again"):
+        list(LocalRunner(2).map(die_of_three, range(8), "count"))
+    assert list(LocalRunner(2).map(die_of_three, range(3), "count")) == [0, 1, 2]
+
+
+def die_of_three(number):
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+KILLED_PARENT = """
+import os, sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from lmworks.data.corpus.runner import LocalRunner
+from test_data_runner import sleep_here
+list(LocalRunner(2).map(sleep_here, [sys.argv[2]] * 2, "sleep"))
+"""
+
+
+def sleep_here(folder):
+    (Path(folder) / str(os.getpid())).touch()
+    time.sleep(60)
+
+
+def test_workers_end_with_the_run_that_was_killed(tmp_path):
+    arguments = [sys.executable, "-c", KILLED_PARENT, str(Path(__file__).parent), str(tmp_path)]
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE)
+    workers = []
+    while len(workers) < 2 and process.poll() is None:
+        time.sleep(0.05)
+        workers = [int(file.name) for file in tmp_path.iterdir()]
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    until = time.monotonic() + 20
+    while time.monotonic() < until and any(Path(f"/proc/{worker}").exists() for worker in workers):
+        time.sleep(0.05)
+    assert len(workers) == 2
+    assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
+
+
+def test_two_runs_for_one_output_are_not_at_work_at_once(inputs, tmp_path):
+    asked = config(inputs, tmp_path / "out", runner={"workers": 1})
+    with (
+        workspace_of(asked.output, "another") as held,
+        pytest.raises(RunInProgressError, match=r"another run is at work on what .*\.out\.work is for"),
+    ):
+        prepare(asked)
+    assert held.folder.exists(), "nothing of it was removed"
+    assert prepare(asked).kind == "corpus"
+    assert not (tmp_path / ".out.work").exists()
+
+
+@pytest.mark.parametrize("what", ["folder of something else", "file", "nowhere"])
+def test_an_output_that_cannot_be_is_refused_before_any_work(inputs, tmp_path, what, monkeypatch):
+    monkeypatch.setattr("lmworks.data.corpus.prepare.clean_units", lambda *_: pytest.fail("worked"))
+    output = tmp_path / "out"
+    if what == "file":
+        output.write_text("mine")
+    elif what == "nowhere":
+        output = Path("/proc/none/out")
+    else:
+        output.mkdir()
+        (output / "thesis.txt").write_text("mine")
+    with pytest.raises(ArtifactError, match="cannot be written to" if what == "nowhere" else "is not an artifact"):
+        prepare(config(inputs, output))
+    assert not (tmp_path / ".out.work").exists()
+
+
+def test_mistakes_cost_no_work_that_was_done(inputs, tmp_path, monkeypatch):
+    asked = config(inputs, tmp_path / "out", runner={"workers": 1})
+    with workspace_of(asked.output, asked.work_key()) as held:
+        (held.folder / "cleaned").touch()
+    for wrong in (
+        {"inputs": (tmp_path / "none",)},
+        {"inputs": inputs, "preset": "code", "words": ({"name": "x", "path": "none"},)},
+    ):
+        with pytest.raises(DataError):
+            prepare(PrepareConfig(output=asked.output, **wrong))
+        assert (held.folder / "cleaned").exists()
+
+
+@pytest.mark.parametrize("limit", [2_000, 9_000, 40_000])
+def test_a_full_device_is_named_and_costs_no_work(inputs, tmp_path, limit):
+    asked = config(inputs, tmp_path / "out", runner={"workers": 1})
+    whole = prepare(config(inputs, tmp_path / "whole", runner={"workers": 1}))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+    try:
+        with pytest.raises(DiskFullError, match="File too large"):
+            prepare(asked)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / ".out.work").glob("*/.*")), "nothing half-written is left"
+    assert prepare(asked).files == whole.files
 
 
 def test_a_unit_may_be_cleaned_twice_at_once(inputs, tmp_path, monkeypatch):

@@ -110,6 +110,10 @@ class DeadlineExceededError(EngineError):
     """A request was not answered within the time that it set."""
 
 
+class EndpointError(LMWorksError):
+    """An endpoint over HTTP did not answer, or with something else than what was asked."""
+
+
 class EngineUnavailableError(EngineError):
     """The engine is being loaded or started again; the client may retry later."""
 
@@ -142,6 +146,10 @@ class RecipeError(ConfigError):
 
 class RunInProgressError(LMWorksError):
     """Another process is running a recipe in the same folder."""
+
+
+class WorkerError(LMWorksError):
+    """A process that did a part of the work ended before it was done."""
 
 
 class ProbeError(LMWorksError):

@@ -115,10 +115,7 @@ def write_artifact(
     """
     path = Path(path)
     recover(path)
-    if path.exists() and not manifest_file(path).exists() and (path.is_file() or any(path.iterdir())):
-        raise ArtifactError(
-            f"{path} exists and is not an artifact (it has no {MANIFEST})", "Choose another output path"
-        )
+    require_replaceable(path)
     begun = started or clock()
     inputs = (*recorded, *(parent_of(p, path.parent, role) for role, p in (parents or {}).items()))
     staging = path.parent / f".{path.name}.tmp-{os.getpid()}"
@@ -145,6 +142,18 @@ def write_artifact(
             writer.manifest = manifest
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def require_replaceable(path: Path) -> None:
+    """Refuse an output that is something else than an older artifact; long work asks before it begins.
+
+    Raises:
+        ArtifactError: `path` exists and is not an artifact of ours.
+    """
+    if path.exists() and not manifest_file(path).exists() and (path.is_file() or any(path.iterdir())):
+        raise ArtifactError(
+            f"{path} exists and is not an artifact (it has no {MANIFEST})", "Choose another output path"
+        )
 
 
 def clock() -> tuple[float, float]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from lmworks.core.errors import disk_errors
 from lmworks.core.generation import Document
 from lmworks.data.cleaning.filters import Preset, remove_lines, steps_of
 from lmworks.data.cleaning.language import LanguageStep
@@ -92,20 +93,25 @@ class Clean:
         return self.workspace / f"{unit.name}-{unit.fingerprint()}"
 
     def __call__(self, unit: Unit) -> Path:
-        """Clean the unit, unless that was done before."""
+        """Clean the unit, unless that was done before.
+
+        Raises:
+            DiskFullError: the device is full.
+        """
         folder = self.folder(unit)
         if not folder.exists():
             tally = Tally()
             staging = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
-            shutil.rmtree(staging, ignore_errors=True)
-            staging.mkdir(parents=True)
-            write_unit(staging, list(self._documents(unit, tally)), tally, self.dedup)
-            try:
-                staging.rename(folder)
-            except OSError:  # a worker whose run was killed went on and wrote the same
-                if not folder.exists():
-                    raise
-                shutil.rmtree(staging)
+            with disk_errors(folder):
+                shutil.rmtree(staging, ignore_errors=True)
+                staging.mkdir(parents=True)
+                try:
+                    write_unit(staging, list(self._documents(unit, tally)), tally, self.dedup)
+                    staging.rename(folder)
+                except OSError:
+                    shutil.rmtree(staging)
+                    if not folder.exists():  # else a worker whose run was killed went on and wrote the same
+                        raise
         return folder
 
     def _documents(self, unit: Unit, tally: Tally) -> Iterator[Document]:

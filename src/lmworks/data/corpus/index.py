@@ -168,9 +168,12 @@ def _join(files: Sequence[Path], counts: Sequence[int], joined: Path) -> NDArray
     if not files or not sum(counts):
         return np.zeros((0, 0, 1), np.uint32)
     bands, _, rows = np.load(files[0], mmap_mode="r").shape
-    whole = np.lib.format.open_memmap(joined, "w+", np.uint32, (bands, sum(counts), rows))
-    begin = 0
-    for file, count in zip(files, counts, strict=True):
-        whole[:, begin : begin + count] = np.load(file)
-        begin += count
-    return whole
+    total = sum(counts)
+    with joined.open("wb") as sink:  # not through a mapping: a full device would kill the process without a word
+        begin = 0
+        for file, count in zip(files, counts, strict=True):
+            for band, part in enumerate(np.load(file)):
+                sink.seek((band * total + begin) * rows * 4)
+                sink.write(part.tobytes())
+            begin += count
+    return np.memmap(joined, np.uint32, "r", shape=(bands, total, rows))

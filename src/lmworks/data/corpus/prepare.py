@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
@@ -42,6 +41,7 @@ from lmworks.data.corpus.report import Findings, losses
 from lmworks.data.corpus.report_page import render_html
 from lmworks.data.corpus.runner import Runner, RunnerConfig, runner_of
 from lmworks.data.corpus.units import Unit, units_of
+from lmworks.data.corpus.workspace import Workspace, workspace_of
 from lmworks.data.decontamination.step import DecontaminateConfig, decontamination_steps
 from lmworks.data.deduplication.fingerprints import DedupConfig
 from lmworks.data.extraction.extract import reader_versions
@@ -161,20 +161,31 @@ def prepare(config: PrepareConfig, embedder: Embedder | None = None) -> Manifest
 
     Raises:
         DataError: an input cannot be read at all, or no document is left; the message counts what was lost where.
-        ArtifactError: a source artifact does not match its manifest, or a trained filter is not whole.
+        ArtifactError: a source artifact does not match its manifest, a trained filter is not whole, or the output is
+            something else than a corpus.
         ConfigError: a language cannot be identified, or `semantic` is asked for and no embedder given.
         DiskFullError: the device is full; the cleaned units stay for the next run.
+        RunInProgressError: another process prepares the same output.
+        WorkerError: a worker was killed; the cleaned units stay for the next run.
     """
     started = clock()
     if config.semantic is not None and embedder is None:
         raise ConfigError("semantic needs the model of its embedder", "Give `prepare` an Embedder as second argument")
-    workspace = Workspace(config.output, config.work_key())
     runner = runner_of(config.runner)
     inputs = resolve_inputs(config.inputs, config.treatment)
     for given in inputs:
         checks_of(given.treatment)  # what is wrong with one is said before any work
     units = units_of(inputs, max_documents=config.max_documents, max_bytes=config.max_bytes)
-    folders = clean_units(config, units, workspace, runner)
+    with workspace_of(config.output, config.work_key()) as workspace:
+        folders = clean_units(config, units, workspace, runner)
+        return _joined(config, embedder, inputs, folders, workspace, runner, started)
+
+
+def _joined(
+    config: PrepareConfig, embedder: Embedder | None, inputs: Sequence[Input], folders: Sequence[Path],
+    workspace: Workspace, runner: Runner, started: tuple[float, float],
+) -> Manifest:  # fmt: skip
+    """Decide about the documents of all cleaned units, and write the corpus."""
     tally = Tally()
     for folder in folders:
         tally.merge(Tally.from_dict(json.loads((folder / TALLY).read_text(encoding="utf-8"))))
@@ -276,38 +287,6 @@ def count_tokens(tokenizer: Path, index: Index, decisions: Decisions, cuts: Cuts
         "tokenizer": tokenizer.name, **counts, "total": sum(counts.values()),
         "sources": dict(zip(names, by_source.tolist(), strict=True)),
     }  # fmt: skip
-
-
-class Workspace:
-    """Cleaned units of unfinished runs, beside the output they are for.
-
-    Args:
-        output: of the stage.
-        key: of everything that cleaning depends on; what was cleaned otherwise is removed.
-    """
-
-    def __init__(self, output: Path, key: str) -> None:
-        self._root = output.parent / f".{output.name}.work"
-        self.folder = self._root / key
-        if self._root.exists():
-            for other in self._root.iterdir():
-                if other != self.folder:
-                    _remove(other)
-        self.folder.mkdir(parents=True, exist_ok=True)
-
-    def remove(self) -> None:
-        """Once it is not needed."""
-        _remove(self.folder)
-        shutil.rmtree(self._root, ignore_errors=True)
-
-
-def _remove(folder: Path) -> None:
-    """Under another name, so that a run killed meanwhile leaves no half of it to be taken for the whole."""
-    gone = folder.with_name(f"{folder.name.removesuffix('.gone')}.gone")
-    if folder != gone:
-        shutil.rmtree(gone, ignore_errors=True)
-        folder.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
 
 
 def clean_units(config: PrepareConfig, units: Sequence[Unit], workspace: Workspace, runner: Runner) -> list[Path]:

@@ -11,8 +11,10 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar
 from pydantic import Field
 
 from lmworks.core.config import Config
-from lmworks.core.errors import require
+from lmworks.core.errors import WorkerError, require
 from lmworks.core.progress import bar
 
 Item = TypeVar("Item")
@@ -78,19 +80,37 @@ class LocalRunner:
                     progress.advance()
                 return
             context = multiprocessing.get_context("forkserver")
-            with ProcessPoolExecutor(min(self.workers, len(items)), context, initializer=_leave_interrupts) as pool:
+            # The server imports what the task needs once, for all workers of all pools.
+            context.set_forkserver_preload(["__main__", getattr(task, "__module__", "")])
+            with ProcessPoolExecutor(min(self.workers, len(items)), context, initializer=_as_worker) as pool:
                 try:
                     for result in pool.map(task, items):
                         yield result
                         progress.advance()
+                except BrokenProcessPool:
+                    raise WorkerError(
+                        f"a worker was killed while it had to {description}",
+                        "Run the same again, which goes on with what is left; with fewer workers if memory was short",
+                    ) from None
                 except BaseException:
                     pool.shutdown(wait=True, cancel_futures=True)
                     raise
 
 
-def _leave_interrupts() -> None:
-    """Ctrl-C reaches the whole group; the parent alone answers it, when the tasks at work are done."""
+def _as_worker() -> None:
+    """Ctrl-C reaches the whole group: the parent alone answers it, when the tasks at work are done.
+
+    A parent that is killed cannot end its workers, which would wait for it for ever.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker has one"
+    parent.join()
+    os._exit(1)
 
 
 class RayRunner:
