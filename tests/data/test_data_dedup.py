@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lmworks.core.errors import DataError
+from lmworks.data.cleaning.normalize import divide
 from lmworks.data.corpus.split import contained, hold_out, overlapping
 from lmworks.data.deduplication.fingerprints import DedupConfig, exact_key, fingerprint, minhash
 from lmworks.data.deduplication.groups import choose, find_groups
@@ -125,6 +126,16 @@ def test_signatures_estimate_the_jaccard_similarity():
     exact = len(grams[0] & grams[1]) / len(grams[0] | grams[1])
     signatures = minhash(shingles, DedupConfig(bands=64, rows=31))
     assert (signatures[:, 0] == signatures[:, 1]).mean() == pytest.approx(exact, abs=0.04)
+
+
+@pytest.mark.parametrize("before", [100, 1000, 2500, 3700])
+@pytest.mark.parametrize("gap", [" ", "\n\n"])
+def test_copies_of_a_long_text_are_found_though_they_begin_differently(before, gap):
+    sentences = essay(0, 12_000).split()
+    text = gap.join(". ".join(sentences[n : n + 10]) for n in range(0, len(sentences), 10))
+    one, other = divide(text, 5000), divide(f"{'x y ' * (before // 4)}{gap}{text}", 5000)
+    groups, _ = groups_of([*one, *other])
+    assert sum(leader < len(one) for leader in groups.near[len(one) :].tolist()) >= len(one) - 3
 
 
 def test_ngrams_are_those_of_each_text_alone():

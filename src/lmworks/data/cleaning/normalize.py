@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+import zlib
 
 _NEWLINES = re.compile(r"\r\n?|[\x85\u2028\u2029]")
 _REMOVED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u200b\u2060\ufeff\ufffe\uffff\ud800-\udfff]")
@@ -18,6 +19,10 @@ _SPACES = re.compile(r"(?<=\S)[ \t\u00a0]+")  # within a line; indentation stays
 # What the bytes 0x80..0xBF of a UTF-8 sequence look like after they were read as Windows-1252.
 _TRAILING = "".join(bytes([b]).decode("cp1252", errors="ignore") or chr(b) for b in range(0x80, 0xC0))
 _MISREAD = re.compile(f"[\u00c2-\u00f4][{re.escape(_TRAILING)}]{{1,3}}")
+
+_SEPARATORS = tuple(map(re.compile, ("\n\n", "\n", r"\. ", "。", " ")))
+_AROUND = 32
+"""Characters on each side of a cut that choose it."""
 
 
 def normalize(text: str, *, keep_layout: bool = False) -> str:
@@ -58,18 +63,25 @@ def _reread(match: re.Match[str]) -> str:
 def divide(text: str, max_characters: int) -> list[str]:
     """Cut a long text into pieces of at most `max_characters`, at the end of a paragraph, line or sentence if it can.
 
-    The pieces joined give the text back, but for white space at the cuts.
+    Of the places that will do, the text around them chooses one (content-defined chunking: Muthitacharoen et al. 2001),
+    so copies of a text that begin differently are soon cut at the same places, and their pieces are duplicates. The
+    pieces joined give the text back, but for white space at the cuts.
     """
-    pieces = []
-    while len(text) > max_characters:
-        window = text[:max_characters]
-        for separator in ("\n\n", "\n", ". ", "。", " "):
-            cut = window.rfind(separator)
-            if cut >= max_characters // 2:
-                cut += len(separator)
+    pieces, begin = [], 0
+    while len(text) - begin > max_characters:
+        end = begin + max_characters
+        for separator in _SEPARATORS:
+            cuts = [found.end() for found in separator.finditer(text, begin + max_characters // 2, end)]
+            if cuts:
                 break
-        else:
-            cut = max_characters
-        pieces.append(text[:cut].strip())
-        text = text[cut:].lstrip()
-    return [piece for piece in (*pieces, text) if piece]
+        cut = min(cuts, key=lambda place: (_around(text, place), place), default=end)
+        pieces.append(text[begin:cut].strip())
+        begin = cut
+        while begin < len(text) and text[begin].isspace():
+            begin += 1
+    return [piece for piece in (*pieces, text[begin:]) if piece]
+
+
+def _around(text: str, place: int) -> int:
+    """A number of the characters before and after a place."""
+    return zlib.crc32(text[max(place - _AROUND, 0) : place + _AROUND].encode("utf-8", "surrogatepass"))
