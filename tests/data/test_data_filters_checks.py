@@ -6,7 +6,7 @@ import pytest
 
 from lmworks.core.errors import ConfigError, DataError
 from lmworks.core.generation import Document
-from lmworks.data.cleaning.language import LanguageStep
+from lmworks.data.cleaning.language import LanguageStep, identify
 from lmworks.data.cleaning.licenses import LicenseConfig
 from lmworks.data.cleaning.word_lists import Phrases, WordListConfig, WordListStep
 from lmworks.data.corpus.prepare import PrepareConfig, prepare
@@ -44,6 +44,30 @@ def test_an_uncertain_language_leaves_and_without_a_list_all_stay():
     assert isinstance(outcome, Dropped)
     assert LanguageStep()(vague, Tally()).meta["language"]
     assert LanguageStep()(Document("b", "1234 !!"), Tally()).meta["language"] == "und"
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("他告訴記者，縣政府週二決定修好這座橋，經費由國會撥給。", "zh"),
+        ("委员会至多用三十万欧元（三十六万美元）修桥。", "zh"),
+        ("你好", "zh"),
+        ("佢哋話唔係咁樣嘅，我哋今日去咗街。", "yue"),
+        ("阿拉上海人讲闲话，伊搿个辰光勿晓得。", "wuu"),
+        ("ދިވެހިބަހަކީ ދިވެހިރާއްޖޭގެ ރަސްމީ ބަހެވެ", "und"),
+        ("ᏣᎳᎩ ᎦᏬᏂᎯᏍᏗ and more", "und"),
+        ("ⵜⴰⵎⴰⵣⵉⵖⵜ", "und"),
+        ("ok", "und"),
+        ("\ud800", "und"),
+        ("🙂🙂", "und"),
+        ("xqzv wkjf qwpzx vbnmk", "zxx"),
+    ],
+)
+def test_what_is_no_language_that_is_known_and_the_languages_of_china(text, code):
+    found = identify(text)
+    assert found.code == code
+    assert 0.0 <= found.probability <= 1.0
+    assert found.probability > 0.9 or code in ("und", "zxx")
 
 
 def test_a_language_that_cannot_be_told_is_refused_before_any_work(tmp_path):

@@ -111,13 +111,32 @@ def test_sentences_begin_after_an_end_and_closing_quotes():
 def test_chinese_prose_passes_and_what_is_broken_leaves():
     assert clean(CHINESE_PROSE, CHINESE) == Kept(CHINESE_PROSE)
     broken = CHINESE_PROSE.encode().decode("gbk", errors="ignore")
-    assert misread_share(broken) > 0.1 > misread_share(CHINESE_PROSE)
+    assert misread_share(broken) > 0.1
+    assert misread_share(CHINESE_PROSE + "镇上的极板、路口的电极") == 0.0
     repeated = clean(CHINESE_PROSE + "海岸的灯塔" * 20 + "。", CHINESE)
     assert isinstance(repeated, Broken)
     assert repeated.rule.name == "top_4_characters"
     assert script_of("这个国家的学生们说话") == "simplified"
     assert script_of("這個國家的學生們說話") == "traditional"
     assert script_of("這個國家的学生们说话") == "mixed"
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        (CHINESE_PROSE + "".join(f"第{n}号，电话13800{n}；" for n in range(100, 120)), "chinese_digits"),
+        (CHINESE_PROSE + "【新品上市优惠促销热卖中全场五折】", "chinese_brackets"),
+        ("\n".join([CHINESE_PROSE, *(f"{c}闻标题内容。展开" for c in "新旧大小")]), "chinese_read_more"),
+        ("\n".join(f"• {part}。" for part in CHINESE_PROSE.split("，")), "chinese_bullet_lines"),
+        ("\n".join(f"{part}……" for part in CHINESE_PROSE.split("，")), "chinese_ellipsis_lines"),
+        (CHINESE_PROSE + "灯台は危険な海岸に建てられ、船に陸地が近いことを知らせます。" * 2, "japanese"),
+        (CHINESE_PROSE + " The lamp was lit by hand every evening of the year." * 4, "han_share"),
+    ],
+)
+def test_chinese_texts_are_dropped_by_the_rule_that_is_meant(text, rule):
+    outcome = clean(text, CHINESE)
+    assert isinstance(outcome, Broken)
+    assert outcome.rule.name == rule
 
 
 def test_rules_of_a_preset_are_those_its_steps_drop_by():
