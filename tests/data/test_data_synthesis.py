@@ -1,6 +1,9 @@
 """Rows made through a scripted generator: what is kept and why not, lineage, exact resumption, failures one by one."""
 
 import json
+import multiprocessing
+import os
+import signal
 from collections import Counter
 from random import Random
 
@@ -48,6 +51,22 @@ VERBS = [
     "Question",
     "Classify",
 ]
+
+
+class Logged:
+    """Answers as `Scripted` does; writes down what was asked, and dies by SIGKILL in the middle of a call."""
+
+    def __init__(self, log, last=None):
+        self.inner, self.log, self.last = Scripted(), log, last
+
+    def chat(self, conversations, sampling_params):
+        with self.log.open("ab", buffering=0) as stream:
+            for conversation in conversations:
+                stream.write(json.dumps([conversation[-1].content, sampling_params.seed]).encode() + b"\n")
+        outputs = self.inner.chat(conversations, sampling_params)
+        if self.last is not None and len(self.log.read_bytes().splitlines()) >= self.last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return outputs
 
 
 class Scripted:
@@ -122,6 +141,7 @@ def test_every_method_makes_rows_with_their_lineage(method, tmp_path):
         lineage = row["lineage"]
         assert (lineage["method"], lineage["generator"]) == (method, "double")
         assert {parent[0] for parent in lineage["parents"]} == {"s"}
+        assert ("request" in lineage) == ("instruction" in lineage["sampling_params"])
         assert all("seed" in params for params in lineage["sampling_params"].values())
     if method == "back_translation":
         assert made[0]["completion"][0]["content"] == "All about rivers."
@@ -149,6 +169,26 @@ def test_a_run_killed_at_any_call_goes_on_to_the_same_rows(tmp_path):
         assert rest.calls <= whole.calls - stop + 1
         assert not journal.exists()
         (tmp_path / "out").rename(tmp_path / f"again{stop}")
+
+
+@pytest.mark.parametrize("last", [1, 4, 9, 14, 20])
+def test_what_was_answered_before_a_kill_is_not_asked_again(last, tmp_path):
+    """Single calls, two at a time: only what was under way may be asked twice."""
+    seeds(tmp_path)
+    made = config(tmp_path, "self_instruct", attempts=12, round_size=6, concurrency=2)
+    synthesize(made, Logged(tmp_path / "whole.log"))
+    expected = rows(tmp_path)
+    (tmp_path / "out").rename(tmp_path / "first")
+    fork = multiprocessing.get_context("fork")
+    child = fork.Process(target=synthesize, args=(made, Logged(tmp_path / "log", last)))
+    child.start()
+    child.join(30)
+    assert child.exitcode == -signal.SIGKILL
+    synthesize(made, Logged(tmp_path / "log"))
+    assert rows(tmp_path) == expected
+    asked = Counter((tmp_path / "log").read_bytes().splitlines())
+    assert asked.keys() == set((tmp_path / "whole.log").read_bytes().splitlines())
+    assert asked.total() - len(asked) <= 2
 
 
 def test_concurrency_changes_nothing_and_the_seed_does(tmp_path):
@@ -193,6 +233,7 @@ def test_other_settings_do_not_go_on_with_a_journal(tmp_path):
 BAD = {
     "": "length", "word": "length", "w " * 200: "length", "Sorry, I cannot do that": "refusal",
     "The rewritten prompt is this one": "talk about the task", "describe the RIVERS now": "unchanged",
+    "很抱歉，我做不到": "refusal", "half of it \ud83d is lost": "length",
 }  # fmt: skip
 
 
@@ -206,6 +247,97 @@ def test_unusable_instructions_are_kept_with_their_reason(text, tmp_path):
     synthesize(config(tmp_path, "evol_instruct"), Scripted(script=script))
     (outcome,) = outcomes(tmp_path)
     assert (outcome["status"], outcome["reason"].split(":")[0]) == ("unusable", BAD[text])
+
+
+def test_one_of_a_list_is_taken_and_tasks_beyond_text_are_left_out(tmp_path):
+    seeds(tmp_path)
+    told = iter(["1. Tell a tale of whales\n2. Write a song of salt\n3. More", "Describe what this picture shows us",
+                 "请描述这张图片里有什么"])  # fmt: skip
+
+    def script(request, n):
+        return next(told) if "nothing else" in request else "fine"
+
+    synthesize(config(tmp_path, "self_instruct", attempts=3), Scripted(script=script))
+    assert [row["prompt"][0]["content"] for row in rows(tmp_path)] == ["Tell a tale of whales"]
+    assert [one["reason"].partition(":")[0] for one in outcomes(tmp_path)] == ["more than text"] * 2
+
+
+NO_ANSWERS = {
+    "": "empty", " \n": "empty", "…!?": "no words", "Sorry, that is beyond me.": "refusal",
+    "I can’t do that": "refusal",
+    "Well, I am sorry to say that nobody knows.": "refusal", "对不起，我不能回答。": "refusal", "\udc00 x": "empty",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NO_ANSWERS)
+def test_responses_that_answer_nothing_are_kept_out_with_their_reason(text, tmp_path):
+    seeds(tmp_path, 2)
+
+    def script(request, n):
+        return text if "rivers" in request else "Sorry for the length: " + "word " * 80
+
+    synthesize(config(tmp_path, "rejection_sampling"), Scripted(script=script))
+    (outcome,) = outcomes(tmp_path)
+    assert (outcome["status"], outcome["reason"].split(":")[0]) == ("unusable", NO_ANSWERS[text])
+    assert len(rows(tmp_path)) == 1
+
+
+class CutOff(Scripted):
+    """Ends its first answer, and every one that says so, at the most tokens allowed."""
+
+    def chat(self, conversations, sampling_params):
+        return [
+            RequestOutput("r", "", (1, 2, 3), tuple(
+                CompletionOutput(f"{'cut' if n == 0 or 'poems' in c[-1].content else 'whole'} {n}", (4,) * 5,
+                                 "length" if n == 0 or "poems" in c[-1].content else "stop")
+                for n in range(sampling_params.n)))
+            for c in conversations
+        ]  # fmt: skip
+
+
+def test_answers_that_were_cut_off_are_dropped_unless_asked_for(tmp_path):
+    seeds(tmp_path, 4)
+    sampling = {"n": 2, "temperature": 1.0}
+    manifest = synthesize(config(tmp_path, "rejection_sampling", response_sampling=sampling), CutOff())
+    assert [row["completion"][0]["content"] for row in rows(tmp_path)] == ["whole 1"] * 3
+    assert outcomes(tmp_path)[0]["reason"].startswith("cut off")
+    assert {name: manifest.metrics[name] for name in ("requests", "prompt_tokens", "completion_tokens")} == {
+        "requests": 4, "prompt_tokens": 12, "completion_tokens": 40,
+    }  # fmt: skip
+    (tmp_path / "out").rename(tmp_path / "first")
+    synthesize(config(tmp_path, "rejection_sampling", response_sampling=sampling, cut_off="keep"), CutOff())
+    assert [row["lineage"]["cut_off"] for row in rows(tmp_path)] == [True] * 4
+
+
+def test_one_seed_asked_again_is_asked_by_another_seed_of_chance(tmp_path):
+    seeds(tmp_path, 3)
+    made = config(tmp_path, "rejection_sampling", attempts=9)
+    synthesize(made, Logged(tmp_path / "log"))
+    assert len(set((tmp_path / "log").read_bytes().splitlines())) == 9
+
+
+def test_the_stage_names_its_model_and_its_mistakes(tmp_path, monkeypatch):
+    from lmworks.core.errors import ConfigError
+    from lmworks.pipeline.synthesize_rows import SynthesizeRowsConfig, synthesize_rows
+
+    seeds(tmp_path, 2)
+    given = {"method": "rejection_sampling", "inputs": (tmp_path / "seeds.jsonl",), "output": tmp_path / "out"}
+    for more in ({"url": "http://h/v1"}, {"served_model": "m"}, {"model": tmp_path, "url": "http://h/v1"}):
+        with pytest.raises(ConfigError, match="Give"):
+            synthesize_rows(SynthesizeRowsConfig(**given, **more))
+    asked = []
+
+    def answer(self, conversations, sampling_params):
+        asked.append(self._headers["Authorization"])
+        return Scripted().chat(conversations, sampling_params)
+
+    monkeypatch.setattr("lmworks.client.http_generator.HttpGenerator.chat", answer)
+    monkeypatch.setenv("MY_KEY", "secret")
+    more = {"url": "http://h/v1", "served_model": "m", "api_key_variable": "MY_KEY", "concurrency": 2}
+    manifest = synthesize_rows(SynthesizeRowsConfig(**given, **more))
+    assert set(asked) == {"Bearer secret"}
+    assert rows(tmp_path)[0]["lineage"]["generator"] == "m at http://h/v1"
+    assert "secret" not in manifest.to_json()
 
 
 def test_paraphrases_keep_numbers_and_answers(tmp_path):
@@ -264,7 +396,7 @@ def test_graders_choose_the_best_answer_and_reject(tmp_path):
 
 
 def row_of(folder, number):
-    from lmworks.data.synthesis.synthesize import read_seeds
+    from lmworks.data.synthesis.seeds import read_seeds
 
     return read_seeds(config(folder, "rejection_sampling"))[number].id
 
@@ -372,7 +504,7 @@ def test_a_real_model_makes_rows_through_the_engine(tmp_path):
     seeds(tmp_path, 4)
     settings = config(
         tmp_path, "evol_instruct", round_size=4, instruction_sampling={"max_tokens": 60},
-        response_sampling={"max_tokens": 24, "n": 2}, graders=(GraderConfig(name="words", least=3),),
+        response_sampling={"max_tokens": 24, "n": 2}, cut_off="keep", graders=(GraderConfig(name="words", least=3),),
     )  # fmt: skip
     manifest = synthesize(settings, LLM(model), "SmolLM2-135M-Instruct")
     assert manifest.metrics["attempts"] == 4

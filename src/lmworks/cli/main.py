@@ -28,7 +28,6 @@ COMMANDS: dict[str, Entry] = {
     "data balance": Entry("lmworks.cli.rows:balance", "Take rows for tuning in wanted shares of tasks or languages."),
     "data label": Entry("lmworks.cli.label:label", "Open a page on which people compare answers."),
     "data agreement": Entry("lmworks.cli.label:agreement", "Measure how far annotators agree; write preferences."),
-    "data synthesize": Entry("lmworks.cli.synthesize:command", "Make new rows for tuning of given ones by a model."),
     "run": Entry("lmworks.cli.run:run", "Run a recipe: every stage in order, skipping what has not changed."),
     "trace": Entry("lmworks.cli.trace:trace", "Show what an artifact or an answer was made from."),
     "generate": Entry("lmworks.cli.generate:generate", "Continue a prompt with a model folder or GGUF file."),

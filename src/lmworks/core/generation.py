@@ -48,6 +48,8 @@ class RequestOutput:
     outputs: tuple[CompletionOutput, ...]
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     """If asked for: one per prompt token, None for the first, which nothing precedes."""
+    num_tokens: tuple[int, int] | None = None
+    """Of the prompt and of all completions, where they are counted and not named, as over HTTP."""
 
 
 @dataclass(frozen=True)

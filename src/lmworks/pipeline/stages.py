@@ -53,6 +53,8 @@ STAGES: dict[str, Stage] = {
               "Turn sources or your own files into a clean, deduplicated, split corpus."),
         Stage("data train-filter", "lmworks.data.corpus.train_filter", "train_filter", "TrainFilterConfig",
               "Learn what good text is, for `quality` or `perplexity` of `data prepare`."),
+        Stage("data synthesize", "lmworks.pipeline.synthesize_rows", "synthesize_rows", "SynthesizeRowsConfig",
+              "Make new rows for tuning of given ones by a model; a run that was killed goes on."),
         Stage("data tokenize", "lmworks.data.tokens.tokenize", "tokenize", "TokenizeConfig",
               "Write a corpus as memory-mapped token shards."),
         Stage("tokenizer train", "lmworks.tokenization.training", "train_tokenizer", "TokenizerConfig",

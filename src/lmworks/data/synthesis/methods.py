@@ -28,6 +28,19 @@ MethodName = Literal["self_instruct", "evol_instruct", "back_translation", "para
 SHOTS, GENERATED_SHOTS = 8, 2
 """Examples shown by self-instruct, and how many of them at most are generated ones."""
 _MOST_WORDS = 150
+_SHORT_ANSWER = 80
+"""Words below which an apology is a refusal."""
+_REFUSAL = re.compile(
+    r"\W*(?:(?:i'm |i am )?(?:sorry|unable)\b|i can(?:not|'t|’t)\b|as an ai\b"
+    r"|很?(?:抱歉|对不起|對不起)|作为(?:一个)?(?:AI|人工智能))",
+    re.IGNORECASE,
+)
+_APOLOGY = re.compile(r"\bsorry\b|抱歉|对不起|對不起", re.IGNORECASE)
+_MORE_THAN_TEXT = re.compile(
+    r"\b(?:images?|pictures?|photos?|graphs?|videos?|audio|flowcharts?|diagrams?)\b|图片|图像|照片|视频|音频",
+    re.IGNORECASE,
+)
+"""Words of tasks that Self-Instruct leaves out (section 2.2)."""
 _EVOLUTIONS = {
     "add_constraint": "Add one more constraint or requirement to it.",
     "deepen": "Ask for more depth and breadth on its subject.",
@@ -69,6 +82,8 @@ class Method:
     keeps_response: bool
     """Whether a parent's response, where it has one, answers the new instruction too."""
     makes_instruction: bool = True
+    in_turn: bool = True
+    """Whether attempts go over the seeds one after the other; else each draws some by chance."""
 
 
 def read_instruction(draft: Draft, text: str) -> str:
@@ -79,12 +94,16 @@ def read_instruction(draft: Draft, text: str) -> str:
     """
     found = re.sub(r"^\s*(?:\d+[.):]|[-*#]+|(?:new |rewritten )?(?:task|instruction|request|prompt)\s*\d*\s*:)\s*", "",
                    text.strip(), flags=re.IGNORECASE)  # fmt: skip
+    if (listed := re.search(r"\n\s*2[.):]\s", found)) and re.match(r"\s*1[.):]\s", text):
+        found = found[: listed.start()]  # asked for one, some models give a list
     found = found.strip().removeprefix('"').removesuffix('"').strip()
     count = len(words(found))
     if not 3 <= count <= _MOST_WORDS:
         raise RowFault("length", f"the instruction has {count} words, not 3 to {_MOST_WORDS}")
-    if re.match(r"(i'm |i am )?(sorry|unable)|i can(no|')t|as an ai", found.lower()):
+    if _REFUSAL.match(found):
         raise RowFault("refusal", "the generator refused")
+    if draft.operation == "self_instruct" and (more := _MORE_THAN_TEXT.search(found)):
+        raise RowFault("more than text", f"the task is about {more[0]!r}, which a text cannot hold")
     if re.search(r"(given|original|rewritten|new) (prompt|request|instruction)", found.lower()):
         raise RowFault("talk about the task", "the instruction speaks of instructions")
     if any(words(found) == words(parent.instruction) for parent in draft.parents):
@@ -94,6 +113,22 @@ def read_instruction(draft: Draft, text: str) -> str:
         if lost:
             raise RowFault("lost number", f"the paraphrase lacks {', '.join(sorted(lost))}")
     return found
+
+
+def read_response(text: str) -> None:
+    """Look at what the generator answered to an instruction.
+
+    An apology in a short answer says that the request cannot be met, by the rule of Evol-Instruct (section 3.2).
+
+    Raises:
+        RowFault: it is no answer: empty, without a word, or a refusal.
+    """
+    if not text.strip():
+        raise RowFault("empty", "the response has no text")
+    if not re.search(r"\w", text):
+        raise RowFault("no words", "the response has signs alone")
+    if len(words(text)) < _SHORT_ANSWER and (_REFUSAL.match(text) or _APOLOGY.search(text)):
+        raise RowFault("refusal", "the generator refused")
 
 
 def _self_instruct(seeds: Sequence[Seed], made: Sequence[Seed], number: int, random: Random, _: EdaConfig) -> Draft:
@@ -146,7 +181,7 @@ def _rejection(seeds: Sequence[Seed], made: Sequence[Seed], number: int, random:
 
 
 METHODS: dict[MethodName, Method] = {
-    "self_instruct": Method(_self_instruct, keeps_response=False),
+    "self_instruct": Method(_self_instruct, keeps_response=False, in_turn=False),
     "evol_instruct": Method(_evol, keeps_response=False),
     "back_translation": Method(_back_translation, keeps_response=True),
     "paraphrase": Method(_paraphrase, keeps_response=True),

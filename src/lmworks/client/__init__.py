@@ -1,0 +1,1 @@
+"""Models behind other people's endpoints, as generators. Knows no server of ours."""
