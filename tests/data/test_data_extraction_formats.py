@@ -311,3 +311,105 @@ def test_urls_are_read_through_fsspec():
         read("memory://bucket/nothing")
     with pytest.raises(DataError, match="cannot be opened"):
         read("nosuchstore://bucket/x")
+
+
+def test_docx_boxes_notes_and_moves_are_read_once(tmp_path):
+    box = "<w:txbxContent><w:p><w:r><w:t>Boxed</w:t></w:r></w:p></w:txbxContent>"
+    body = (
+        f"<w:p><w:r><w:t>Before, </w:t></w:r><a:Choice>{box}</a:Choice><a:Fallback>{box}</a:Fallback>"
+        "<w:r><w:t>after.</w:t></w:r></w:p>"
+        "<w:p><w:moveFrom><w:r><w:t>Moved</w:t></w:r></w:moveFrom></w:p>"
+        "<w:p><w:moveTo><w:r><w:t>Moved</w:t></w:r></w:moveTo> <a:t>E=m</a:t><w:noBreakHyphen/></w:p>"
+    )
+    relation = "http://schemas.openxmlformats.org/officeDocument/2006/relationships/officeDocument"
+    strict = 'xmlns:w="http://purl.oclc.org/ooxml/wordprocessingml/main"'
+    for space in (WORD, strict):
+        (tmp_path / "a.docx").write_bytes(zipped({
+            "_rels/.rels": f'<R><Relationship Type="{relation}" Target="/word/second.xml"/></R>',
+            "word/second.xml": f'<w:document {space} xmlns:a="urn:a"><w:body>{body}</w:body></w:document>',
+            "word/footnotes.xml": f"<w:n {space}><w:p><w:r><w:t>A note.</w:t></w:r></w:p></w:n>",
+        }))  # fmt: skip
+        assert one(tmp_path / "a.docx").text.split("\n") == ["Before, after.", "Boxed", "", "MovedE=m-", "A note.", ""]
+
+
+def test_odt_spaces_notes_boxes_and_cells_stand_where_they_belong(tmp_path):
+    (tmp_path / "a.odt").write_bytes(zipped({"content.xml": (
+        '<o xmlns:t="urn:oasis:names:tc:opendocument:xmlns:text:1.0" xmlns:d="urn:d" xmlns:b="urn:b">'
+        "<t:tracked-changes><t:deletion><t:p>gone</t:p></t:deletion></t:tracked-changes>"
+        '<t:p>one<t:tab/>two<t:s t:c="3"/>three<t:note><t:note-citation>1</t:note-citation><t:note-body>'
+        "<t:p>The note.</t:p></t:note-body></t:note> and<t:line-break/>on</t:p>"
+        "<t:p>x<d:frame><d:text-box><t:p>Boxed</t:p></d:text-box></d:frame>y</t:p>"
+        "<b:table><b:table-row><b:table-cell><t:p>a</t:p></b:table-cell><b:table-cell><t:p>b</t:p></b:table-cell>"
+        "</b:table-row></b:table></o>"
+    )}))  # fmt: skip
+    assert one(tmp_path / "a.odt").text == "one\ttwo   three and\non\nxy\nBoxed\na\tb\nThe note.\n"
+
+
+@pytest.mark.parametrize(
+    "package",
+    ["<p><manifest>{}</manifest></p>", "<p><manifest>{}</manifest><spine><itemref idref='zz'/></spine></p>",
+     "<p><manifest>{}", "no xml", None],
+)  # fmt: skip
+def test_epub_without_a_spine_to_follow_keeps_its_chapters(tmp_path, package):
+    chapter = "<html><body><p>{} " + PARAGRAPH + "</p></body></html>"
+    items = "<item id='a' href='1.xhtml'/><item id='b' href='2.XHTML'/>"
+    files = {"META-INF/container.xml": '<c xmlns="urn:x"><rootfile full-path="p.opf"/></c>'} if package else {}
+    files |= {"p.opf": package.format(items)} if package else {}
+    files |= {"1.XHTML": chapter.format("First"), "2.xhtml": chapter.format("Second")}
+    (tmp_path / "a.epub").write_bytes(zipped(files))
+    text = one(tmp_path / "a.epub").text
+    assert 0 == text.index("First") < text.index("Second")
+
+
+def test_alternatives_of_a_mail_are_read_once_and_its_other_parts_too(tmp_path):
+    (tmp_path / "a.eml").write_bytes(
+        b"Subject: \xcf\xf0\xe8\xe2\xe5\xf2 \xec\xe8\xf0\nContent-Type: multipart/mixed; boundary=o\n\n"
+        b"--o\nContent-Type: multipart/alternative; boundary=i\n\n--i\nContent-Type: text/html\n\n<p>The message</p>\n"
+        b"--i--\n--o\nContent-Type: message/rfc822\n\nContent-Type: multipart/alternative; boundary=j\n\n"
+        b"--j\nContent-Type: text/html\n\n<p>forwarded in HTML</p>\n"
+        b"--j\nContent-Type: text/plain; format=flowed\n\nforwarded \nplain\n-- \nsender\n--j--\n"
+        b"--o\nContent-Type: text/plain\n\nfooter of the list\n--o--\n"
+    )
+    text = "Привет мир\n\nThe message\n\nforwarded plain\n-- \nsender\n\nfooter of the list\n"
+    assert one(tmp_path / "a.eml").text == text
+
+
+def test_rows_end_at_line_ends_alone(tmp_path):
+    (tmp_path / "a.csv").write_text('"na\nme",text\n1,one\u2028still\n2,two\x0cstill\n', encoding="utf-8")
+    documents = read(tmp_path / "a.csv")[0]
+    assert [d.text for d in documents] == ["one\u2028still", "two\x0cstill"]
+    (tmp_path / "b.csv").write_bytes(b"text,n\rone,1\rtwo,2\r")
+    assert [d.text for d in read(tmp_path / "b.csv")[0]] == ["one", "two"]
+    rows = "".join(f"{i},{'word ' * 50}\r\n" for i in range(3000))
+    (tmp_path / "c.csv").write_bytes(f"n,text\r\n{rows}".encode())
+    assert [d.source for d in read(tmp_path / "c.csv")[0]] == [f"c.csv:{i}" for i in range(2, 3002)]
+
+
+def test_parquet_texts_in_other_types(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = {
+        "dictionary": pyarrow.array(["é"]).dictionary_encode(), "large": pyarrow.array(["é"], pyarrow.large_string()),
+        "binary": pyarrow.array(["é".encode()]), "inner": pyarrow.array([{"text": {"body": "é", "n": 1}}]),
+        "bad": pyarrow.array([b"\xff"]),
+    }  # fmt: skip
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet", compression="zstd")
+    for field in ("dictionary", "large", "binary", "inner.text.body"):
+        assert one(tmp_path / "a.parquet", text=field).text == "é"
+    reasons = {
+        field: read(tmp_path / "a.parquet", text=field)[1][0].reason for field in ("bad", "inner", "inner.x", "y")
+    }
+    assert reasons == {"bad": "encoding", "inner": "no text field", "inner.x": "no text field", "y": "no text field"}
+    (tmp_path / "a.jsonl").write_text('{"a": {"b": "deep"}, "a.c": "flat"}\n')
+    assert [one(tmp_path / "a.jsonl", text=field).text for field in ("a.b", "a.c")] == ["deep", "flat"]
+
+
+def test_facts_of_rows_are_made_writable(tmp_path):
+    deep = "[" * 200 + "]" * 200
+    (tmp_path / "a.jsonl").write_text(
+        '{"text": "ok", "meta": {"a\\ud800": ["\\ud800", NaN, 1e999], "deep": ' + deep + "}}"
+    )
+    meta = one(tmp_path / "a.jsonl").meta
+    assert meta["a?"] == ["?", "nan", "inf"]
+    assert json.loads(json.dumps(meta, allow_nan=False, ensure_ascii=False).encode("utf-8")) == meta

@@ -159,3 +159,19 @@ def test_deep_and_endless_pages_still_give_their_words():
     assert "core" in read_html(b"<div>" * 50_000 + b"core of it all" + b"</div>" * 50_000).text
     assert "core" in all_text("<nav>menu</nav>" + "<b>" * 100_000 + "core<script>no</script>")
     assert "no" not in all_text("core<script>no</script>").split()
+
+
+def test_what_is_not_shown_is_left_out_and_cells_stand_in_rows():
+    shown = "".join(f"<p>{text}</p>" for text in SENTENCES)
+    page = (
+        f"<p hidden>one</p><p style='color: red; display : none'>two</p>{shown}<table><tr><td>a<td>b<tr><td>c</table>"
+    )
+    found = read_html(page.encode()).text
+    assert "one\n" not in found
+    assert "two\n" not in found
+    assert found.endswith("a\tb\n\nc")
+
+
+def test_an_element_of_endless_attributes_takes_no_time():
+    page = "<p " + " ".join(f"a{i}=1" for i in range(100_000)) + ">the words of it"
+    assert read_html(page.encode()).text == "the words of it"

@@ -162,3 +162,14 @@ def test_all_that_comes_out_of_a_file_counts_once_for_all(tmp_path, monkeypatch,
         documents, rejections = read(file)
         assert not documents
         assert rejections[file.name] == "unreadable"
+
+
+def test_members_that_cannot_be_opened_do_not_end_the_archive(tmp_path):
+    packed = bytearray(zipped({"secret.txt": b"x", "odd.txt": b"x", "open.txt": b"words"}))
+    for name, offset, value in ((b"secret.txt", 6, 1), (b"odd.txt", 8, 99)):
+        packed[packed.find(name) - 30 + offset] = value
+        packed[packed.rfind(name) - 46 + offset + 2] = value
+    (tmp_path / "a.zip").write_bytes(packed)
+    documents, rejections = read(tmp_path / "a.zip")
+    assert list(documents) == ["a.zip!open.txt"]
+    assert rejections == {"a.zip!secret.txt": "encrypted", "a.zip!odd.txt": "archive"}

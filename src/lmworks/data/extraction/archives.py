@@ -25,6 +25,8 @@ MAX_DEPTH = 3
 """Archives inside of each other that are opened; more serve only to hide a bomb."""
 _MAX_MEMBERS = 10_000_000
 _IN_MEMORY = 1 << 26
+_ENCRYPTED = 1
+"""The bit of a zip member's flags that says that it asks for a password."""
 
 
 class Budget:
@@ -70,8 +72,12 @@ class _Counted:
         return data
 
 
-def members(stream: IO[bytes], suffix: str, budget: Budget, name: str) -> Iterator[tuple[str, IO[bytes]]]:
-    """`(name, stream)` of the regular files of an archive; each stream is valid until the next member is asked for.
+def members(
+    stream: IO[bytes], suffix: str, budget: Budget, name: str
+) -> Iterator[tuple[str, IO[bytes] | UnreadableError]]:
+    """`(name, stream)` of the regular files of an archive, or why one cannot be opened.
+
+    Each stream is valid until the next member is asked for.
 
     Args:
         stream: of the archive, decompressed; a zip archive's can be sought in.
@@ -80,12 +86,12 @@ def members(stream: IO[bytes], suffix: str, budget: Budget, name: str) -> Iterat
         name: for errors.
 
     Raises:
-        UnreadableError: `archive`, it is damaged or asks for a password.
+        UnreadableError: `archive`, it is damaged.
         DataError: the budget is spent.
     """
     try:
         yield from _zip(stream, budget, name) if suffix == ".zip" else _tar(stream, budget, name)
-    except (*DAMAGE, RuntimeError, ValueError) as error:  # RuntimeError: a password is asked for
+    except (*DAMAGE, ValueError) as error:
         raise UnreadableError("archive", f"{type(error).__name__}: {error}") from None
 
 
@@ -98,12 +104,19 @@ def seekable(stream: IO[bytes]) -> Iterator[IO[bytes]]:
         yield copy
 
 
-def _zip(stream: IO[bytes], budget: Budget, name: str) -> Iterator[tuple[str, IO[bytes]]]:
+def _zip(stream: IO[bytes], budget: Budget, name: str) -> Iterator[tuple[str, IO[bytes] | UnreadableError]]:
     with zipfile.ZipFile(stream) as archive:
         for info in archive.infolist()[:_MAX_MEMBERS]:
-            if not info.is_dir():
-                with archive.open(info) as member:
-                    yield info.filename, budget.counted(member, f"{name}!{info.filename}")
+            if info.is_dir():
+                continue
+            try:
+                member = archive.open(info)
+            except (*DAMAGE, RuntimeError, ValueError) as error:
+                asks = bool(info.flag_bits & _ENCRYPTED)
+                yield info.filename, UnreadableError("encrypted" if asks else "archive", str(error))
+                continue
+            with member:
+                yield info.filename, budget.counted(member, f"{name}!{info.filename}")
 
 
 def _tar(stream: IO[bytes], budget: Budget, name: str) -> Iterator[tuple[str, IO[bytes]]]:

@@ -18,6 +18,10 @@ _MAX_PARSED = 20_000_000
 """Characters of a page beyond which only its words are taken: trees take some thirty times its size."""
 _MAX_DEPTH = 250
 """Elements inside each other beyond which tree walkers recurse too deep; real pages stay far below."""
+_MAX_ATTRIBUTES = 2000
+"""Of one element, beyond which comparing all of their names takes too long."""
+_LONG_TAG = re.compile(r"<[a-zA-Z][^<>]{4000,}")
+_HIDDEN = re.compile(r"(?:^|;)\s*(?:display\s*:\s*none|visibility\s*:\s*hidden)\b", re.IGNORECASE)
 _TOKEN = re.compile(
     r"<!--.*?(?:-->|\Z)|<(?:script|style)\b.*?(?:</(?:script|style)[^>]*>|\Z)"
     r"|<(?P<closing>/?)(?P<name>[a-zA-Z][\w-]*)[^>]*(?:>|\Z)|<[!?][^>]*(?:>|\Z)|(?P<text>[^<]+|<)",
@@ -27,6 +31,8 @@ _TOKEN = re.compile(
 _VOID = frozenset((
     "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr",
 ))  # fmt: skip
+_OFTEN_OPEN = frozenset(("p", "li", "td", "tr", "th", "dt", "dd", "option"))
+"""Elements whose end may be left out."""
 _SKIPPED = frozenset(
     ("script", "style", "noscript", "template", "svg", "head", "iframe", "nav", "header", "footer", "aside")
 )
@@ -78,7 +84,7 @@ def read_html(data: bytes, declared: str = "") -> Extracted:
     page, encoding = decode_named(data, declared or (inside[1].decode("ascii", "replace") if inside else ""))
     page = page.replace("\0", "")
     text = ""
-    if len(page) <= _MAX_PARSED and _depth(page, _MAX_DEPTH) < _MAX_DEPTH:
+    if len(page) <= _MAX_PARSED and _depth(page, _MAX_DEPTH) < _MAX_DEPTH and _attributes(page) < _MAX_ATTRIBUTES:
         text = _main_text(page)
     text = text or all_text(page)
     if not text.strip():
@@ -133,7 +139,8 @@ def _whole(page: str) -> tuple[str, int, bool]:
             walk.skip_subtree()
             element.text, element.tag = None, "span"  # its end is still told
         else:
-            parts.append("\n" if name in _BLOCKS else "\t" if name in ("td", "th") else "")
+            beside = name in ("td", "th") and element.getprevious() is not None
+            parts.append("\n" if name in _BLOCKS else "\t" if beside else "")
             kept_as_is += name == "pre"
             in_links += name == "a"
             add(element.text)
@@ -143,6 +150,8 @@ def _whole(page: str) -> tuple[str, int, bool]:
 def _surrounds(element: Any) -> bool:
     """Whether an element holds navigation or something that is not shown."""
     if element.tag in _SKIPPED or element.get("role") in _ROLES or element.get("class") == "headerlink":
+        return True
+    if element.get("hidden") is not None or _HIDDEN.search(element.get("style", "")):
         return True
     named = f"{element.get('class', '')} {element.get('id', '')}"
     return element.tag in _SURROUNDING and _CHROME.search(named) is not None
@@ -159,16 +168,7 @@ def _depth(page: str, enough: int) -> int:
     open_tags: dict[str, int] = {}
     for closing, name in re.findall(r"<(/?)([a-zA-Z][\w-]*)", page):
         name = name.lower()
-        if name in _VOID or name in (
-            "p",
-            "li",
-            "td",
-            "tr",
-            "th",
-            "dt",
-            "dd",
-            "option",
-        ):  # may be left open, and often are
+        if name in _VOID or name in _OFTEN_OPEN:
             continue
         if not closing:
             open_tags[name] = open_tags.get(name, 0) + 1
@@ -180,6 +180,11 @@ def _depth(page: str, enough: int) -> int:
             open_tags[name] -= 1
             depth -= 1
     return deepest
+
+
+def _attributes(page: str) -> int:
+    """How many attributes the element with the most has, about."""
+    return max((tag[0].count("=") for tag in _LONG_TAG.finditer(page)), default=0)
 
 
 def page_facts(page: str, encoding: str = "") -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -13,57 +14,75 @@ from lmworks.data.extraction.result import Extracted, UnreadableError, known
 
 MAX_MAIL_BYTES = 1 << 26
 _MAX_PARTS = 1000
+_FLOWED = re.compile(r"(?<!\n--) \n(?!>)")
+"""The end of a line that goes on in the next one, where a message says `format=flowed` (RFC 3676)."""
 
 
 def read_mail(data: bytes) -> Extracted:
-    """Subject and body of a message; its plain text, or that of its HTML where there is no plain text.
+    """Subject and body of a message; where a part comes as plain text and as HTML, its plain text.
 
     Raises:
-        UnreadableError: `no text`, `binary`, `encoding`.
+        UnreadableError: `no text`, `mail` (parts without end).
     """
     try:
         message = message_from_bytes(data, policy=policy.default)
-        bodies = list(_bodies(message))
+        text = "\n\n".join(_texts(message, [_MAX_PARTS]))
     except RecursionError:
         raise UnreadableError("mail", "its parts lie inside each other without end") from None
-    plain = [text for kind, text in bodies if kind == "plain"] or [text for _, text in bodies]
     subject = _header(message, "subject")
-    text = "\n\n".join(part.strip() for part in plain if part.strip())
     if not text:
         raise UnreadableError("no text", "the message has no part that is text")
-    text = text.replace("\r\n", "\n")
     return Extracted(f"{subject}\n\n{text}\n" if subject else f"{text}\n", known(
         title=subject, date=_header(message, "date"), author=_header(message, "from"),
         url=f"mid:{identity}" if (identity := _header(message, "message-id").strip("<> ")) else "",
     ))  # fmt: skip
 
 
-def _bodies(message: EmailMessage) -> Iterator[tuple[str, str]]:
-    """`("plain" or "html", text)` of the parts that are text and no attachment."""
-    for number, part in enumerate(message.walk()):
-        if number > _MAX_PARTS:
-            return
-        if part.get_content_maintype() != "text" or part.get_content_disposition() == "attachment":
-            continue
-        kind = part.get_content_subtype()
-        payload = part.get_payload(decode=True)
-        if not isinstance(payload, bytes) or not payload.strip():
-            continue
-        charset = str(part.get_content_charset("") or "")
-        try:
-            yield (
-                ("html", read_html(payload, charset).text)
-                if kind == "html"
-                else ("plain", decode_named(payload, charset)[0])
-            )
-        except UnreadableError:
-            continue
+def _texts(part: EmailMessage, left: list[int]) -> Iterator[str]:
+    """The texts of a part and of those inside of it, without attachments; `left` counts the parts down."""
+    left[0] -= 1
+    if left[0] < 0 or part.get_content_disposition() == "attachment":
+        return
+    payload = part.get_payload()
+    if not isinstance(payload, list):
+        if text := _text(part):
+            yield text
+        return
+    inner = [inside for inside in payload if isinstance(inside, EmailMessage)]
+    if part.get_content_type() == "multipart/alternative":  # the same several times, the plainest first
+        inner.sort(key=lambda alternative: alternative.get_content_type() != "text/plain")
+        yield from next(filter(None, (list(_texts(alternative, left)) for alternative in inner)), [])
+    else:
+        for inside in inner:
+            yield from _texts(inside, left)
+
+
+def _text(part: EmailMessage) -> str:
+    if part.get_content_maintype() != "text":
+        return ""
+    payload = part.get_payload(decode=True)
+    charset = str(part.get_content_charset("") or "")
+    if not isinstance(payload, bytes) or not payload.strip():
+        return ""
+    try:
+        if part.get_content_subtype() == "html":
+            return read_html(payload, charset).text.strip()
+        text = decode_named(payload, charset)[0].replace("\r\n", "\n")
+    except UnreadableError:
+        return ""
+    if part.get_param("format") == "flowed":
+        text = _FLOWED.sub("" if part.get_param("delsp") == "yes" else " ", text)
+    return text.strip()
 
 
 def _header(message: EmailMessage, name: str) -> str:
+    """A header; bytes that are not ASCII, though they should not be there, in the encoding that they seem to have."""
     try:
+        raw = next((str(value) for key, value in message.raw_items() if key.lower() == name), "")
+        if not raw.isascii():
+            return " ".join(decode_named(raw.encode("ascii", "surrogateescape"))[0].split())
         return str(message.get(name, ""))
-    except (ValueError, IndexError, AttributeError, TypeError):  # of the standard library on damaged addresses
+    except (UnreadableError, ValueError, IndexError, AttributeError, TypeError):  # the library's, on damaged ones
         return ""
 
 

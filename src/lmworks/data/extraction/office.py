@@ -16,9 +16,11 @@ from lmworks.data.extraction.result import Extracted, UnreadableError, known
 
 _MAX_BYTES = 1 << 28
 """Most that one of these files may hold when decompressed."""
-_WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _OPEN_TEXT = "{urn:oasis:names:tc:opendocument:xmlns:text:1.0}"
-_DUBLIN_CORE = "{http://purl.org/dc/elements/1.1/}"
+_NOT_SHOWN = frozenset(("Fallback", "moveFrom", "del", "tracked-changes", "annotation"))
+"""Elements of DOCX and ODT that repeat what stands elsewhere, or that are no longer or not yet part of the text."""
+_NOTES = ("footnotes.xml", "endnotes.xml")
+_PAGES = (".xhtml", ".html", ".htm", ".xml")
 
 
 class _Package:
@@ -31,16 +33,18 @@ class _Package:
             self._archive = zipfile.ZipFile(io.BytesIO(data))
         except (*DAMAGE, ValueError, OSError) as error:
             raise UnreadableError(kind, f"no zip archive: {error}") from None
+        self.names = self._archive.namelist()
+        self._as_written = {name.lower(): name for name in self.names}
 
     def bytes_of(self, name: str) -> bytes:
-        """A member.
+        """A member, whether its name is written in capitals or not.
 
         Raises:
             UnreadableError: it is not there or damaged.
             DataError: the archive holds too much.
         """
         try:
-            with self._archive.open(name) as stream:
+            with self._archive.open(self._as_written.get(name.lower(), name)) as stream:
                 data = io.BufferedReader(BoundedReader(stream, self._left, f"the {self.kind} file")).read()
         except KeyError:
             raise UnreadableError(self.kind, f"it has no member {name!r}") from None
@@ -49,113 +53,198 @@ class _Package:
         self._left -= len(data)
         return data
 
-    def elements(self, name: str) -> Iterator[tuple[str, Any]]:
-        """`(event, element)` of a member, without entities and bounded in depth; what was passed is forgotten."""
+    def elements(self, name: str) -> Iterator[tuple[str, str, Any]]:
+        """`(event, name without its space, element)` of a member, without entities and bounded in depth."""
         from lxml import etree
 
         stream = io.BytesIO(self.bytes_of(name))
         try:
-            yield from etree.iterparse(
+            for event, element in etree.iterparse(
                 stream, events=("start", "end"), resolve_entities=False, no_network=True, load_dtd=False
-            )
+            ):
+                yield event, str(element.tag).rpartition("}")[2], element
         except etree.XMLSyntaxError as error:
             raise UnreadableError(self.kind, f"{name}: {error}") from None
 
     def facts(self, name: str) -> dict[str, str]:
-        """Title, author, date, language and rights in Dublin Core."""
+        """Title, author, date, language and rights in Dublin Core; nothing where the member is missing or damaged."""
         found: dict[str, str] = {}
-        for event, element in self.elements(name):
-            if event == "end" and isinstance(element.tag, str) and element.text:
-                found.setdefault(element.tag.rpartition("}")[2].lower(), element.text)
+        try:
+            for event, tag, element in self.elements(name):
+                if event == "end" and element.text:
+                    found.setdefault(tag.lower(), element.text)
+        except UnreadableError:
+            return {}
         return known(title=found.get("title", ""), author=found.get("creator", ""),
                      date=found.get("created", found.get("date", "")), license=found.get("rights", ""))  # fmt: skip
 
+    def extracted(self, lines: list[str], facts: dict[str, str]) -> Extracted:
+        """The lines as a text.
+
+        Raises:
+            UnreadableError: `no text`.
+        """
+        text = "\n".join(lines).strip()
+        if not text:
+            raise UnreadableError("no text", f"the {self.kind} file holds none")
+        return Extracted(f"{text}\n", facts)
+
 
 def read_docx(data: bytes) -> Extracted:
-    """Paragraphs, one a line; cells of a table's row beside each other; without deleted text."""
+    """Paragraphs, one a line; cells of a table's row beside each other; text boxes behind their paragraph, notes last.
+
+    Deleted text, headers, footers and comments are left out.
+    """
     package = _Package(data, "docx")
-    lines: list[list[str]] = [[]]
-    in_row = 0
-    for event, element in package.elements("word/document.xml"):
-        name = element.tag.removeprefix(_WORD)
-        if event == "start":
-            in_row += name == "tr"
+    document = "word/document.xml"
+    if "_rels/.rels" in package.names:
+        document = next(
+            (element.get("Target", "").lstrip("/") for _, _, element in package.elements("_rels/.rels")
+             if element.get("Type", "").endswith("/officeDocument")), document,
+        )  # fmt: skip
+    lines = _word_lines(package, document)
+    for notes in _NOTES:
+        beside = posixpath.join(posixpath.dirname(document), notes)
+        if beside in package.names:
+            lines += _word_lines(package, beside)
+    return package.extracted(lines, package.facts("docProps/core.xml"))
+
+
+class _Story:
+    """Lines of the text itself or of a text box; `boxes` waits for the end of the line that it is anchored in."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.boxes: list[str] = []
+        self.pieces: list[str] = []
+        self.rows = 0
+
+    def end_line(self) -> None:
+        self.lines += [" ".join("".join(self.pieces).split(" ")).strip(), *self.boxes]
+        self.pieces, self.boxes = [], []
+
+
+def _word_lines(package: _Package, member: str) -> list[str]:
+    stories = [_Story()]
+    hidden = 0
+    for event, name, element in package.elements(member):
+        if name in _NOT_SHOWN:
+            hidden += 1 if event == "start" else -1
+        story = stories[-1]
+        if hidden:
             continue
-        if name == "t":
-            lines[-1].append(element.text or "")
+        if event == "start":
+            story.rows += name == "tr"
+            if name == "txbxContent":
+                stories.append(_Story())
+        elif name == "t":
+            story.pieces.append(element.text or "")
         elif name in ("tab", "tc"):
-            lines[-1].append("\t")
-        elif name in ("br", "cr", "tr") or (name == "p" and not in_row):
-            in_row -= name == "tr"
-            lines.append([])
+            story.pieces.append("\t")
+        elif name == "noBreakHyphen":
+            story.pieces.append("-")
+        elif name in ("br", "cr") or (name == "p" and not story.rows):
+            story.end_line()
+        elif name == "tr":
+            story.rows -= 1
+            story.end_line()
         elif name == "p":
-            lines[-1].append(" ")
-        if name in ("p", "tr"):
+            story.pieces.append(" ")
+        elif name == "txbxContent":
+            stories.pop()
+            stories[-1].boxes += story.lines
+        if event == "end" and name in ("p", "tr"):
             element.clear()
-    facts = _optional_facts(package, "docProps/core.xml")
-    return _extracted("\n".join(" ".join("".join(line).split(" ")).strip() for line in lines), facts, "docx")
+    return stories[0].lines
 
 
 def read_odt(data: bytes) -> Extracted:
-    """Paragraphs and headings, one a line."""
+    """Paragraphs and headings, one a line; cells of a row beside each other; text boxes and notes as in DOCX."""
     package = _Package(data, "odt")
-    parts: list[str] = []
-    inside = 0
-    for event, element in package.elements("content.xml"):
-        name = str(element.tag).removeprefix(_OPEN_TEXT)
-        if event == "start":
-            inside += name in ("p", "h")
-            if inside and name in ("s", "tab", "line-break"):
-                parts.append("\n" if name == "line-break" else " ")
+    lines: list[str] = []
+    notes: list[str] = []
+    row: list[str] = []
+    inside = hidden = rows = 0
+    for event, name, element in package.elements("content.xml"):
+        step = 1 if event == "start" else -1
+        hidden += step * (name in _NOT_SHOWN)
+        rows += step * (name == "table-row")
+        paragraph = element.tag in (f"{_OPEN_TEXT}p", f"{_OPEN_TEXT}h")
+        inside += step * paragraph
+        if event == "start" or hidden:
             continue
-        if name in ("p", "h"):
-            inside -= 1
-            if not inside:
-                parts.append("".join(element.itertext()) + "\n")
-    return _extracted("".join(parts), _optional_facts(package, "meta.xml"), "odt")
+        if paragraph and not inside:
+            boxes: list[str] = []
+            text = _open_text(element, boxes, notes)
+            (row if rows else lines).append(text)
+            (row if rows else lines).extend(boxes)
+        elif name == "table-row" and not rows:
+            lines.append("\t".join(row))
+            row = []
+    return package.extracted(lines + notes, package.facts("meta.xml"))
+
+
+def _open_text(element: Any, boxes: list[str], notes: list[str]) -> str:
+    """The text of a paragraph; that of its boxes and notes goes where those are gathered."""
+    parts = [element.text or ""]
+    for child in element:
+        name = str(child.tag).rpartition("}")[2]
+        if name in ("s", "tab", "line-break"):
+            count = child.get(f"{_OPEN_TEXT}c", "1")
+            parts.append({"s": " " * min(int(count) if count.isdecimal() else 1, 100), "tab": "\t"}.get(name, "\n"))
+        elif name == "note":
+            body = child.find(f"{_OPEN_TEXT}note-body")
+            notes.extend(_open_text(p, boxes, notes) for p in (body if body is not None else ()))
+        elif name == "text-box":
+            boxes.extend(_open_text(p, boxes, notes) for p in child)
+        elif name not in _NOT_SHOWN:
+            parts.append(_open_text(child, boxes, notes))
+        parts.append(child.tail or "")
+    return "".join(parts)
 
 
 def read_epub(data: bytes) -> Extracted:
-    """The chapters in the order of the spine."""
+    """The chapters in the order of the spine; of the manifest or of their names where there is no spine to follow."""
     package = _Package(data, "epub")
-    root = next(
-        (e.get("full-path") for event, e in package.elements("META-INF/container.xml")
-         if event == "start" and str(e.tag).endswith("}rootfile") and e.get("full-path")), None,
-    )  # fmt: skip
-    if root is None:
-        raise UnreadableError("epub", "its container names no package")
-    manifest: dict[str, tuple[str, str]] = {}
-    spine: list[str] = []
-    for event, element in package.elements(root):
-        if event == "end":
-            continue
-        name = str(element.tag).rpartition("}")[2]
-        if name == "item":
-            manifest[element.get("id", "")] = (element.get("href", ""), element.get("properties", "") or "")
-        elif name == "itemref" and element.get("linear") != "no":
-            spine.append(element.get("idref", ""))
-    chapters = []
-    for chapter in dict.fromkeys(spine):
-        href, properties = manifest.get(chapter, ("", ""))
-        if not href or "nav" in properties.split():
-            continue
-        try:
-            chapters.append(read_html(package.bytes_of(posixpath.normpath(
-                posixpath.join(posixpath.dirname(root), unquote(href.partition("#")[0]))
-            ))).text)  # fmt: skip
-        except UnreadableError:
-            continue  # a cover, or a chapter that is missing: the others are worth having
-    return _extracted("\n\n".join(chapters), _optional_facts(package, root), "epub")
+    root = _package_document(package)
+    spine, manifest = _reading_order(package, root)
+    pages = sorted(name for name in package.names if name.lower().endswith(_PAGES) and "META-INF" not in name)
+    for order in (spine, manifest, pages):
+        chapters = []
+        for name in dict.fromkeys(order):
+            try:
+                chapters.append(read_html(package.bytes_of(name)).text)
+            except UnreadableError:
+                continue  # a cover, or a chapter that is missing: the others are worth having
+        if chapters:
+            return package.extracted(["\n\n".join(chapters)], package.facts(root))
+    raise UnreadableError("no text", "the epub file holds none")
 
 
-def _optional_facts(package: _Package, name: str) -> dict[str, str]:
+def _package_document(package: _Package) -> str:
     try:
-        return package.facts(name)
+        for event, name, element in package.elements("META-INF/container.xml"):
+            if event == "start" and name == "rootfile" and element.get("full-path"):
+                return str(element.get("full-path"))
     except UnreadableError:
-        return {}
+        pass
+    return next((name for name in package.names if name.lower().endswith(".opf")), "")
 
 
-def _extracted(text: str, facts: dict[str, str], kind: str) -> Extracted:
-    if not text.strip():
-        raise UnreadableError("no text", f"the {kind} file holds none")
-    return Extracted(text.strip() + "\n", dict(facts))
+def _reading_order(package: _Package, root: str) -> tuple[list[str], list[str]]:
+    """Members that the spine names, and the manifest's pages but the table of contents; what a damaged one tells."""
+    manifest: dict[str, str] = {}
+    spine: list[str] = []
+    try:
+        for event, name, element in package.elements(root):
+            if event == "end":
+                continue
+            if name == "item" and "nav" not in element.get("properties", "").split():
+                href = unquote(element.get("href", "").partition("#")[0])
+                manifest[element.get("id", "")] = posixpath.normpath(posixpath.join(posixpath.dirname(root), href))
+            elif name == "itemref" and element.get("linear") != "no":
+                spine.append(element.get("idref", ""))
+    except UnreadableError:
+        pass
+    pages = [name for name in manifest.values() if name.lower().endswith(_PAGES)]
+    return [manifest[chapter] for chapter in spine if chapter in manifest], pages

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,6 +11,10 @@ from lmworks.core.errors import LMWorksError
 
 MAX_FILE_BYTES = 1 << 30
 """Largest single document file, and the most a compressed one may grow to."""
+
+
+_MAX_DEPTH = 50
+"""Of facts inside each other."""
 
 
 class UnreadableError(LMWorksError):
@@ -65,6 +70,28 @@ def known(**facts: Any) -> dict[str, Any]:
     """The facts that are not empty, texts trimmed and shortened."""
     trimmed = {name: " ".join(fact.split())[:500] if isinstance(fact, str) else fact for name, fact in facts.items()}
     return {name: fact for name, fact in trimmed.items() if fact}
+
+
+def writable(meta: dict[str, Any]) -> dict[str, Any]:
+    """The same facts as JSON in UTF-8 can hold them: what a row's author put there may be anything."""
+    return {_whole(name): _writable(fact, 0) for name, fact in meta.items()}
+
+
+def _writable(fact: Any, depth: int) -> Any:
+    if isinstance(fact, str):
+        return _whole(fact)
+    if fact is None or isinstance(fact, (bool, int)) or (isinstance(fact, float) and math.isfinite(fact)):
+        return fact
+    if depth < _MAX_DEPTH and isinstance(fact, dict):
+        return {_whole(str(name)): _writable(inner, depth + 1) for name, inner in fact.items()}
+    if depth < _MAX_DEPTH and isinstance(fact, (list, tuple)):
+        return [_writable(inner, depth + 1) for inner in fact]
+    return _whole(repr(fact)[:500]) if depth < _MAX_DEPTH else "…"
+
+
+def _whole(text: str) -> str:
+    """Without halves of characters."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def within(found: Found, place: str) -> Found:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import codecs
 import csv
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import IO, Any
 
 from lmworks.core.errors import require
@@ -18,6 +20,8 @@ from lmworks.data.extraction.result import Extracted, Found, Rejection, RowField
 
 MAX_ROW_BYTES = 1 << 26
 _BLOCK = 1 << 16
+_LINE_END = re.compile(r"\r\n|\n|\r(?!\Z)")
+"""Not the other separators of Unicode, which belong to a text, nor what may be half of an end."""
 _SAMPLE = 1 << 17
 _CARRIED = ("id", "source", "license", "url", "title", "date", "timestamp", "author", "language")
 """Fields of a row that are kept besides its text."""
@@ -36,23 +40,26 @@ class Lines:
 
 def row(values: Mapping[str, Any], place: str, fields: RowFields, **where: int) -> Extracted | Rejection:
     """Check one row and name what it lacks."""
-    text = values.get(fields.text)
+    text: Any = values.get(fields.text, values)
+    if text is values:
+        for name in fields.text.split("."):  # the field of a field
+            text = text.get(name) if isinstance(text, Mapping) else None
+    if isinstance(text, bytes):  # as some writers of Parquet store text
+        try:
+            text = text.decode("utf-8")
+        except UnicodeDecodeError as error:
+            return Rejection(place, "encoding", f"invalid UTF-8 at byte {error.start} of the text")
     if not isinstance(text, str):
-        have = f"is a {type(text).__name__}" if fields.text in values else f"is not among {sorted(map(str, values))}"
-        return Rejection(place, "no text field", f"{fields.text!r} {have}"[:500])
+        have = "is not among" if text is None and fields.text not in values else f"is a {type(text).__name__} of"
+        return Rejection(place, "no text field", f"{fields.text!r} {have} {sorted(map(str, values))}"[:500])
     if not text.strip():
         return Rejection(place, "empty")
     if len(text) > MAX_ROW_BYTES:
         return Rejection(place, "too large", f"the text has {len(text):,} characters")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        return Rejection(place, "lone surrogate", f"half a character at {error.start}, so the text was cut")
     facts = {name: values[name] for name in _CARRIED if isinstance(values.get(name), (str, int, float))}
     inner = values.get("meta")
     told = {str(key): value for key, value in inner.items()} if isinstance(inner, Mapping) else {}
-    named = {key: str(value).encode("utf-8", "replace").decode("utf-8") for key, value in facts.items()}
-    named = {key: value for key, value in named.items() if value}
+    named = {key: str(value) for key, value in facts.items() if str(value)}
     if "timestamp" in named:
         named.setdefault("date", named.pop("timestamp"))
     return Extracted(text, {**told, **named, **where}, place)
@@ -77,6 +84,8 @@ def json_lines(stream: IO[bytes], fields: RowFields, part: Lines | None, *, offs
                 place, line = place + len(rest), rest
             yield Rejection(here, "too large", f"the line has more than {MAX_ROW_BYTES:,} bytes")
             continue
+        if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise UnreadableError("encoding", "it is UTF-16, and JSON lines are UTF-8")
         if number == 1 and b"\0" in line:
             raise UnreadableError("binary", "the first line holds NUL bytes")
         if not line.strip():
@@ -167,13 +176,16 @@ def separated_values(stream: IO[bytes], fields: RowFields, delimiter: str) -> Fo
     first = next(lines, "")
     if delimiter == "," and "," not in first:
         delimiter = next((d for d in (";", "\t", "|") if d in first), ",")
-    names = [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
+    reader = csv.reader(chain([first], lines), delimiter=delimiter)
+    try:
+        names = [name.strip() for name in next(reader, [])]
+    except csv.Error as error:
+        raise UnreadableError("csv", f"the header: {error}") from None
     if fields.text not in names:
         yield Rejection("", "no text field", f"{fields.text!r} is not among {names}"[:500])
         return
-    reader = csv.reader(lines, delimiter=delimiter)
     while True:
-        here = f":{reader.line_num + 2}"
+        here = f":{reader.line_num + 1}"
         try:
             values = next(reader)
         except StopIteration:
@@ -197,9 +209,11 @@ def _decoded_lines(sample: bytes, stream: IO[bytes], encoding: str) -> Iterator[
     rest, block = "", sample
     while block:
         text = rest + decoder.decode(block)
-        lines = text.splitlines(keepends=True)
-        rest = lines.pop() if lines and not lines[-1].endswith("\n") else ""
-        yield from lines
+        at = 0
+        for end in _LINE_END.finditer(text):
+            yield text[at : end.end()]
+            at = end.end()
+        rest = text[at:]
         if len(rest) > MAX_ROW_BYTES:
             raise UnreadableError("too large", f"a line has more than {MAX_ROW_BYTES:,} characters")
         block = stream.read(max(_BLOCK, len(rest)))
@@ -220,11 +234,12 @@ def parquet(source: Any, fields: RowFields) -> Found:
     try:
         table = pyarrow.parquet.ParquetFile(source)
         names = table.schema_arrow.names
-        if fields.text not in names:
+        wanted = fields.text if fields.text in names else fields.text.partition(".")[0]
+        if wanted not in names:
             yield Rejection("", "no text field", f"{fields.text!r} is not among {names}"[:500])
             return
         number = 0
-        for batch in table.iter_batches(batch_size=1024, columns=[n for n in (fields.text, *_CARRIED) if n in names]):
+        for batch in table.iter_batches(batch_size=1024, columns=[n for n in (wanted, *_CARRIED) if n in names]):
             for values in _plain_rows(batch):
                 number += 1
                 yield (

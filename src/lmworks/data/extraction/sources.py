@@ -28,7 +28,7 @@ from lmworks.data.extraction.containers import COLLECTION_READERS
 from lmworks.data.extraction.extract import EXTRACTED, extract
 from lmworks.data.extraction.files import InputFile, RemoteFile, format_of, input_files, opened
 from lmworks.data.extraction.folders import readable_name
-from lmworks.data.extraction.result import Extracted, Found, Rejection, RowFields, UnreadableError, within
+from lmworks.data.extraction.result import Extracted, Found, Rejection, RowFields, UnreadableError, within, writable
 from lmworks.data.extraction.rows import Lines, json_lines, json_values, of_language, parquet, separated_values
 from lmworks.data.identity import row_id
 
@@ -131,14 +131,16 @@ def _contents(
 
 
 def _member(
-    content: IO[bytes], archive: str, member: str, fields: RowFields, budget: Budget, depth: int
-) -> Found:  # fmt: skip
+    content: IO[bytes] | UnreadableError, archive: str, member: str, fields: RowFields, budget: Budget, depth: int
+) -> Found:
     """The documents of one member; what is wrong with it does not end the archive."""
     inside = PurePosixPath(readable_name(member.replace("\\", "/").replace("\0", "")))
     path = PurePosixPath(f"{archive}!{str(inside).lstrip('/')}")
     if any(part.startswith(".") and part != ".." for part in inside.parts) or not inside.name:
         return  # hidden; what climbs out of its archive is read under its name, for nothing is unpacked to disk
     try:
+        if isinstance(content, UnreadableError):
+            raise content
         yield from _contents(content, path, inside.name, fields, budget, depth=depth)
     except UnreadableError as error:
         yield Rejection(str(path), error.reason, error.detail)
@@ -170,8 +172,12 @@ def _whole(stream: IO[bytes], path: PurePosixPath, name: str, suffix: str, field
     return Extracted(extracted.text, {**extracted.meta, "sha256": hashlib.sha256(data).hexdigest()}, str(path))
 
 
-def _document(item: Extracted, found: InputFile, fields: RowFields) -> Document:
-    meta = dict(item.meta)
+def _document(item: Extracted, found: InputFile, fields: RowFields) -> Document | Rejection:
+    try:
+        item.text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return Rejection(item.place, "lone surrogate", f"half a character at {error.start}, so the text was cut")
+    meta = writable(item.meta)
     identity, source, stated = (str(meta.pop(name, "") or "") for name in ("id", "source", "license"))
     if not stated and isinstance(found.file, Path):
         stated = license_of(found.file, found.place.count("/"))
