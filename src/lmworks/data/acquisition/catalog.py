@@ -203,6 +203,6 @@ def find_source(name: str) -> Source:
     if name not in SOURCES:
         raise ConfigError(
             f"no source is called {name!r}{nearest(name, sorted(SOURCES))}",
-            f"The catalog holds: {', '.join(sorted(SOURCES))}",
+            "Name a source of the catalog, or give your own files to `data prepare`",
         )
     return SOURCES[name]

@@ -89,12 +89,12 @@ def _fetch_any(file: PackageFile, partial: Path) -> None:
         else:
             return
     kind, option = (
-        ("package index", "PIP_INDEX_URL") if file.registry == "pypi" else ("npm registry", "npm_config_registry")
+        ("a package index", "PIP_INDEX_URL") if file.registry == "pypi" else ("an npm registry", "npm_config_registry")
     )
     raise DownloadError(
         f"{file.filename} (sha256 {file.sha256}) could not be fetched: "
         f"{'; '.join(problems) or 'pip is configured with no-index, so there is nowhere to look'}",
-        f"Check the network, or point {option} to a {kind} or mirror that has {file.project} {file.version}; "
+        f"Check the network, or point {option} to {kind} or mirror that has {file.project} {file.version}; "
         f"a copy you already have may be placed at {cache_folder() / 'packages' / file.sha256[:16] / file.filename}",
     )
 
