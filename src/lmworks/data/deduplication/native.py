@@ -79,7 +79,7 @@ def letters() -> Letters:
     fold = np.arange(TABLED, dtype=np.int32)
     rows: list[list[int]] = []
     for point, character in enumerate(points):
-        to = folded(character)
+        to = "" if point in _INVISIBLE else character.casefold()
         if to != character:
             if len(to) == 1:
                 fold[point] = ord(to)
