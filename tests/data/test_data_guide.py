@@ -10,11 +10,15 @@ from click.testing import CliRunner
 
 from lmworks.cli.main import cli
 from lmworks.core.config import load_yaml
+from lmworks.core.lineage import load_manifest
 from lmworks.data.acquisition.catalog import SOURCES
+from lmworks.data.acquisition.fetch import FetchConfig, fetch
+from lmworks.data.corpus.inputs import InputConfig, Treatment, resolve_inputs
 from lmworks.data.corpus.prepare import PrepareConfig
 from lmworks.data.extraction.code import LANGUAGES
 from lmworks.data.extraction.compression import COMPRESSIONS
 from lmworks.data.extraction.files import SUPPORTED
+from lmworks.data.extraction.sources import RowFields
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = (ROOT / "docs/guides/data.md").read_text(encoding="utf-8")
@@ -83,3 +87,15 @@ def test_the_two_recipes_differ_in_sources_alone():
     for given in (whole, part):
         del given["inputs"], given["max_documents"]
     assert whole == part
+
+
+def test_a_source_that_was_fetched_in_part_is_fetched_whole(tmp_path, monkeypatch):
+    """A look at three rows must not become the corpus."""
+    monkeypatch.chdir(tmp_path)
+    given = [InputConfig(source="stdlib-code")]
+    fetch(FetchConfig.parse({"name": "stdlib-code", "limit": 3}))
+    (found,) = resolve_inputs(given, Treatment("code", None, RowFields()))
+    whole = load_manifest(found.path)
+    assert whole.metrics["rows"] > 3
+    resolve_inputs(given, Treatment("code", None, RowFields()))
+    assert load_manifest(found.path).created == whole.created

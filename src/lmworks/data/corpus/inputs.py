@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from lmworks.core.config import Config
-from lmworks.core.lineage import MANIFEST
+from lmworks.core.lineage import MANIFEST, load_manifest
 from lmworks.data.acquisition.fetch import FetchConfig, fetch
 from lmworks.data.cleaning.filters import Preset
 from lmworks.data.cleaning.language import LanguageConfig
@@ -97,7 +97,8 @@ def resolve_inputs(inputs: Sequence[InputConfig], otherwise: Treatment) -> list[
 
 
 def _fetched(name: str) -> Path:
+    """The source's folder; what was fetched there with a `limit` is not the source, and is fetched whole."""
     config = FetchConfig.parse({"name": name})
-    if not (config.output / MANIFEST).exists():
+    if not (config.output / MANIFEST).exists() or load_manifest(config.output).config.get("limit") is not None:
         fetch(config)
     return config.output
