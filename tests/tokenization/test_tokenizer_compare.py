@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from tiny_tokenizers import KINDS, save
 
 from lmworks.cli.main import cli
-from lmworks.core.errors import ConfigError, DataError
+from lmworks.core.errors import CheckpointError, ConfigError, DataError
 from lmworks.models.build import build_model
 from lmworks.models.config import ModelConfig
 from lmworks.models.hub import load_pretrained, save_pretrained
@@ -98,6 +98,10 @@ def test_the_command_shows_tables_and_draws(folder, tmp_path):
         (["gpt2"], ConfigError),
         (["gpt2", "--texts", "en"], ConfigError),
         (["gpt2", "--texts", "en=none.txt"], DataError),
+        (["gpt2", "en=en.txt", "en=zh.jsonl"], ConfigError),
+        (["gpt2", "gpt2", "en=en.txt"], ConfigError),
+        (["gpt2", "en=en.txt", "--plot", "p.txt"], ConfigError),
+        (["gpt2", "en=en.txt", "--weights"], CheckpointError),
     ],
 )
 def test_mistakes_are_named(folder, monkeypatch, words, error):
@@ -120,6 +124,9 @@ def test_a_model_grows_with_its_tokenizer(folder, tmp_path):
     save_pretrained(model, tmp_path / "old")
     tokenizer.save(tmp_path / "old")
     command = ["tokenizer", "extend", str(tmp_path / "old"), str(tmp_path / "new")]
+    judged = ["tokenizer", "compare", str(tmp_path / "old"), f"en={folder / 'en.txt'}", "--weights", "--json"]
+    report = json.loads(CliRunner().invoke(cli, judged, catch_exceptions=False).output)
+    assert "under_trained" in report["tokenizers"][str(tmp_path / "old")]
     done = CliRunner().invoke(cli, [*command, "--token", "量子力学", "--token", "Sorbonne"], catch_exceptions=False)
     assert "2 new tokens" in done.output
     grown, new = load_pretrained(tmp_path / "new"), load_tokenizer(tmp_path / "new")

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from lmworks.tokenization.compare import Comparison
 
 
@@ -16,13 +19,16 @@ if TYPE_CHECKING:
 @click.argument("given", nargs=-1, required=True, metavar="TOKENIZER... [--texts] NAME=FILE...")
 @click.option("--texts", multiple=True, metavar="NAME=FILE", help="Texts by a name: .jsonl, or one text.")
 @click.option("--max-bytes", default=10_000_000, show_default=True, type=click.IntRange(min=1), help="Of each JSONL.")
-@click.option("--plot", "image", type=click.Path(dir_okay=False, path_type=Path), help="PNG to draw.")
+@click.option("--weights", is_flag=True, help="Also find entries that the models beside the tokenizers hardly met.")
+@click.option("--plot", "image", type=click.Path(dir_okay=False, path_type=Path), help="PNG or SVG to draw.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
-def compare(given: tuple[str, ...], texts: tuple[str, ...], max_bytes: int, image: Path | None, as_json: bool) -> None:
+def compare(
+    given: tuple[str, ...], texts: tuple[str, ...], max_bytes: int, weights: bool, image: Path | None, as_json: bool
+) -> None:
     """Measure tokenizers on the same texts: folders, tokenizer.json files or GGUF files.
 
     Tokens per word and per character, bytes per token, unknown tokens, texts that come back exactly, entries that no
-    text uses or reaches, shared entries, speed.
+    text uses or reaches or that a model was hardly trained on, shared entries, speed.
     """
     from lmworks.core.errors import ConfigError
     from lmworks.tokenization import load_tokenizer
@@ -32,11 +38,17 @@ def compare(given: tuple[str, ...], texts: tuple[str, ...], max_bytes: int, imag
     paths = [word for word in given if word not in named]
     if not paths or not named:
         raise ConfigError("tokenizers are compared on texts", "Give both: runs/a runs/b --texts en=book.txt")
-    tokenizers = {path: load_tokenizer(path) for path in paths}
-    found = measure(tokenizers, {name: _documents(Path(file), max_bytes) for name, file in map(_pair, named)})
+    files = dict(map(_pair, named))
+    if len(files) < len(named) or len(set(paths)) < len(paths):
+        raise ConfigError("a name of texts or a tokenizer is given twice", "Give each once")
     if image is not None:
-        from lmworks.tokenization.compare_plot import plot_comparison
+        from lmworks.tokenization.compare_plot import check_image, plot_comparison
 
+        check_image(image)
+    tokenizers = {path: load_tokenizer(path) for path in paths}
+    heads = {path: _head(Path(path)) for path in paths} if weights else {}
+    found = measure(tokenizers, {name: _documents(Path(file), max_bytes) for name, file in files.items()}, heads)
+    if image is not None:
         plot_comparison(found, image)
     if as_json:
         click.echo(json.dumps(found.to_dict(), ensure_ascii=False))
@@ -51,6 +63,25 @@ def _pair(word: str) -> tuple[str, str]:
     if not (name and equals and file):
         raise ConfigError(f"{word!r} is not NAME=FILE", "Write, for example, --texts en=book.txt")
     return name, file
+
+
+_HEADS = ("output.weight", "lm_head.weight", "embed_out.weight")
+_EMBEDDINGS = ("token_embd.weight", "embed_tokens.weight", "wte.weight", "word_embeddings.weight", "shared.weight")
+
+
+def _head(path: Path) -> NDArray[np.float32]:
+    """The output matrix `[V, E]` of a GGUF file or a model's folder; where it has none, the embedding is both."""
+    from lmworks.core.errors import ConfigError
+    from lmworks.core.gguf import open_gguf
+    from lmworks.models.hub.gguf import GGUFSource
+    from lmworks.models.hub.safetensors_io import SafetensorsSource
+
+    source = GGUFSource(open_gguf(path)) if path.suffix == ".gguf" else SafetensorsSource(path)
+    for ending in (*_HEADS, *_EMBEDDINGS):
+        for name in source.shapes():
+            if name == ending or name.endswith("." + ending):
+                return source.tensor(name).float().numpy()
+    raise ConfigError(f"{path} holds neither a head nor an embedding", "Give models, or leave out --weights")
 
 
 def _documents(file: Path, max_bytes: int) -> list[str]:
@@ -93,6 +124,10 @@ def _show(found: Comparison) -> None:
         counts = (v.vocab_size, v.unused, v.unreachable, v.partial)
         table.add_row(tokenizer, *(f"{n:,}" for n in counts), " ".join(repr(text) for text in v.examples[:4]))
     console.print(table, markup=False)
+    for tokenizer, v in found.vocabularies.items():
+        if v.under_trained is not None:
+            shown = " ".join(repr(text) for text in v.under_trained_examples)
+            console.print(f"{tokenizer}: {v.under_trained:,} entries look untrained: {shown}", markup=False)
     for (first, second), share in found.overlap.items():
         console.print(f"{first} and {second} share {share:.0%} of their entries", markup=False)
 
