@@ -15,7 +15,8 @@ from tempfile import SpooledTemporaryFile
 from typing import IO
 
 from lmworks.core.errors import DataError
-from lmworks.data.acquisition.archive import DAMAGE, BoundedReader
+from lmworks.data.acquisition.archive import DAMAGE, BoundedReader, Readable
+from lmworks.data.extraction.compression import NamedDamage
 from lmworks.data.extraction.result import MAX_FILE_BYTES, UnreadableError
 
 ARCHIVES = (".zip", ".tar")
@@ -41,7 +42,7 @@ class Budget:
         self._limit = self._left = max(MAX_FILE_BYTES, MAX_GROWTH * size)
         self._name = name
 
-    def counted(self, stream: IO[bytes], name: str) -> io.BufferedReader:
+    def counted(self, stream: Readable, name: str) -> io.BufferedReader:
         """The stream, of which at most one file's bytes can be read, and all of them count.
 
         Raises:
@@ -63,7 +64,7 @@ class Budget:
 
 
 class _Counted:
-    def __init__(self, stream: IO[bytes], budget: Budget) -> None:
+    def __init__(self, stream: Readable, budget: Budget) -> None:
         self._stream, self._budget = stream, budget
 
     def read(self, size: int, /) -> bytes:
@@ -116,7 +117,8 @@ def _zip(stream: IO[bytes], budget: Budget, name: str) -> Iterator[tuple[str, IO
                 yield info.filename, UnreadableError("encrypted" if asks else "archive", str(error))
                 continue
             with member:
-                yield info.filename, budget.counted(member, f"{name}!{info.filename}")
+                place = f"{name}!{info.filename}"
+                yield info.filename, budget.counted(NamedDamage(member, place), place)
 
 
 def _tar(stream: IO[bytes], budget: Budget, name: str) -> Iterator[tuple[str, IO[bytes]]]:

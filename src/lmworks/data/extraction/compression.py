@@ -45,7 +45,7 @@ def decompressed(stream: IO[bytes], how: str, name: str, limit: int = MAX_FILE_B
     elif how == ".zst":
         opened = _ZstandardReader(stream)
     try:
-        yield io.BufferedReader(BoundedReader(_NamedDamage(opened, name, how), limit, name), 1 << 16)
+        yield io.BufferedReader(BoundedReader(NamedDamage(opened, name), limit, name), 1 << 16)
     finally:
         if opened is not stream:
             opened.close()
@@ -85,19 +85,24 @@ class _ZstandardReader(io.RawIOBase):
         return taken
 
 
-class _NamedDamage:
+class NamedDamage:
     """Reads on, and tells what `BoundedReader` does not know as damage."""
 
-    def __init__(self, stream: Any, name: str, how: str) -> None:
-        self._stream, self._name, self._how = stream, name, how
+    def __init__(self, stream: Any, name: str) -> None:
+        self._stream, self._name = stream, name
 
     def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; none at the end.
+
+        Raises:
+            DataError: what was packed with bz2, LZMA or Zstandard is damaged, or the disk is.
+        """
         try:
             return bytes(self._stream.read(size))
-        except OSError as error:  # of bz2 and the disk alike; `gzip.BadGzipFile` is one of them
+        except (OSError, lzma.LZMAError) as error:  # of bz2 and the disk alike; `gzip.BadGzipFile` is one of them
             raise self._damaged(error) from error
         except Exception as error:
-            if self._how in (".xz", ".zst") and type(error).__module__.partition(".")[0] in ("_lzma", "zstandard"):
+            if type(error).__module__.partition(".")[0] == "zstandard":  # which may not be installed
                 raise self._damaged(error) from error
             raise
 
