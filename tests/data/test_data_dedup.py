@@ -1,5 +1,6 @@
 """Planted duplicates are found, whatever the order; near copies never stand on both sides of the split."""
 
+import itertools
 import random
 
 import numpy as np
@@ -92,6 +93,16 @@ def test_longest_or_first_is_kept():
     kept, dropped = kept_of(groups, TEXTS, keep="first")
     assert kept == [*range(40), 45]
     assert dropped[44] == (3, "near")
+
+
+def test_which_of_equal_texts_stays_follows_from_their_names():
+    texts = [essay(0), essay(1), essay(0), essay(0)]
+    names = np.asarray([7, 1, 3, 9], np.uint64)
+    for order in itertools.permutations(range(4)):
+        given = [texts[n] for n in order]
+        groups, config = groups_of(given)
+        kept, _ = choose(groups, fingerprint(given, config), config, names[list(order)])
+        assert {order[n] for n in np.flatnonzero(kept)} == {1, 2}
 
 
 def test_near_and_exact_can_be_switched_off():

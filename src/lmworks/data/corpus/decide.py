@@ -50,7 +50,7 @@ def decide(
     """
     prints = index.fingerprints()
     groups = find_groups(prints, dedup)
-    kept, winners = choose(groups, prints, dedup)
+    kept, winners = choose(groups, prints, dedup, index.records["identity"])
     meanings = None
     if semantic is not None:
         meanings = semantic(index, kept)

@@ -99,8 +99,16 @@ def find_groups(texts: Fingerprints, config: DedupConfig) -> Groups:
     return Groups(exact, near, texts.keys[order[first[whole]]], url, simhash)
 
 
-def choose(groups: Groups, texts: Fingerprints, config: DedupConfig) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+def choose(
+    groups: Groups, texts: Fingerprints, config: DedupConfig, names: NDArray[np.uint64] | None = None
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """Who stays.
+
+    Args:
+        groups: from `find_groups`.
+        texts: their fingerprints.
+        config: `exact`, `near` and `keep`.
+        names: [texts] hashes of their ids, so that which of equal texts is the `longest` does not depend on the order.
 
     Returns:
         `(kept, winners)`: [texts] whether each stays, and the number of the text that is kept in its place, its own
@@ -109,7 +117,14 @@ def choose(groups: Groups, texts: Fingerprints, config: DedupConfig) -> tuple[ND
     numbers = np.arange(len(texts))
     by_content = groups.near if config.near else groups.exact if config.exact else numbers
     leaders = merged(len(texts), by_content, groups.url, groups.simhash)
-    ranking = (numbers, texts.digests, texts.keys[:, 1], texts.keys[:, 0], -texts.characters)
+    ranking = (
+        numbers,
+        numbers if names is None else names,
+        texts.digests,
+        texts.keys[:, 1],
+        texts.keys[:, 0],
+        -texts.characters,
+    )
     order = np.lexsort((*(ranking if config.keep == "longest" else ranking[:1]), leaders))
     begins = np.ones(len(texts), np.bool_)
     begins[1:] = leaders[order][1:] != leaders[order][:-1]
