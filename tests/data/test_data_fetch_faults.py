@@ -114,7 +114,7 @@ def test_what_was_killed_in_the_middle_leaves_nothing_behind_the_next_time(index
     assert kept() == [NAME]
 
 
-def test_those_who_want_the_same_file_wait_for_the_one_who_fetches_it(index, monkeypatch):
+def test_those_who_want_the_same_file_wait_for_the_one_who_fetches_it(index, monkeypatch, capsys):
     monkeypatch.setenv("PIP_INDEX_URL", f"{index.url}/simple")
     index.seconds = 0.5
     found = []
@@ -124,6 +124,7 @@ def test_those_who_want_the_same_file_wait_for_the_one_who_fetches_it(index, mon
     for thread in threads:
         thread.join()
     assert len(found) == 4
+    assert f"Another process writes {NAME}; waiting" in capsys.readouterr().err
     assert [path for path, _ in index.requests].count(f"/files/{NAME}") == 1
     assert kept() == [NAME]
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lmworks.core.errors import DownloadError, disk_errors
+from lmworks.core.progress import say
 
 
 def cache_folder() -> Path:
@@ -50,7 +51,11 @@ def _locked(partial: Path) -> int:
                 f"the cache folder {partial.parent} cannot be written: {error.strerror}",
                 "Set LMWORKS_CACHE to a folder you can write",
             ) from None
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"Another process writes {partial.name[1:].removesuffix('.partial')}; waiting for it.")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         try:
             if os.path.samestat(os.fstat(descriptor), partial.stat()):
                 return descriptor
