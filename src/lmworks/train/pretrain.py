@@ -10,7 +10,7 @@ import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from lmworks.core.config import Config
 from lmworks.core.errors import ConfigError, DataError, MissingExtraError
 from lmworks.core.lineage import Manifest, clock, content_hash, write_artifact
 from lmworks.core.progress import say
+from lmworks.data.tokens.best_fit import BestFitRows
 from lmworks.data.tokens.mixing import MixtureConfig, Name
 from lmworks.data.tokens.token_store import TokenStore
 from lmworks.models.accounting import flops_per_token
@@ -80,6 +81,9 @@ class PretrainConfig(Config):
     """Hold the weights near those of `init_from`."""
     also_validate: dict[Name, Path] = {}
     """Further tokens artifacts whose validation split is measured, by name: what the model should not forget."""
+    packing: Literal["concatenate", "best-fit"] = "concatenate"
+    """How documents fill rows: `concatenate` lays them end to end and cuts them where a row ends; `best-fit` fits whole
+    ones together, so that only those longer than a row are cut, and rows end a little earlier."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -95,6 +99,8 @@ class PretrainConfig(Config):
             raise ValueError("`anchor` needs all weights in one process; leave `train.parallel` out")
         if self.also_validate and self.objective.kind != "causal_lm":
             raise ValueError(f"`also_validate` measures bits per byte, which {self.objective.kind} models do not give")
+        if self.packing == "best-fit" and self.objective.kind == "seq2seq":
+            raise ValueError("seq2seq has rows of whole documents of its own; leave `packing` out")
         if self.objective.kind not in CUT and any(stage.sequence_length for stage in self.train.size_schedule):
             raise ValueError(
                 f"size_schedule's sequence_length cuts documents, and those of {self.objective.kind} must stay whole"
@@ -152,7 +158,8 @@ def assemble(config: PretrainConfig, run_folder: Path, version: str = "") -> Pre
     if config.anchor is not None and config.init_from is not None:
         known = None if config.anchor.fisher is None else load_fisher(config.anchor.fisher, config.init_from)
         objective = AnchoredObjective(objective, module, config.anchor.strength, known)
-    mixture = mixed_rows(config.tokens, sources, config.train, wired.rows)
+    kind = wired.rows if config.packing == "concatenate" else BestFitRows
+    mixture = mixed_rows(config.tokens, sources, config.train, kind)
     rows = mixture if wired.arrangement is None else ArrangedRows(mixture, wired.arrangement, config.train.seed)
     shares = shares_of(mixture, sources, config.train)
     trainer = Trainer(
@@ -324,6 +331,8 @@ def _identity(config: PretrainConfig, model: ModelConfig, tokenizer: Tokenizer) 
     }
     if isinstance(mixture, MixtureConfig):
         facts["mixture"] = mixture.model_dump(mode="json", exclude={"sources": {"__all__": {"tokens"}}})
+    if config.packing != "concatenate":
+        facts["packing"] = config.packing
     return facts | {role: content_hash(path) for role, path in parents_of(config).items() if role != "tokenizer"}
 
 

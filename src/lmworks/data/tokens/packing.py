@@ -8,7 +8,7 @@ segment of its own in the next row. Knows no model, no trainer and no file forma
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -113,10 +113,39 @@ class PackedRows:
             start += length
 
     def _order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The documents' order in an epoch and the cumulative ends of their lengths in that order."""
+        """What `_new_order` makes, kept for a while."""
         if epoch not in self._orders:
-            order = permutation(len(self._lengths), self._seed, epoch)
-            self._orders[epoch] = (order, np.cumsum(self._lengths[order]))
+            self._orders[epoch] = self._new_order(epoch)
             if len(self._orders) > 2:  # a batch may straddle two epochs, never three in practice
                 self._orders.popitem(last=False)
         return self._orders[epoch]
+
+    def _new_order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The documents' order in an epoch and the cumulative ends of their lengths in that order."""
+        order = permutation(len(self._lengths), self._seed, epoch)
+        return order, np.cumsum(self._lengths[order])
+
+
+def batch_of(pieces: Sequence[tuple[NDArray[np.unsignedinteger], int, int]]) -> Batch:
+    """A batch of parts of documents, each a segment of its own.
+
+    Args:
+        pieces: a document's ids, and from where to where they are taken. The target of the last one taken is the
+            document's next; where it has none, any valid id will do, with weight 0.
+    """
+    empty = [np.empty(0, np.int64)]
+    input_ids = np.concatenate([*empty, *(ids[begin:end] for ids, begin, end in pieces)])
+    targets = [ids[begin + 1 : end + 1] for ids, begin, end in pieces]
+    ended = [end == len(ids) for ids, _, end in pieces]
+    targets = [np.append(t, ids[-1]) if e else t for t, e, (ids, _, _) in zip(targets, ended, pieces, strict=True)]
+    lengths = np.array([end - begin for _, begin, end in pieces], np.int64)
+    cu_seqlens = np.concatenate([[0], np.cumsum(lengths)])
+    weights = np.ones(len(input_ids), np.float32)
+    weights[cu_seqlens[1:][ended] - 1] = 0.0
+    return Batch(
+        input_ids=torch.from_numpy(input_ids.astype(np.int64)),
+        positions=torch.from_numpy(np.arange(len(input_ids)) - np.repeat(cu_seqlens[:-1], lengths)),
+        cu_seqlens=torch.from_numpy(cu_seqlens.astype(np.int32)),
+        targets=torch.from_numpy(np.concatenate([*empty, *targets]).astype(np.int64)),
+        loss_weights=torch.from_numpy(weights),
+    )

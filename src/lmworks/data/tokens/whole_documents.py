@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from lmworks.data.tokens.packing import PackedRows
+from lmworks.data.tokens.packing import PackedRows, batch_of
 from lmworks.nn.batch import Batch
 
 
@@ -27,27 +26,14 @@ class WholeDocuments(PackedRows):
         assert start >= 0, "rows are counted from 0"
         assert count > 0, "a batch holds at least one row"
         documents = [ids for row in range(start, start + count) for _, ids in self._beginning_in(row)]
-        lengths = [len(ids) for ids in documents]
-        empty = [np.empty(0, np.int64)]
-        input_ids = np.concatenate(empty + documents)
-        following = np.concatenate(empty + [np.append(ids[1:], ids[-1]) for ids in documents])
-        cu_seqlens = np.cumsum([0, *lengths])
-        weights = np.ones(len(input_ids), np.float32)
-        weights[cu_seqlens[1:] - 1] = 0.0
-        return Batch(
-            input_ids=torch.from_numpy(input_ids),
-            positions=torch.from_numpy(np.concatenate(empty + [np.arange(length) for length in lengths])),
-            cu_seqlens=torch.from_numpy(cu_seqlens.astype(np.int32)),
-            targets=torch.from_numpy(following),
-            loss_weights=torch.from_numpy(weights),
-        )
+        return batch_of([(ids, 0, len(ids)) for ids in documents])
 
     def documents(self, row: int) -> list[str]:
         """The number in the store of each document in a row, in their order."""
         return [str(document) for document, _ in self._beginning_in(row)]
 
-    def _beginning_in(self, row: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    def _beginning_in(self, row: int) -> Iterator[tuple[int, NDArray[np.unsignedinteger]]]:
         width = self.sequence_length
         for document, begin, _ in self._segments(row * width, (row + 1) * width):
             if begin == 0:
-                yield document, self._store[document][:width].astype(np.int64)
+                yield document, self._store[document][:width]
