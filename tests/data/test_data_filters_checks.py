@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from pydantic import ValidationError
 
 from lmworks.core.errors import ConfigError, DataError
 from lmworks.core.generation import Document
@@ -96,6 +97,36 @@ def test_without_a_list_only_what_is_denied_leaves():
     assert config.permits("anything at all")
     assert not config.permits("unspecified")
     assert config.permits("MIT OR GPL-2.0-only")
+
+
+@pytest.mark.parametrize(
+    ("allow", "expression", "allowed"),
+    [
+        ("GPL-2.0-only", "GPL-2.0", True), ("GPL-2.0", "GPL-2.0-only", True), ("GPL-2.0-only", "GPL-2.0+", True),
+        ("GPL-2.0-or-later", "GPL-2.0+", True), ("GPL-2.0+", "gpl-2.0-or-later", True), ("GPL-2.0", "GPL-3.0+", False),
+        ("GPL-3.0-only", "GPL-2.0-or-later", False), ("GPL-2.0-or-later", "GPL-2.0-only", False),
+        ("Apache-2.0", "Apache-2.0+", True), ("MIT", "MIT/Apache-2.0", True), ("MIT", "MIT WITH", False),
+        ("MIT", "MIT WITH OR", False), ("LicenseRef-*", "LicenseRef-ours", True),
+        ("Public domain", "public domain", True), ("LGPL-2.1-only", "LGPL-2.1", True), ("MIT", "MIT, BSD", False), (" MIT ", "MIT", True),
+        ("MIT", "(" * 40 + "MIT" + ")" * 40, True), ("MIT", "(" * 9_000 + "MIT" + ")" * 9_000, False),
+    ],
+)  # fmt: skip
+def test_licences_go_by_the_names_that_people_write(allow, expression, allowed):
+    assert LicenseConfig(allow=(allow,)).permits(expression) is allowed
+
+
+def test_what_is_no_expression_is_denied_for_any_of_its_words():
+    config = LicenseConfig(deny=("GPL-*",))
+    for unclear in ("MIT, GPL-2.0", "MIT; GPL-3.0+", "(MIT AND GPL-3.0", "MIT & GPL-2.0"):
+        assert not config.permits(unclear)
+    assert config.permits("MIT/GPL-2.0")
+    assert config.permits("LGPL-2.1, MIT")
+
+
+@pytest.mark.parametrize("pattern", ["", "  ", "MIT OR Apache-2.0", "GPL-2.0-only with Classpath-exception-2.0"])
+def test_an_expression_is_no_name_of_a_licence(pattern):
+    with pytest.raises(ValidationError, match="no name of a licence"):
+        LicenseConfig(deny=(pattern,))
 
 
 def test_phrases_are_whole_words_in_any_case_and_script():
