@@ -22,7 +22,8 @@ def convert(
 
     A source is a .ds file of datatrove with its index, a .bin file of nanoGPT or llm.c, or a split's folder such as
     runs/tokens/train. What was written is read back and compared; nothing is written over.
-    Such files know no documents by name, so `trace` and `data forget` find none in what is made of them.
+    Beside a file lies NAME.lineage.json, which says what it was made from: `trace` and `data forget` go on through it.
+    Files from elsewhere know no documents by name.
     """
     from lmworks.data.tokens.convert import convert_tokens
     from lmworks.tokenization import load_tokenizer

@@ -47,9 +47,10 @@ def trace(subject: str, journal: Path | None, as_json: bool, row: int | None, st
 
 def _show_rows(run: Path, row: int | None, step: int | None, as_json: bool) -> None:
     """The documents of one row, or of all rows of a step."""
-    from lmworks.cli.trace_rows import config_of, documents_of_rows, rows_of_step
+    from lmworks.cli.trace_rows import config_of, documents_of_rows, require_same_tokens, rows_of_step
 
     config = config_of(run)
+    require_same_tokens(run, config)
     rows = [*([] if row is None else [row]), *([] if step is None else rows_of_step(run, config, step))]
     found = documents_of_rows(config, rows)
     if as_json:

@@ -1,20 +1,21 @@
 """From a row of a training batch back to its documents: their ids, sources, licences and texts' beginnings.
 
-A token store holds the documents of a corpus in the order of its lines, so that a document's number is its line. Knows
-how a run packs rows only through the run's own code.
+A token store holds the documents of a corpus in the order of its lines, so that a document's number is its line; what
+tokens were converted from tells the numbers before. Knows how a run packs rows only through the run's own code.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmworks.core.errors import ArtifactError
-from lmworks.core.lineage import MANIFEST, load_manifest
-from lmworks.core.trace import trace
+from lmworks.core.lineage import MANIFEST, content_hash, load_manifest
+from lmworks.core.trace import Ancestor, trace
+from lmworks.data.privacy.history import CONVERTED, came_from
 
 if TYPE_CHECKING:
     from lmworks.train.pretrain import PretrainConfig
@@ -30,7 +31,7 @@ class TracedDocument:
     tokens: str
     """The tokens artifact."""
     number: int
-    """Of the document in it, and of its line in the corpus, from 0."""
+    """Of the document in it, from 0."""
     id: str
     source: str
     license: str
@@ -59,6 +60,27 @@ def config_of(run: Path) -> PretrainConfig:
         if {"tokens", "tokenizer", "train"} <= made.config.keys():
             return PretrainConfig.parse(made.config)
     raise ArtifactError(f"{run} is no pretraining run", "Give the output of `lmworks pretrain`")
+
+
+def require_same_tokens(run: Path, config: PretrainConfig) -> None:
+    """Refuse tokens that are others now than the run read: its rows would name other documents.
+
+    Raises:
+        ArtifactError: they have changed since, as by an erasure.
+    """
+    from lmworks.train.nested import leaves
+    from lmworks.train.pretrain import parents_of, run_folder_of
+
+    read = {parent.content_hash for parent in load_manifest(run).parents} if (run / MANIFEST).is_file() else set()
+    for folder in (run, run_folder_of(run)):
+        for file in folder.glob(f"*/{MANIFEST}"):
+            if (checkpoint := load_manifest(file.parent)).kind == "checkpoint":
+                read |= {str(value) for value in leaves(checkpoint.config, ".").values()}
+    for role, path in parents_of(config).items():
+        if role.startswith("tokens") and read and content_hash(path) not in read:
+            raise ArtifactError(
+                f"{path} has changed since {run} read it, so rows would name other documents", "Bring it back"
+            )
 
 
 def rows_of_step(run: Path, config: PretrainConfig, step: int) -> range:
@@ -104,13 +126,12 @@ def documents_of_rows(config: PretrainConfig, rows: Iterable[int]) -> list[Trace
     packed = packed.source if isinstance(packed, ArrangedRows) else packed
     assert isinstance(packed, PackedRows | MixedRows), "pretraining reads nothing else"
     found = [(row, *_named(config, name)) for row in rows for name in packed.documents(row)]
-    lines = {
-        tokens: _lines(_corpus_of(tokens), [number for _, other, number in found if other == tokens])
-        for tokens in {tokens for _, tokens, _ in found}
-    }
+    ancestry = {tokens: trace(tokens) for tokens in {tokens for _, tokens, _ in found}}
+    lines = [line_of(ancestry[tokens], "train", number) for _, tokens, number in found]
+    texts = {file: _lines(file, {number for other, number in lines if other == file}) for file, _ in lines}
     traced = []
-    for row, tokens, number in found:
-        read = json.loads(lines[tokens][number])
+    for (row, tokens, number), (file, line) in zip(found, lines, strict=True):
+        read = json.loads(texts[file][line])
         text = read["text"] if len(read["text"]) <= SHOWN_CHARACTERS else read["text"][:SHOWN_CHARACTERS] + "…"
         traced.append(TracedDocument(row, str(tokens), number, read["id"], read["source"], read["license"], text))
     return traced
@@ -122,23 +143,38 @@ def _named(config: PretrainConfig, name: str) -> tuple[Path, int]:
     return (config.tokens if isinstance(config.tokens, Path) else config.tokens.sources[source].tokens), int(number)
 
 
-def _corpus_of(tokens: Path) -> Path:
-    """The corpus that tokens were made from, as it was then."""
-    for ancestor in trace(tokens).ancestors:
-        if ancestor.parent.role == "corpus":
-            if ancestor.state != "intact":
-                raise ArtifactError(f"the corpus {ancestor.where} of {tokens} is {ancestor.state}", "Bring it back")
-            return ancestor.where
-    raise ArtifactError(f"{tokens} was made from no corpus", "Give a run on tokens of `lmworks data tokenize`")
+def line_of(tokens: Ancestor, split: str, number: int) -> tuple[Path, int]:
+    """The file of a corpus, and the line in it, that a document of tokens was made from.
+
+    Raises:
+        ArtifactError: what the tokens were made from is gone, has changed since, or was no corpus.
+    """
+    made = tokens.manifest
+    converted = made.notes.get(CONVERTED, {}) if made is not None else {}
+    source, number = came_from(converted[split], number) if split in converted else (None, number)
+    role = "corpus" if source is None else f"{split}.{source}"
+    before = next((ancestor for ancestor in tokens.ancestors if ancestor.parent.role == role), None)
+    if before is None:
+        raise ArtifactError(
+            f"{tokens.where} was made from no corpus", "Give a run on tokens of `lmworks data tokenize`"
+        )
+    if before.state != "intact":
+        raise ArtifactError(f"{before.where}, which {tokens.where} was made from, is {before.state}", "Bring it back")
+    if source is None:
+        return before.where / f"{split}.jsonl", number
+    if before.where.is_file():
+        return line_of(before, before.where.name, number)
+    (artifact,) = before.ancestors or (before,)  # a split's folder is a part of one, or stands alone
+    return line_of(artifact, before.where.name, number)
 
 
-def _lines(corpus: Path, numbers: Sequence[int]) -> dict[int, bytes]:
-    """Some lines of the training split, by number from 0."""
-    wanted, found = set(numbers), {}
-    with (corpus / "train.jsonl").open("rb") as source:
+def _lines(file: Path, numbers: Collection[int]) -> dict[int, bytes]:
+    """Some lines of a file, by number from 0."""
+    found = {}
+    with file.open("rb") as source:
         for number, line in enumerate(source):
-            if number in wanted:
+            if number in numbers:
                 found[number] = line
-                if len(found) == len(wanted):
+                if len(found) == len(numbers):
                     break
     return found

@@ -101,6 +101,17 @@ def carried_over(converted: Mapping[str, list[int]], source: int, rows: Rows) ->
     return {place - sum(gone < place for gone in left_out): rows[number] for number, place in numbers.items()}
 
 
+def came_from(converted: Mapping[str, list[int]], number: int) -> tuple[int, int]:
+    """Of a document of a conversion: which of the sources it was in, and its number there."""
+    for gone in sorted(converted["left_out"]):
+        number += gone <= number
+    source = 0
+    while number >= converted["read"][source]:
+        number -= converted["read"][source]
+        source += 1
+    return source, number
+
+
 def after_removal(converted: Mapping[str, list[int]], gone: Mapping[int, Rows]) -> dict[str, list[int]]:
     """A split's entry under `CONVERTED` once sources, by number, have lost rows."""
     read = converted["read"]
