@@ -205,6 +205,22 @@ def test_what_says_the_same_is_dropped_and_has_a_kept_text_close_by():
     assert found.kept[found.winners].all()
 
 
+@pytest.mark.parametrize("keep", ["hard", "easy", "first"])
+def test_few_texts_are_all_compared(keep):
+    """As by taking them one by one: nothing that is kept is close to another that is."""
+    rng = np.random.default_rng(1)
+    vectors = rng.normal(size=(1500, 8))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    found = semantic_duplicates(vectors, 0.9, keep=keep)
+    cosine = vectors[found.kept] @ vectors[found.kept].T - 2 * np.eye(int(found.kept.sum()))
+    assert cosine.max() < 0.9
+    assert 100 < found.kept.sum() < 1400
+    dropped = np.flatnonzero(~found.kept)
+    assert found.similarity[dropped] == pytest.approx((vectors[dropped] * vectors[found.winners[dropped]]).sum(axis=1))
+    assert (found.similarity[dropped] >= 0.9).all()
+    assert found.kept[found.winners].all()
+
+
 def test_whom_to_keep_is_the_caller_s_choice():
     turned = np.asarray([[1.0, angle] for angle in (0.0, 0.02, 0.1)])
     assert semantic_duplicates(turned, 0.9, keep="hard").winners.tolist() == [2, 2, 2]

@@ -37,7 +37,7 @@ class SemanticConfig(Config):
     threshold: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
     """Least cosine of two embeddings."""
     clusters: Annotated[int | None, Field(ge=1)] = None
-    """Of k-means; only documents of one cluster are compared. None takes one per thousand documents."""
+    """Of k-means; only documents of one cluster are compared. None takes one per ten thousand documents."""
     keep: Literal["hard", "easy", "longest", "first"] = "hard"
     """Which stays: far from its cluster's center, as in SemDeDup; near it; the longest; the first of the inputs."""
     seed: int = 0

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from lmworks.core.errors import DataError
 
 _ROWS_AT_ONCE = 4096
+_COMPARED_AT_ONCE = 256
+_TEXTS_PER_CLUSTER = 10_000
 _SAMPLE_PER_CLUSTER = 256
 _UNIT = 1e-5
 """How far a length may be from one and need no scaling."""
@@ -53,7 +55,7 @@ def semantic_duplicates(
         embeddings: [texts, dimensions] of any length but zero; those of unit length in 32 bits may be mapped from a
             file and are not copied.
         threshold: least cosine of two duplicates.
-        clusters: of k-means; None for one per thousand texts.
+        clusters: of k-means; None for one per ten thousand texts, so that fewer are compared with all.
         keep: whom to take first: `hard`, far from its cluster's center as in the paper; `easy`, near it; or the first.
         iterations: of k-means.
         seed: chooses the first centers.
@@ -70,7 +72,7 @@ def semantic_duplicates(
     if not (np.isfinite(lengths) & (lengths > 0)).all():
         bad = int(np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))[0])
         raise DataError(f"embedding {bad} has length {lengths[bad]}", "Give finite embeddings other than zero")
-    count = clusters if clusters is not None else max(len(vectors) // 1000, 1)
+    count = clusters if clusters is not None else max(-(-len(vectors) // _TEXTS_PER_CLUSTER), 1)
     if not (-1.0 <= threshold <= 1.0 and count >= 1):
         raise DataError(f"threshold {threshold}, clusters {count}", "Give a cosine, and one cluster or more")
     if (np.abs(lengths - 1) > _UNIT).any():
@@ -97,10 +99,16 @@ def _thin(
     """Give each member of one cluster, in order of rank, to the first kept one that it is close to."""
     left, near = members, vectors[members]
     while len(left):
-        cosine = near[1:] @ near[0]
-        close = cosine >= threshold
-        winners[left[1:][close]], similarity[left[1:][close]] = left[0], cosine[close]
-        left, near = left[1:][~close], near[1:][~close] if close.any() else near[1:]
+        cosine = near[:_COMPARED_AT_ONCE] @ near.T
+        free = np.ones(len(left), np.bool_)
+        for place, row in enumerate(cosine):
+            if free[place]:
+                close = free & (row >= threshold)
+                close[: place + 1] = False
+                winners[left[close]], similarity[left[close]] = left[place], row[close]
+                free[close] = False
+        free[: len(cosine)] = False
+        left, near = left[free], near[free]
 
 
 def _k_means(
