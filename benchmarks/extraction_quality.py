@@ -2,8 +2,9 @@
 
 Manuals of Debian packages come as HTML and PDF beside plain text or the reStructuredText of the same words; pypdf's
 sdist has PDFs that are awkward in known ways. Both are fetched once with `apt-get download` and `pip download`. Scored
-are words (F1 of multisets) and, for their order, runs of four words; Han characters and kana count as words each,
-addresses and tables of contents do not count. Needs pypdf, pdfminer.six and resiliparse beside the extra `data`.
+are words (F1, precision and recall of multisets) and, for their order, runs of four words; Han characters and kana
+count as words each, addresses and tables of contents do not count. Needs pypdf, pdfminer.six and resiliparse beside the
+extra `data`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from interleaved import finish, row
@@ -148,24 +150,47 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text)
 
 
-def f1(found: Sequence[str], truth: Sequence[str], run: int) -> float:
-    """Harmonic mean of precision and recall of runs of words."""
+@dataclass(frozen=True)
+class Agreement:
+    """Of what was found with the truth, as multisets."""
+
+    f1: float
+    precision: float
+    recall: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a contestant did on the cases of a set: means over the cases, of words and of runs of words."""
+
+    words: Agreement
+    runs: Agreement
+    milliseconds: float
+    """Of the processor, for a file."""
+
+
+def agreement(found: Sequence[str], truth: Sequence[str], run: int) -> Agreement:
+    """How runs of words agree."""
     have, want = (Counter(zip(*(side[i:] for i in range(run)), strict=False)) for side in (found, truth))
-    common = sum((have & want).values())
-    return 2 * common / max(1, sum(have.values()) + sum(want.values()))
+    common, of_found, of_truth = (sum(c.values()) for c in (have & want, have, want))
+    return Agreement(2 * common / max(1, of_found + of_truth), common / max(1, of_found), common / max(1, of_truth))
 
 
-def score(extract: Extractor, cases: Sequence[Case]) -> tuple[float, float, float]:
-    """Mean F1 of words, of runs of words, and seconds of the processor."""
-    singles, runs, seconds = [], [], 0.0
+def score(extract: Extractor, cases: Sequence[Case]) -> Score:
+    """Run a contestant on the cases of a set."""
+    seconds, agreements = 0.0, []
     for case in cases:
         began = time.process_time()
-        found = words("\n".join(extract(file) for file in case.files))
+        text = "\n".join(extract(file) for file in case.files)
         seconds += time.process_time() - began
-        truth = words(case.truth)
-        singles.append(f1(found, truth, 1))
-        runs.append(f1(found, truth, RUN))
-    return sum(singles) / len(cases), sum(runs) / len(cases), seconds
+        found, truth = words(text), words(case.truth)
+        agreements.append((agreement(found, truth, 1), agreement(found, truth, RUN)))
+
+    def mean(place: int) -> Agreement:
+        values = [(a.f1, a.precision, a.recall) for a in (pair[place] for pair in agreements)]
+        return Agreement(*(sum(column) / len(values) for column in zip(*values, strict=True)))
+
+    return Score(mean(0), mean(1), 1000 * seconds / sum(len(case.files) for case in cases))
 
 
 def html_contestants() -> dict[str, Extractor]:
@@ -184,12 +209,12 @@ def html_contestants() -> dict[str, Extractor]:
 
 
 def pdf_contestants() -> dict[str, Extractor]:
-    """Ours and the peers; `pypdfium2` is the text layer as it is."""
+    """Ours and the peers; `pypdfium2` is the text layer as it is, and PyMuPDF (AGPL) is there where it is installed."""
     import pypdfium2
     from pdfminer.high_level import extract_text
     from pypdf import PdfReader
 
-    return {
+    contestants: dict[str, Extractor] = {
         "ours": lambda data: read_pdf(data).text,
         "pypdfium2": lambda data: "\n".join(
             page.get_textpage().get_text_range() for page in pypdfium2.PdfDocument(data)
@@ -197,41 +222,56 @@ def pdf_contestants() -> dict[str, Extractor]:
         "pypdf": lambda data: "\n".join(page.extract_text() for page in PdfReader(io.BytesIO(data)).pages),
         "pdfminer": lambda data: str(extract_text(io.BytesIO(data))),
     }
+    if find_spec("pymupdf"):
+        import pymupdf
+
+        contestants["pymupdf"] = lambda data: "\n".join(page.get_text() for page in pymupdf.open("pdf", data))
+    return contestants
 
 
 def compare(kind: str, cases: dict[str, list[Case]], contestants: dict[str, Extractor]) -> list[dict[str, object]]:
-    """A row for each case and measure."""
+    """A row for each set and measure; prints the set's table."""
     rows = []
     for name, items in cases.items():
         scores = {who: score(extract, items) for who, extract in contestants.items()}
-        for place, measure in ((0, "words"), (1, f"runs of {RUN} words")):
-            ours, theirs = scores["ours"][place], {who: s[place] for who, s in scores.items() if who != "ours"}
+        print(f"{kind} {name}, {len(items)} documents", file=sys.stderr)
+        for who, of in scores.items():
+            numbers = " ".join(f"{a.f1:.4f} {a.precision:.4f} {a.recall:.4f} |" for a in (of.words, of.runs))
+            print(f"  {who:12} F1, precision, recall: {numbers} {of.milliseconds:.1f} ms", file=sys.stderr, flush=True)
+        for measure, told in (("words", "words"), ("runs", f"runs of {RUN} words")):
+            agreements: dict[str, Agreement] = {who: getattr(of, measure) for who, of in scores.items()}
+            ours, theirs = agreements["ours"].f1, {who: a.f1 for who, a in agreements.items() if who != "ours"}
             best = max(theirs, key=theirs.__getitem__)
-            made = row(f"{kind} {name}: {measure}", [ours], "F1", {who: [s] for who, s in theirs.items()}, None)
+            made = row(f"{kind} {name}: {told}", [ours], "F1", {who: [f] for who, f in theirs.items()}, None)
             exact = {"ours": round(ours, 4), "theirs": round(theirs[best], 4), "ratio": round(ours / theirs[best], 4)}
-            peers = {who: round(s, 4) for who, s in theirs.items()}
-            seconds = {who: round(s[2], 2) for who, s in scores.items()}
-            rows.append(made | exact | {"peers": peers, "documents": len(items), "processor_seconds": seconds})
-            print(f"{kind} {name} {measure}: {ours:.4f}, {peers}, {seconds}", file=sys.stderr, flush=True)
+            rows.append(made | exact | {
+                "peers": {who: round(f, 4) for who, f in theirs.items()}, "documents": len(items),
+                "precision": {who: round(a.precision, 4) for who, a in agreements.items()},
+                "recall": {who: round(a.recall, 4) for who, a in agreements.items()},
+                "milliseconds_a_file": {who: round(of.milliseconds, 1) for who, of in scores.items()},
+            })  # fmt: skip
     return rows
 
 
 def readable(root: Path) -> dict[str, object]:
-    """How many of the awkward PDFs give text without a password."""
-    files = [f.read_bytes() for f in sorted(next(root.glob("pypdf-*")).rglob("*.pdf"))]
+    """How many of the awkward PDFs give text without a password, and which only a peer reads."""
+    files = {f.name: f.read_bytes() for f in sorted(next(root.glob("pypdf-*")).rglob("*.pdf"))}
 
-    def count(extract: Extractor) -> float:
-        given = 0
-        for data in files:
+    def given(extract: Extractor) -> set[str]:
+        found = set()
+        for name, data in files.items():
             try:
-                given += bool(extract(data).strip())
+                if extract(data).strip():
+                    found.add(name)
             except (LMWorksError, Exception):  # noqa: BLE001 - what damaged files make a library raise is what is counted
                 continue
-        return float(given)
+        return found
 
-    counts = {who: count(extract) for who, extract in pdf_contestants().items() if who != "pdfminer"}  # minutes long
-    ours = counts.pop("ours")
-    return row(f"pdf awkward: of {len(files)} give text", [ours], "files", {w: [c] for w, c in counts.items()}, None)
+    read = {who: given(extract) for who, extract in pdf_contestants().items() if who != "pdfminer"}  # minutes long
+    ours = read.pop("ours")
+    counts = {who: [float(len(names))] for who, names in read.items()}
+    made = row(f"pdf awkward: of {len(files)} give text", [float(len(ours))], "files", counts, None)
+    return made | {"read_by_a_peer_alone": sorted(set().union(*read.values()) - ours)}
 
 
 def main() -> None:

@@ -175,3 +175,20 @@ def test_what_is_not_shown_is_left_out_and_cells_stand_in_rows():
 def test_an_element_of_endless_attributes_takes_no_time():
     page = "<p " + " ".join(f"a{i}=1" for i in range(100_000)) + ">the words of it"
     assert read_html(page.encode()).text == "the words of it"
+
+
+def test_lists_are_numbered_and_notes_and_headings_of_the_text_stay():
+    shown = "".join(f"<p>{text}</p>" for text in SENTENCES * 2)
+    page = (
+        f"<body><header>Site</header><aside>Related</aside><article><header><h1>Heading</h1></header>{shown}"
+        "<ol start='3'><li>third<ol><li>inner</ol><li>fourth</ol><aside class='footnote' role='note'>A note.</aside>"
+        "</article></body>"
+    )
+    found = read_html(page.encode()).text
+    assert found.startswith("Heading\n")
+    assert [line for line in found.splitlines() if line[:2] in ("1.", "3.", "4.")] == [
+        "3. third",
+        "1. inner",
+        "4. fourth",
+    ]
+    assert found.endswith("A note.")

@@ -42,10 +42,12 @@ _BLOCKS = frozenset((
 ))  # fmt: skip
 _CHROME = re.compile(
     r"(?<![\w-])(?:nav|navbar|nav-?(?:menu|bar|header|footer)|navigation|menu|(?:sphinx)?sidebar|breadcrumbs?|(?:page-|site-)?footer"
-    r"|masthead|cookies?|(?:cookie-)?banner|share|social|related|pagination|adverts?|advertisement|toc)(?![\w-])",
+    r"|masthead|cookies?|(?:cookie-)?banner|share|social|related|pagination|adverts?|advertisement|toc(?:tree-wrapper)?)(?![\w-])",
     re.IGNORECASE,
 )
 """Classes and names of blocks that surround the content."""
+_NOTE = re.compile(r"(?:foot|end)?notes?\b|admonition|\btopic\b", re.IGNORECASE)
+"""Asides that belong to the text they stand beside."""
 _SURROUNDING = frozenset((
     "div", "ul", "ol", "section", "table", "form",
 ))  # fmt: skip
@@ -118,6 +120,7 @@ def _whole(page: str) -> tuple[str, int, bool]:
     declared = tree.xpath("//main | //*[@role='main']")
     parts: list[str] = []
     of_links = kept_as_is = in_links = 0
+    numbers: dict[Any, int] = {}
 
     def add(text: str | None) -> None:
         nonlocal of_links
@@ -143,18 +146,30 @@ def _whole(page: str) -> tuple[str, int, bool]:
             parts.append("\n" if name in _BLOCKS else "\t" if beside else "")
             kept_as_is += name == "pre"
             in_links += name == "a"
+            if name == "li" and (parent := element.getparent()) is not None and parent.tag == "ol":
+                numbers[parent] = numbers[parent] + 1 if parent in numbers else _first_number(parent)
+                add(f"{numbers[parent]}. ")
             add(element.text)
     return _lines("".join(parts)), of_links, len(declared) == 1
 
 
+def _first_number(items: Any) -> int:
+    start = items.get("start", "")
+    return int(start) if start.isascii() and start.isdecimal() and len(start) < 7 else 1
+
+
 def _surrounds(element: Any) -> bool:
     """Whether an element holds navigation or something that is not shown."""
-    if element.tag in _SKIPPED or element.get("role") in _ROLES or element.get("class") == "headerlink":
+    if element.get("role") in _ROLES or element.get("class") == "headerlink":
         return True
     if element.get("hidden") is not None or _HIDDEN.search(element.get("style", "")):
         return True
     named = f"{element.get('class', '')} {element.get('id', '')}"
-    return element.tag in _SURROUNDING and _CHROME.search(named) is not None
+    if element.tag == "aside":
+        return _NOTE.search(f"{named} {element.get('role', '')}") is None
+    if element.tag == "header":
+        return next(element.iterancestors("article", "main", "section"), None) is None
+    return element.tag in _SKIPPED or (element.tag in _SURROUNDING and _CHROME.search(named) is not None)
 
 
 def _lines(text: str) -> str:
