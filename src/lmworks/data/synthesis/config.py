@@ -19,6 +19,7 @@ class SynthesizeConfig(Config):
     """What is made, of what and how."""
 
     method: MethodName
+    """What a new row is made of, and how."""
     inputs: tuple[Path, ...]
     """Files of rows: prompts with or without answers, or `text` for back-translation."""
     output: Path
@@ -28,14 +29,17 @@ class SynthesizeConfig(Config):
     attempts: Annotated[int | None, Field(ge=1)] = None
     """At most so many; None is one for each input row."""
     seed: int = 0
+    """Of all chance: what is shown, how it is changed, what the generator samples."""
     round_size: Annotated[int, Field(ge=1)] = 32
     """Attempts made together. What one of them gives is an example to the next round's, not to its own."""
     concurrency: Annotated[int, Field(ge=1)] = 1
     """Calls at a time: 1 for an engine, which batches a round by itself, more for a generator over the network."""
     instruction_sampling: SamplingParams = SamplingParams(temperature=0.8, max_tokens=256)
+    """Of new instructions."""
     response_sampling: SamplingParams = SamplingParams(temperature=0.7, max_tokens=1024)
     """`n` candidates of each answer; the best of those that all graders call good stays."""
     graders: tuple[GraderConfig, ...] = ()
+    """All of which a response must satisfy."""
     novelty: NoveltyConfig = NoveltyConfig()
     """Of a new instruction beside the inputs' and the other new ones."""
     eda: EdaConfig = EdaConfig()
