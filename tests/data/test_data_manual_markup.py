@@ -177,6 +177,11 @@ def test_restructured_text_as_its_reader_sees_it():
         ("", ""),
         ("\n\n", ""),
         (".. note::", ""),
+        (
+            ".. flat-table:: A *caption*\n    :header-rows: 1\n\n    * .. row 1\n\n      - Name\n\n"
+            "      - :cspan:`1` Meaning\n    * - ``a``\n      - the first\n        of all\n      -\n\nText",
+            "A caption\nName | Meaning\na | the first of all\n\nText",
+        ),
         ("a\0b \0 0\0", "ab  0"),
     ],
 )

@@ -25,10 +25,12 @@ _LISTINGS = frozenset((
 ))  # fmt: skip
 """Directives whose content is kept letter by letter."""
 _SILENT = frozenset((
-    "note", "warning", "important", "tip", "hint", "caution", "attention", "danger", "error", "flat-table",
-    "list-table", "only", "ifconfig", "container", "glossary", "class", "hlist", "highlights",
+    "note", "warning", "important", "tip", "hint", "caution", "attention", "danger", "error", "only", "ifconfig",
+    "container", "glossary", "class", "hlist", "highlights",
 ))  # fmt: skip
 """Directives whose content is text and whose argument, where it stands alone, is none."""
+_LIST_TABLES = frozenset(("list-table", "flat-table"))
+"""Tables written as a list of rows, each a list of cells."""
 _VERSIONS = {
     "versionadded": "New in version", "versionchanged": "Changed in version", "deprecated": "Deprecated since version",
     "deprecated-removed": "Deprecated since version",
@@ -41,6 +43,8 @@ _FOOTNOTE = re.compile(r"\[(#?[\w.-]*|\*)\]\s+(.*)$")
 _OPTION = re.compile(r"\s+:[\w -]+:(\s|$)")
 _FIELD = re.compile(r":([^:`\s][^:`]*):(?:\s+(.*))?$")
 _ADORNMENT = re.compile(r"([!-/:-@\[-`{-~])\1+\s*$")
+_CELL = re.compile(r"\*?\s+-(?:\s+(.*))?$")
+_SPAN = re.compile(r":[rc]span:`\d+`")
 _TABLE_EDGE = re.compile(r"\s*(?:\+[-=+]{2,}\+|=+(?:\s+=+)+)\s*$")
 _ITEM = re.compile(r"(?:[-*+•]|\(?(?:\d{1,3}|[A-Za-z]|#|[ivxlc]{2,5})[.)])\s+(?=\S)")
 
@@ -168,6 +172,8 @@ def _explicit(head: str, body: list[str]) -> Iterator[str]:
     yield ""
     if name in _LISTINGS:
         yield from content
+    elif name in _LIST_TABLES:
+        yield from (argument and _inline(argument), *_rows(content))
     else:
         if name not in _SILENT:
             yield _inline(argument)
@@ -175,6 +181,19 @@ def _explicit(head: str, body: list[str]) -> Iterator[str]:
             content = [argument, *content]
         yield from _blocks(content)
     yield ""
+
+
+def _rows(lines: list[str]) -> Iterator[str]:
+    """The rows of a table that is written as a list, each on a line."""
+    row: list[list[str]] = []
+    for line in (*lines, "*"):
+        if line.startswith("*") and row:
+            yield " | ".join(filter(None, (_inline(unwrapped(cell)) for cell in row)))
+            row = []
+        if cell := _CELL.match(line):
+            row.append([_SPAN.sub("", cell[1] or "")])
+        elif row and not _EXPLICIT.match(line):
+            row[-1].append(_SPAN.sub("", line))
 
 
 def _paragraph(lines: list[str]) -> Iterator[str]:
