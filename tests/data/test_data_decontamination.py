@@ -190,12 +190,12 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "json", "data.json", "parquet", "csv", "folder"])
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "json", "data.json", "lines.json", "parquet", "csv", "folder"])
 def test_sets_are_read_from_every_format(tmp_path, kind):
     path = tmp_path / f"quiz.{kind}"
     lines = "".join(json.dumps(row) + "\n" for row in ROWS)
     match kind:
-        case "jsonl":
+        case "jsonl" | "lines.json":
             path.write_text(lines)
         case "jsonl.gz":
             path.write_bytes(gzip.compress(lines.encode()))
@@ -236,6 +236,25 @@ def test_sets_that_cannot_be_read_are_named(tmp_path, name, content, message):
     file.write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_evaluation_set(EvaluationSetConfig(path=file.parent if "/" in name else file))
+
+
+def test_questions_of_an_article_are_items_with_their_passage(tmp_path):
+    file = tmp_path / "squad.json"
+    asked = [[{"id": f"q{p}{q}", "question": f"question {q} of {p}", "answers": [{"text": "it"}]} for q in range(2)]
+             for p in range(2)]  # fmt: skip
+    articles = [{"title": "T", "paragraphs": [{"context": f"passage {p}", "qas": asked[p]} for p in range(2)]}]
+    file.write_text(json.dumps({"version": "1.1", "data": articles}))
+    found = read_evaluation_set(EvaluationSetConfig(path=file, fields=("question", "context")))
+    assert [item.name for item in found] == ["q00", "q01", "q10", "q11"]
+    assert found[2].texts == ("question 0 of 1", "passage 1")
+
+
+def test_a_table_without_names_loses_no_row(tmp_path):
+    file = tmp_path / "mgsm.tsv"
+    file.write_text("Ann has three apples and eats one of them, how many are left?\t2\nAnd of five pears?\t4\textra\n")
+    found = read_evaluation_set(EvaluationSetConfig(path=file, fields=("0",)))
+    assert [item.texts[0][:5] for item in found] == ["Ann h", "And o"]
+    assert read_evaluation_set(EvaluationSetConfig(path=file))[1].texts == ("And of five pears?", "4", "extra")
 
 
 def test_only_rows_with_the_given_values_count_and_keep_their_numbers(tmp_path):

@@ -1,5 +1,6 @@
 """Reads the items of evaluation sets: rows of JSON, JSONL, CSV or Parquet files, or folders of them. Knows no matching.
 
+Articles in SQuAD's layout are a row for each question, with its passage.
 Only the fields that identify an item should be named: the question, the passage, the answer, not a shared instruction.
 """
 
@@ -11,6 +12,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +22,8 @@ from lmworks.core.config import Config
 from lmworks.core.errors import DataError, require
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+LONGEST_NAME = 40
+"""Characters of a column's name; the first line of a table that has a longer one is a row itself."""
 
 
 class EvaluationSetConfig(Config):
@@ -28,7 +32,8 @@ class EvaluationSetConfig(Config):
     path: Path
     """A .jsonl, .json, .csv, .tsv or .parquet file (all but the last also .gz), or a folder of them."""
     fields: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """Fields whose text identifies an item; none takes all fields that hold text. A dot goes into nested ones."""
+    """Fields whose text identifies an item; none takes all fields that hold text. A dot goes into nested ones; columns
+    of a table without names are "0", "1", …"""
     name: str | None = None
     """In reports; None takes the name of the file or folder."""
     where: dict[str, str | int | bool] = Field(default_factory=dict)
@@ -69,7 +74,7 @@ def read_evaluation_set(config: EvaluationSetConfig) -> list[EvaluationItem]:
     files = _files(config.path)
     items: list[EvaluationItem] = []
     for file in files:
-        rows = list(_rows(file))
+        rows = [question for row in _rows(file) for question in _questions(row)]
         ids = [row.get("id") for row in rows]
         named = len(set(map(str, ids))) == len(ids) and None not in ids
         prefix = f"{file.relative_to(config.path).as_posix()}:" if len(files) > 1 else ""
@@ -115,11 +120,11 @@ def _rows(file: Path) -> Iterator[Mapping[str, Any]]:
         text = data.decode("utf-8-sig")
         if kind in (".csv", ".tsv"):
             csv.field_size_limit(1 << 26)
-            yield from csv.DictReader(io.StringIO(text), delimiter="\t" if kind == ".tsv" else ",")
+            yield from _table(csv.reader(io.StringIO(text), delimiter="\t" if kind == ".tsv" else ","))
         elif kind == ".json":
-            yield from _objects(file, _list_in(json.loads(text)))
+            yield from _objects(file, _list_in(_value_of(text)))
         else:
-            yield from _objects(file, [json.loads(line) for line in text.split("\n") if line.strip()])
+            yield from _objects(file, _values_of_lines(text))
     except (OSError, EOFError, ValueError, csv.Error) as error:  # pyarrow's errors are ValueError and OSError
         raise DataError(f"evaluation set {file} cannot be read: {error}", "Repair or leave out the file") from None
 
@@ -129,6 +134,41 @@ def _objects(file: Path, rows: list[Any]) -> Iterator[Mapping[str, Any]]:
         if not isinstance(row, Mapping):
             raise DataError(f"{file}: item {number} is a {type(row).__name__}, not an object", "Give rows with fields")
         yield row
+
+
+def _table(lines: Iterator[list[str]]) -> Iterator[Mapping[str, Any]]:
+    """Rows by the names in the first line; by "0", "1", … where that one is a row itself, too long to be names."""
+    first = next(lines, [])
+    named = all(len(cell) <= LONGEST_NAME for cell in first)
+    names = first if named else list(map(str, range(len(first))))
+    for line in lines if named else chain([first], lines):
+        yield dict(zip_longest(names, line[: len(names)], fillvalue="")) | {"more": line[len(names) :]}
+
+
+def _questions(row: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Of an article or a passage of SQuAD's layout each question with its passage; any other row as it is."""
+    for nested in ("paragraphs", "qas"):
+        if isinstance(inner := row.get(nested), list) and all(isinstance(each, Mapping) for each in inner):
+            around = {name: value for name, value in row.items() if name != nested}
+            for each in inner:
+                yield from _questions({**around, **each})
+            return
+    yield row
+
+
+def _value_of(text: str) -> Any:
+    """Of a JSON file; the list of its lines' values where it is JSON lines by another name."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        try:
+            return _values_of_lines(text)
+        except ValueError:
+            raise error from None
+
+
+def _values_of_lines(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.split("\n") if line.strip()]
 
 
 def _list_in(value: Any) -> list[Any]:
