@@ -106,12 +106,30 @@ def test_only_the_whole_text_begins_with_a_mark_where_the_configuration_says_so(
     assert len(old) > len(new) or old != new
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_model_without_a_mark_at_the_beginning_puts_none(tmp_path, legacy):
+    folder = write(tmp_path, "llama", {**LLAMA, "add_dummy_prefix": False}, legacy=legacy)
+    oracle = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    tokenizer = load_tokenizer(folder)
+    for text in ("the fox", " the  fox", "fox"):
+        assert tokenizer.encode(text) == oracle.encode(text)
+        assert tokenizer.decode(tokenizer.encode(text)) == oracle.decode(oracle.encode(text))
+
+
 def test_what_the_file_leaves_open_is_not_guessed(tmp_path):
     with pytest.raises(TokenizerError, match="how 'albert' models arrange their ids is not known") as caught:
         load_tokenizer(write(tmp_path, "albert", XLM_R))
     assert "save_pretrained" in caught.value.remedy
     write(tmp_path, "llama", {**LLAMA, "user_defined_symbols": ["▁▁"]})
-    with pytest.raises(TokenizerError, match="defines pieces with spaces as whole tokens"):
+    with pytest.raises(TokenizerError, match=r"defines \['▁▁'\] as whole tokens"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.model").unlink()
+    write(tmp_path, "t5", {**T5, "user_defined_symbols": ["<sep>"]}, "spiece.model")
+    with pytest.raises(TokenizerError, match=r"defines \['<sep>'\] as whole tokens"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "spiece.model").unlink()
+    write(tmp_path, "llama", {**LLAMA, "treat_whitespace_as_suffix": True})
+    with pytest.raises(TokenizerError, match="end with a space"):
         load_tokenizer(tmp_path)
     write(tmp_path, "llama", {"model_type": "char", "hard_vocab_limit": False})
     with pytest.raises(TokenizerError, match="model type 4 is not converted"):

@@ -163,6 +163,18 @@ def test_a_sample_of_a_corpus_bounds_what_is_read(tmp_path):
     assert train_tokenizer(config).metrics["train_bytes"] == sum(map(len, texts))
 
 
+def test_empty_lines_are_no_documents(tmp_path):
+    (tmp_path / "train.jsonl").write_text('\n{"text": "a"}\n  \n\n{"text": "b"}\n\n')
+    assert list(read_texts(tmp_path / "train.jsonl")) == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", ["byte_bpe", "unigram", "byte"])
+def test_a_corpus_that_gives_fewer_tokens_is_reported(tmp_path, capsys, kind):
+    (tmp_path / "train.jsonl").write_text('{"text": "ab ab"}\n')
+    train_tokenizer(TokenizerConfig(corpus=tmp_path, output=tmp_path / "t", vocab_size=5000, kind=kind))
+    assert ("tokens only, not 5000" in capsys.readouterr().err) == (kind != "byte")
+
+
 PEAK = """
 import sys
 from lmworks.tokenization.corpus_texts import spread_evenly

@@ -41,6 +41,8 @@ def read_texts(file: Path, sample_bytes: int | None = None) -> Iterator[str]:
     size = file.stat().st_size
     with file.open("rb") as lines:
         for number, line in spread_evenly(lines, size, size if sample_bytes is None else sample_bytes):
+            if not line.strip():
+                continue
             try:
                 text = json.loads(line)["text"]
                 text.encode()

@@ -58,10 +58,11 @@ def sentencepiece_spec(file: Path, name: str, config: dict[str, Any]) -> dict[st
         raise TokenizerError(f"{file}: how {name!r} models arrange their ids is not known (known: {known})", REMEDY)
     model = _read(file)
     pieces, types = [(text, score) for text, score, _ in model.pieces], [kind for *_, kind in model.pieces]
-    if any(kind == USER_DEFINED and MARK in text for (text, _), kind in zip(pieces, types, strict=True)):
-        raise TokenizerError(f"{file}: it defines pieces with spaces as whole tokens, which is not converted", REMEDY)
-    special = {text for (text, _), kind in zip(pieces, types, strict=True) if kind in (CONTROL, UNKNOWN)}
     own = {text for (text, _), kind in zip(pieces, types, strict=True) if kind == USER_DEFINED}
+    if any(MARK in text for text in own) or (own and name not in _LLAMA):
+        rule = "which is converted for Llama models alone, and without spaces in them"
+        raise TokenizerError(f"{file}: it defines {sorted(own)[:3]} as whole tokens, {rule}", REMEDY)
+    special = {text for (text, _), kind in zip(pieces, types, strict=True) if kind in (CONTROL, UNKNOWN)}
     unknown = pieces[types.index(UNKNOWN)][0] if UNKNOWN in types else "<unk>"
     if name in _T5:  # sentinels follow, the last one first
         names = [f"<extra_id_{i}>" for i in reversed(range(config.get("extra_ids", 100 if name == "t5" else 0)))]
@@ -107,7 +108,8 @@ def text_steps(model: PieceModel, first_only: bool) -> dict[str, Any]:
             {"type": "Replace", "pattern": {"Regex": r"\A +| +\z"}, "content": ""},  # other white space stays
             {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "},
         ]
-    metaspace = {"type": "Metaspace", "replacement": MARK, "prepend_scheme": "first", "split": False}
+    metaspace = {"type": "Metaspace", "replacement": MARK, "prepend_scheme": "never", "split": False}
+    metaspace |= {"prepend_scheme": "first"} if model.add_dummy_prefix else {}
     if not first_only:
         steps += [{"type": "Prepend", "prepend": MARK}] if model.add_dummy_prefix else []
         steps += [{"type": "Replace", "pattern": {"String": " "}, "content": MARK}]
@@ -154,6 +156,8 @@ def _read(file: Path) -> PieceModel:
     kind = trained[3][-1] if 3 in trained else UNIGRAM
     if kind not in (UNIGRAM, BPE):
         raise TokenizerError(f"{file}: model type {kind} is not converted (known: Unigram, BPE)", REMEDY)
+    if trained.get(24, [0])[-1]:
+        raise TokenizerError(f"{file}: its pieces end with a space where others begin with one", REMEDY)
     return PieceModel(
         tuple(pieces),
         kind,

@@ -98,8 +98,8 @@ def train_tokenizer(config: TokenizerConfig) -> Manifest:
     learning_began = time.perf_counter()
     tokenizer, train_bytes = learn(config)
     train_seconds = time.perf_counter() - learning_began
-    if tokenizer.vocab_size < config.vocab_size:
-        say(f"The corpus has pairs for {tokenizer.vocab_size} tokens only, not {config.vocab_size}.")
+    if tokenizer.vocab_size < config.vocab_size and config.kind != "byte":
+        say(f"The corpus gives {tokenizer.vocab_size} tokens only, not {config.vocab_size}.")
     metrics: dict[str, float | int] = {
         "vocab_size": tokenizer.vocab_size,
         "train_bytes": train_bytes,
