@@ -1,15 +1,14 @@
 """The runners of `data prepare` on the same documents: local and Ray Data, one and two workers, in documents a second.
 
 Each runs in a process that keeps its Ray for all rounds, because a cluster is there before the work is; how long Ray
-takes to start is told apart. Rows compare Ray with the local runner of as many workers (`overhead`), and two workers
-with one (`scaling`); all must write the same bytes. Documents are of 3 kB with near-duplicates, the steps those of the
-preset `prose` with personal data replaced.
+takes to start is told apart, and a few documents that nobody measures go first. About five minutes. Rows compare Ray
+with the local runner of as many workers (`overhead`), and two workers with one (`scaling`); all must write the same
+bytes. Documents are of 3 kB with near-duplicates, the steps those of the preset `prose` with personal data replaced.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import tempfile
 import time
@@ -26,17 +25,22 @@ CONTESTANTS = [("local", 1), ("ray", 1), ("local", 2), ("ray", 2)]
 WORDS_A_SENTENCE = 12
 FILES = 16
 """Units of work: enough that two workers end nearly together."""
+WARM_UP = 320
+"""Documents that nobody measures."""
 
 
-def write(folder: Path, count: int) -> None:
-    """The documents, as files that each become one unit."""
-    texts = documents(count, seed=count)
+def case_of(folder: Path, count: int) -> dict[str, Any]:
+    """Documents, as files that each become one unit."""
+    folder /= str(count)
+    folder.mkdir()
+    texts = list(documents(count, seed=count))
     for number in range(FILES):
         with (folder / f"{number:02}.jsonl").open("w", encoding="utf-8") as sink:
             for text in texts[number::FILES]:
                 words = text.split()
                 parts = (words[n : n + WORDS_A_SENTENCE] for n in range(0, len(words), WORDS_A_SENTENCE))
                 sink.write(json.dumps({"text": " ".join(f"The {' '.join(part)}." for part in parts)}) + "\n")
+    return {"case": f"{count:,} documents", "folder": str(folder), "documents": count}
 
 
 def answer(case: dict[str, Any], kind: str, workers: int) -> dict[str, Any]:
@@ -71,19 +75,16 @@ def main() -> None:
     if chosen.work:
         work(chosen.work[0], int(chosen.work[1]))
         return
-    count = chosen.documents or (2_000 if chosen.quick else 40_000)
+    count = chosen.documents or (2_000 if chosen.quick else 8_000)
     contestants = [
         Contestant(f"{kind} {workers}", [sys.executable, __file__, "--work", kind, str(workers)])
         for kind, workers in CONTESTANTS
     ]
-    folder = Path(tempfile.mkdtemp())
-    try:
-        write(folder, count)
-        case = {"case": f"{count:,} documents", "folder": str(folder), "documents": count}
+    with tempfile.TemporaryDirectory() as folder:
+        warm_up, case = (case_of(Path(folder), size) for size in (WARM_UP, count))
         with running(contestants):
-            answers = in_turn(contestants, [case], chosen.rounds or (1 if chosen.quick else 5))
-    finally:
-        shutil.rmtree(folder)
+            rounds = chosen.rounds or (1 if chosen.quick else 3)
+            answers = in_turn(contestants, [case], rounds, warm_up=[warm_up])
     told = {name: answers[name, case["case"]] for name in (f"{kind} {workers}" for kind, workers in CONTESTANTS)}
     digests = {json.dumps(each["digests"], sort_keys=True) for rounds in told.values() for each in rounds}
     if len(digests) != 1:

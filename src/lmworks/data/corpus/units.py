@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from lmworks.core.generation import Document
@@ -59,17 +59,6 @@ def _identity(file: Path | RemoteFile) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-@dataclass
-class _Pending:
-    """Small files that wait to become one unit."""
-
-    files: list[InputFile] = field(default_factory=list)
-    size: int = 0
-
-    def full(self) -> bool:
-        return self.size >= UNIT_BYTES or len(self.files) >= UNIT_FILES
-
-
 def units_of(inputs: Sequence[Input], *, max_documents: int | None = None, max_bytes: int | None = None) -> list[Unit]:
     """The work that inputs make.
 
@@ -82,29 +71,30 @@ def units_of(inputs: Sequence[Input], *, max_documents: int | None = None, max_b
         DataError: an input does not exist or holds nothing that can be read.
         ArtifactError: a source artifact's files do not match its manifest.
     """
+    limits = [most and -(-most // len(inputs)) for most in (max_documents, max_bytes)]
     made: list[Unit] = []
     for given in inputs:
-
-        def add(files: Sequence[InputFile], part: Lines | None = None, *most: int | None, given: Input = given) -> None:
-            made.append(Unit(f"{len(made):06d}", tuple(files), given.treatment, part, *most))
-
         files = input_files(given.path)
-        if max_documents or max_bytes:  # a share is counted from the front, so one worker reads it
-            add(files, None, *(most and -(-most // len(inputs)) for most in (max_documents, max_bytes)))
-            continue
-        pending = _Pending()
-        for file in files:
-            size, _ = _identity(file.file)
-            found = parts(file.file, UNIT_BYTES) if size > UNIT_BYTES and not file.refused else [None]
-            if pending.files and (pending.full() or len(found) > 1):
-                add(pending.files)
-                pending = _Pending()
-            if len(found) > 1:
-                for part in found:
-                    add([file], part)
-            else:
-                pending.files.append(file)
-                pending.size += size
-        if pending.files:
-            add(pending.files)
+        # A share is counted from the front, so one worker reads it.
+        for group, part in [(files, None)] if any(limits) else _groups(files):
+            made.append(Unit(f"{len(made):06d}", tuple(group), given.treatment, part, *limits))
     return made
+
+
+def _groups(files: Sequence[InputFile]) -> Iterator[tuple[Sequence[InputFile], Lines | None]]:
+    """Small files together, each part of a large one alone."""
+    pending: list[InputFile] = []
+    pending_bytes = 0
+    for file in files:
+        size, _ = _identity(file.file)
+        found = parts(file.file, UNIT_BYTES) if size > UNIT_BYTES and not file.refused else [None]
+        if pending and (pending_bytes >= UNIT_BYTES or len(pending) >= UNIT_FILES or len(found) > 1):
+            yield pending, None
+            pending, pending_bytes = [], 0
+        if len(found) > 1:
+            yield from (([file], part) for part in found)
+        else:
+            pending.append(file)
+            pending_bytes += size
+    if pending:
+        yield pending, None
