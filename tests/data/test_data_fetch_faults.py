@@ -15,9 +15,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from lmworks.core.errors import DiskFullError, DownloadError
+from lmworks.core.errors import ArtifactError, DiskFullError, DownloadError
 from lmworks.data.acquisition import index_settings, package_index, web
 from lmworks.data.acquisition.download_cache import cache_folder
+from lmworks.data.acquisition.fetch import FetchConfig, fetch
 from lmworks.data.acquisition.index_settings import IndexSettings, npm_settings, redact
 from lmworks.data.acquisition.package_index import PackageFile, obtain
 
@@ -279,6 +280,13 @@ def test_npm_s_user_names_and_broken_files(tmp_path):
     (tmp_path / ".npmrc").mkdir()
     found = npm_settings("poems").authorization
     assert found == {"//a/": index_settings.basic("me", "word"), "//b/": "Basic eDp5"}
+
+
+@pytest.mark.parametrize("place", ["file/source", "/proc/nowhere/source"])
+def test_an_output_that_cannot_be_made_is_named(place, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match=f"{place} cannot be written"):
+        fetch(FetchConfig(name="stdlib-code", output=place, limit=1))
 
 
 def test_addresses_written_wrongly_are_shown_without_credentials_too():

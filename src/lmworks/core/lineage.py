@@ -8,6 +8,7 @@ Knows nothing of what the files mean.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -25,6 +26,8 @@ from lmworks.core.errors import ArtifactError, ArtifactVersionError, disk_errors
 
 MANIFEST = "lineage.json"
 FORMAT_VERSION = 1
+_NO_PLACE = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EROFS}
+"""Why a folder cannot be made where somebody wants it, however much room there is."""
 WATTS_PER_CORE = 10.0
 """Assumed draw of one busy server core, for the energy estimate where no meter is readable."""
 
@@ -111,7 +114,7 @@ def write_artifact(
 
     Raises:
         DiskFullError: the device is full; nothing is left behind.
-        ArtifactError: `path` exists and is not an artifact of ours.
+        ArtifactError: `path` exists and is not an artifact of ours, or cannot be made.
     """
     path = Path(path)
     recover(path)
@@ -121,7 +124,7 @@ def write_artifact(
     staging = path.parent / f".{path.name}.tmp-{os.getpid()}"
     with disk_errors(path):
         shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
+        _make(staging, path)
         writer = ArtifactWriter(staging)
         try:
             yield writer
@@ -290,6 +293,15 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _make(staging: Path, path: Path) -> None:
+    try:
+        staging.mkdir(parents=True)
+    except OSError as error:
+        if error.errno not in _NO_PLACE:
+            raise
+        raise ArtifactError(f"{path} cannot be written: {error.strerror}", "Choose another output path") from error
 
 
 def _publish(staging: Path, path: Path) -> None:

@@ -102,12 +102,14 @@ def state_of_the_union(members: Members) -> Iterator[Row]:
 
 
 def stdlib_code(members: Members) -> Iterator[Row]:
-    """The standard library's modules that are valid UTF-8, by path."""
+    """The standard library's modules that are valid UTF-8 and not empty, by path."""
     root = Path(sysconfig.get_path("stdlib"))
     for file in sorted(root.rglob("*.py")):
         place = file.relative_to(root)
         if not _NOT_LIBRARY & set(place.parts):
             try:
-                yield {"text": file.read_text(encoding="utf-8"), "source": place.as_posix()}
+                text = file.read_text(encoding="utf-8")
             except UnicodeDecodeError:
                 continue
+            if text.strip():
+                yield {"text": text, "source": place.as_posix()}
