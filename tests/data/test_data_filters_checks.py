@@ -107,7 +107,8 @@ def test_without_a_list_only_what_is_denied_leaves():
         ("GPL-3.0-only", "GPL-2.0-or-later", False), ("GPL-2.0-or-later", "GPL-2.0-only", False),
         ("Apache-2.0", "Apache-2.0+", True), ("MIT", "MIT/Apache-2.0", True), ("MIT", "MIT WITH", False),
         ("MIT", "MIT WITH OR", False), ("LicenseRef-*", "LicenseRef-ours", True),
-        ("Public domain", "public domain", True), ("LGPL-2.1-only", "LGPL-2.1", True), ("MIT", "MIT, BSD", False), (" MIT ", "MIT", True),
+        ("Public domain", "public domain", True), ("LGPL-2.1-only", "LGPL-2.1", True), ("MIT", "MIT, BSD", False),
+        (" MIT ", "MIT", True),
         ("MIT", "(" * 40 + "MIT" + ")" * 40, True), ("MIT", "(" * 9_000 + "MIT" + ")" * 9_000, False),
     ],
 )  # fmt: skip
@@ -135,6 +136,24 @@ def test_phrases_are_whole_words_in_any_case_and_script():
     assert phrases.count("A BAD, word; a badword; bad. Word! Grob ungrob") == 3
     assert phrases.count("他说坏话，坏 话") == 2
     assert phrases.count("") == 0
+
+
+@pytest.mark.parametrize(
+    ("phrase", "text", "times"),
+    [
+        ("cafe\u0301", "CAFÉ café cafe", 2), ("bad", "ｂａｄ 𝐛𝐚𝐝 _bad_ bad's badly b4d", 4),
+        ("坏话", "坏＊话 他说坏话。", 2),
+        ("ไทย", "ภาษาไทยดี", 1), ("काम", "कम काम", 1), ("straße", "STRASSE", 1), ("bad word", "bad\nword, bad-word", 2),
+        ("မြန်မာ", "သူမြန်မာစကား", 1), ("c", "c++ ça", 1),
+    ],
+)  # fmt: skip
+def test_a_word_is_found_as_it_is_written_elsewhere(phrase, text, times):
+    assert Phrases([phrase]).count(text) == times
+
+
+def test_a_long_list_with_one_first_word_takes_no_longer():
+    phrases = Phrases(f"the {number} lamps" for number in range(20_000))
+    assert phrases.count("the 77 lamps of the " * 2_000) == 2_000
 
 
 def test_a_list_drops_what_holds_too_much_of_it(tmp_path):

@@ -1,13 +1,17 @@
 """Lists of words and phrases that a document may hold only so often: harmful, sensitive, or what a user names.
 
-A list is a text file of one word or phrase a line; `#` begins a remark. Words are compared whole and without regard to
-case; Han, kana and Hangul characters are words of their own. Knows no list.
+A list is a text file of one word or phrase a line; `#` begins a remark. Words are compared whole, without regard to
+case and to the width or style of letters (`ｂａｄ` is `bad`), but accents count. Punctuation is not seen: `bad-word` is
+`bad word`, and `f**k` is `f k`. Where a script has no spaces every character is a word, so that a phrase is found
+anywhere. Other ways of hiding a word, such as `b4d`, have to be listed. Knows no list.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +23,29 @@ from lmworks.core.generation import Document
 from lmworks.data.cleaning.text_measures import CJK_RANGES
 from lmworks.data.steps import Dropped, Tally
 
-_WORD = re.compile(f"[{CJK_RANGES}]|[^\\W{CJK_RANGES}]+")
+_UNSPACED = CJK_RANGES + "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+"""Han, kana, Hangul; Thai, Lao; Burmese; Khmer."""
+
+
+_WORD = re.compile(f"[{_UNSPACED}]|[^\\W_{_UNSPACED}]+")
+
+
+@cache
+def _marks() -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """A mark on a letter, such as a vowel of Hindi; and a word as `_WORD` has it, with its marks."""
+    unspaced = re.compile(f"[{_UNSPACED}]")
+    found = (c for c in map(chr, range(0x10000)) if unicodedata.category(c)[0] == "M" and not unspaced.match(c))
+    marks = "".join(found)
+    return re.compile(f"[{marks}]"), re.compile(f"[{_UNSPACED}]|(?:[^\\W_{_UNSPACED}]|[{marks}])+")
+
+
+def _words(text: str) -> list[str]:
+    text = text.casefold()
+    if text.isascii():
+        return _WORD.findall(text)
+    mark, marked_word = _marks()
+    text = unicodedata.normalize("NFKC", text)
+    return (marked_word if mark.search(text) else _WORD).findall(text)
 
 
 class WordListConfig(Config):
@@ -41,20 +67,22 @@ class Phrases:
     """
 
     def __init__(self, phrases: Iterable[str]) -> None:
-        self._by_first: dict[str, list[tuple[str, ...]]] = {}
-        for words in sorted({tuple(_WORD.findall(phrase.casefold())) for phrase in phrases} - {()}):
-            self._by_first.setdefault(words[0], []).append(words)
+        self._phrases = {tuple(_words(phrase)) for phrase in phrases} - {()}
+        self._lengths: dict[str, set[int]] = {}
+        """How many words phrases have, by their first."""
+        for words in self._phrases:
+            self._lengths.setdefault(words[0], set()).add(len(words))
 
     def __len__(self) -> int:
-        return sum(map(len, self._by_first.values()))
+        return len(self._phrases)
 
     def count(self, text: str) -> int:
         """Occurrences in a text; phrases that begin at one word count once."""
-        words = _WORD.findall(text.casefold())
-        if self._by_first.keys().isdisjoint(words):
+        words = _words(text)
+        if self._lengths.keys().isdisjoint(words):
             return 0
         return sum(
-            any(tuple(words[at : at + len(phrase)]) == phrase for phrase in self._by_first.get(word, ()))
+            any(tuple(words[at : at + length]) in self._phrases for length in self._lengths.get(word, ()))
             for at, word in enumerate(words)
         )
 
