@@ -1,12 +1,14 @@
 """Repeated lines, paragraphs and runs are cut together, whatever the order of the rules; firsts stay."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmworks.data.corpus.prepare import PrepareConfig, prepare
 from lmworks.data.deduplication import cuts
 from lmworks.data.deduplication.cuts import repeated_parts, union
 from lmworks.data.deduplication.fingerprints import DedupConfig
@@ -52,3 +54,17 @@ def test_a_union_covers_what_its_parts_cover(parts):
     assert {(t, place) for t, b, e in spans for place in range(b, e)} == covered
     assert spans == sorted(spans)
     assert all(a[0] < b[0] or a[2] < b[1] for a, b in itertools.pairwise(spans))
+
+
+@pytest.mark.parametrize("keep", ["longest", "first"])
+def test_what_is_cut_depends_on_the_order_of_the_inputs_only_where_the_first_is_kept(tmp_path, keep):
+    texts = [f"{n} a beginning of its own.\n{LINE}\nAnd {n} to end it." for n in range(9)]
+    dedup = {"keep": keep, "near": False, "lines": "first", "substring_bytes": 30}
+    found = set()
+    for order in (texts, texts[::-1], [*texts[4:], *texts[:4]]):
+        (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in order))
+        values = {"inputs": [str(tmp_path / "in.jsonl")], "output": str(tmp_path / "c"), "preset": "none"}
+        prepare(PrepareConfig.parse({**values, "dedup": dedup, "validation_fraction": 0, "runner": {"workers": 1}}))
+        rows = map(json.loads, (tmp_path / "c/train.jsonl").read_text().splitlines())
+        found.add(next(row["text"] for row in rows if LINE in row["text"]))
+    assert found == ({texts[0], texts[8], texts[4]} if keep == "first" else {next(iter(found))})

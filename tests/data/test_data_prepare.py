@@ -214,7 +214,7 @@ def test_what_is_cut_counts_the_white_space_that_goes_with_it(tmp_path):
     texts = ["a run of words that comes twice", "a run of words that comes twice and the rest of it"]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     values = {"inputs": [str(tmp_path / "in.jsonl")], "output": str(tmp_path / "c"), "preset": "none"}
-    dedup = {"near": False, "substring_bytes": 31}
+    dedup = {"near": False, "keep": "first", "substring_bytes": 31}
     counts = prepare(PrepareConfig.parse({**values, "dedup": dedup, "validation_fraction": 0})).metrics
     assert [row["text"] for row in rows(tmp_path / "c/train.jsonl")] == [texts[0], "and the rest of it"]
     assert counts["characters_cut"] == len(texts[1]) - len("and the rest of it")

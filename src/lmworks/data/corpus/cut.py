@@ -53,12 +53,16 @@ class Cuts:
 def cut_repetitions(index: Index, decisions: Decisions, dedup: DedupConfig) -> tuple[Index, Decisions, Cuts]:
     """Find what repeats among the documents that stay.
 
+    Which copy is the first goes by the order of the inputs where `keep` is `first`, else by the documents' content.
+
     Returns:
         The index with the sizes that are left, the decisions without documents of which nothing is left, the cuts.
     """
     kept = np.flatnonzero(decisions.split != LEFT_OUT)
-    found = repeated_parts((document.text for document in index.documents(kept.tolist())), dedup)
-    cuts = Cuts(Spans(kept[found.texts], found.begins, found.ends))
+    read = kept if dedup.keep == "first" else index.by_content(kept)
+    found = repeated_parts((document.text for document in index.documents(read.tolist())), dedup)
+    order = np.argsort(read[found.texts], kind="stable")
+    cuts = Cuts(Spans(read[found.texts][order], found.begins[order], found.ends[order]))
     records, split = index.records.copy(), decisions.split.copy()
     numbers = cuts.documents().tolist()
     for number, document in zip(numbers, index.documents(numbers), strict=True):

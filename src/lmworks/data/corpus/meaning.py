@@ -67,9 +67,7 @@ class SemanticDedup:
             DataError: the model gives an embedding of no length, or not finite.
         """
         records = index.records
-        chosen = np.flatnonzero(kept & (records["words"] > 0))
-        content = (records["identity"], records["digest"], records["key"][:, 1], records["key"][:, 0])
-        chosen = chosen[np.lexsort([column[chosen] for column in content])]
+        chosen = index.by_content(np.flatnonzero(kept & (records["words"] > 0)))
         keep = self.config.keep
         ranks = -records["characters"] if keep == "longest" else np.arange(len(records))
         found = semantic_duplicates(

@@ -44,7 +44,8 @@ class DedupConfig(Config):
     rows: Annotated[int, Field(ge=1, le=32)] = 8
     """Hashes in a band; two texts are compared when all of one band agree."""
     keep: Literal["longest", "first"] = "longest"
-    """Of each group keep the longest text, or the first in the order of the inputs."""
+    """Of each group keep the longest text, or the first in the order of the inputs. With `longest` the outcome does not
+    depend on that order, and which copy of a line or a run is the first follows from the texts."""
     url: bool = False
     """Drop texts whose address (`meta["url"]`) is that of another but for what does not change a page."""
     simhash_distance: Annotated[int | None, Field(ge=0, le=14)] = None
