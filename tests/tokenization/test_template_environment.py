@@ -20,6 +20,8 @@ RUNAWAYS = [
     DOUBLED.replace("{% set ns.s = WHAT %}", "{% set t %}{{ ns.s }}{{ ns.s }}{% endset %}{% set ns.s = t %}"),
     "{{ 'a' * 10000000000 }}",
     "{{ [1] * 10000000 }}",
+    "{{ 10000000 * [1] }}",
+    "{{ 10000000000 * 'a' }}",
     "{{ 10 ** 10 ** 10 }}",
     "{{ 'x'.ljust(9999999999) }}",
     "{{ 'x' | center(9999999999) }}",
@@ -71,3 +73,12 @@ def test_what_templates_do_is_affordable():
     messages = [Message(role="user", content="word " * 200)] * 5000
     text = render_chat(template, messages, special_tokens=(), add_generation_prompt=True).text
     assert text.count("user: word word") == 5000
+
+
+def test_a_million_tokens_and_large_numbers_are_affordable():
+    template = (
+        "{{ 1700000000 % 86400 * 3 }}{% for m in messages %}{{ m.role ~ (m.content | trim) ~ '\\n' }}{% endfor %}"
+    )
+    messages = [Message(role="user", content="word " * 500_000)] * 2
+    text = render_chat(template, messages, special_tokens=(), add_generation_prompt=True).text
+    assert len(text) > 4_900_000

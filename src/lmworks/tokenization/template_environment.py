@@ -18,7 +18,6 @@ from jinja2 import TemplateError, nodes, pass_context
 from jinja2.environment import Template
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
-from jinja2.filters import do_format
 from jinja2.parser import Parser
 from jinja2.runtime import Context, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -27,10 +26,10 @@ from jinja2.visitor import NodeTransformer
 
 from lmworks.core.errors import TokenizerError
 
-BUDGET = 1 << 26
-"""What one rendering may spend: a unit for every character, `_STEP` for every round of a loop and every call. A
-conversation of a million tokens takes a tenth; a template that never ends is stopped after seconds."""
-_STEP = 256
+BUDGET = 1 << 27
+"""What one rendering may spend: a unit for every character made, `_STEP` for every round of a loop and every call. A
+conversation of a million tokens takes a fifth; a template that never ends is stopped after seconds."""
+_STEP = 512
 _LARGEST = 1 << 28
 """Product of a text's length and a number or another text's length that may meet in one call: none makes more."""
 _LARGEST_TREE = 1 << 20
@@ -38,6 +37,10 @@ _LARGEST_TREE = 1 << 20
 _SPENT = "spent so far"
 """Among the variables of a rendering; no template can spell it, nor the names of the filters below."""
 _ROUNDS, _TEXT = "rounds of a loop", "text put together"
+_GROWING = (
+    "replace", "join", "ljust", "rjust", "center", "zfill", "expandtabs", "indent", "wordwrap", "batch", "tojson",
+)  # fmt: skip
+"""Methods of texts, and filters, that can make far more than they are given."""
 _WRITERS = ("tojson", "string", "join", "pprint", "format", "upper", "lower", "replace", "trim", "escape", "safe")
 """Filters that write lists and mappings out."""
 
@@ -61,7 +64,7 @@ def compile_template(source: str) -> Template:
     extensions = ["jinja2.ext.loopcontrols", Generation]
     environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=extensions, finalize=_written)
     environment.filters["tojson"] = _tojson
-    environment.filters = {name: _paid(function, name in _WRITERS) for name, function in environment.filters.items()}
+    environment.filters = {name: _paid(name, function) for name, function in environment.filters.items()}
     environment.filters |= {_ROUNDS: _rounds, _TEXT: _text}
     environment.globals |= {"raise_exception": _raise, "strftime_now": _strftime_now, "namespace": _PublicNamespace}
     del environment.globals["lipsum"]
@@ -81,8 +84,8 @@ class _Environment(ImmutableSandboxedEnvironment):
         return tree
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(owner := getattr(__obj, "__self__", None), str):
-            _check_sizes(owner, (*args, *kwargs.values()))
+        if getattr(__obj, "__name__", None) in _GROWING:
+            _check_sizes(getattr(__obj, "__self__", ""), (*args, *kwargs.values()))
         made = super().call(__context, __obj, *args, **kwargs)
         _spend(__context, _STEP + _size(made))
         return made
@@ -90,9 +93,9 @@ class _Environment(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if operator == "**":
             raise SecurityError("a chat template raises no number to a power")
-        if operator != "+":
+        if operator == "*" and (isinstance(left, str) or isinstance(right, str)):
             _check_sizes(left, [right])
-        if operator == "*" and not isinstance(left, str | int | float):
+        if operator == "*" and (isinstance(left, list | tuple) or isinstance(right, list | tuple)):
             raise SecurityError("a chat template multiplies texts and numbers alone")
         if operator == "%" and isinstance(left, str):
             _check_widths(left)
@@ -136,16 +139,17 @@ def _filtered(node: Any, name: str) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=getattr(node, "lineno", 1))
 
 
-def _paid(function: Callable[..., Any], writes: bool) -> Callable[..., Any]:
+def _paid(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """A filter that checks what it is given and charges what it makes."""
     wanted = getattr(function, "jinja_pass_arg", None)
 
     @pass_context
     def charged(context: Context, value: Any, *args: Any, **kwargs: Any) -> Any:
-        _check_sizes(value, (*args, *kwargs.values()))
-        if writes:
+        if name in _GROWING:
+            _check_sizes(value, (*args, *kwargs.values()))
+        if name in _WRITERS:
             _written([value, *args])
-        if function is do_format:
+        if name == "format":
             _check_widths(str(value))
         before = () if wanted is None else (_PASSED[wanted.name](context),)
         made = function(*before, value, *args, **kwargs)
