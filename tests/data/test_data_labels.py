@@ -226,6 +226,19 @@ def test_what_most_prefer_becomes_rows_and_the_withdrawn_leave(client, study, tm
     assert re.search(r"Cohen's kappa: Ann, Ben\s+1.000", result.output)
 
 
+def test_a_row_that_is_forgotten_leaves_the_preferences_made_of_it(client, tmp_path):
+    sign_in(client, "Ann")
+    work(client, "Ann", good_side)
+    publish(tmp_path / "labels", tmp_path / "out")
+    result = CliRunner().invoke(cli, ["data", "forget", "p3", "--root", str(tmp_path), "--apply"])
+    assert result.exit_code == 0, result.output
+    for name, count in (("preferences.jsonl", 5), ("labeled.jsonl", 10)):
+        text = (tmp_path / "out" / name).read_text()
+        assert len(text.splitlines()) == count
+        assert "Question 3?" not in text
+    verify(tmp_path / "out")
+
+
 def test_the_order_of_the_row_says_nothing(tmp_path):
     """A row and its mirror image are one item."""
     row = {"prompt": "q ", "chosen": "a", "rejected": "b"}

@@ -77,6 +77,20 @@ def test_groups_come_from_a_field_of_every_row():
         group_by(rows, "task")
 
 
+def test_groups_of_several_fields_are_balanced_together(tmp_path):
+    rows = [PromptRow(f"q{n}", extra={"task": "math" if n % 3 else "code", "language": "en" if n % 2 else "zh"})
+            for n in range(60)]  # fmt: skip
+    groups = group_by(rows, "language", "task")
+    assert Counter(groups) == {"en/math": 20, "zh/math": 20, "en/code": 10, "zh/code": 10}
+    made = balance(groups, {"en/math": 4, "zh/math": 3, "en/code": 2, "zh/code": 1}, total=50)
+    assert Counter(groups[n] for n in made.order) == {"en/math": 20, "zh/math": 15, "en/code": 10, "zh/code": 5}
+    write_file(tmp_path / "a.jsonl", rows)
+    command = ["data", "balance", str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"), "--by", "language"]
+    result = CliRunner().invoke(cli, [*command, "--by", "task"])
+    assert result.exit_code == 0, result.output
+    assert set(Counter(group_by(load_rows(tmp_path / "b.jsonl"), "language", "task")).values()) == {10}
+
+
 def test_the_command_writes_the_rows_and_prints_the_account(tmp_path):
     source, target = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
     write_file(source, [PromptRow(f"q{n}", extra={"language": group}) for n, group in enumerate(GROUPS)])

@@ -152,6 +152,18 @@ def test_every_rule_that_validation_names_has_its_remedy(tmp_path):
     assert result.output.count(REMEDIES["malformed"]) == 1
 
 
+def test_fields_of_other_names_are_given_ours(tmp_path):
+    row = {"frage": "q", "antwort": "a", "id": "7"}
+    (tmp_path / "r.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({**row, "prompt": "x"}))
+    command = ["data", "convert", str(tmp_path / "r.jsonl"), str(tmp_path / "o.jsonl"), "--field", "prompt=frage"]
+    result = CliRunner().invoke(cli, [*command, "--field", "completion=antwort"])
+    assert "r.jsonl:2: one of ['completion', 'prompt'] is there under both" in str(result.exception)
+    (tmp_path / "r.jsonl").write_text(json.dumps(row))
+    assert CliRunner().invoke(cli, [*command, "--field", "completion=antwort"]).exit_code == 0
+    assert json.loads((tmp_path / "o.jsonl").read_text()) == {"prompt": "q", "completion": "a", "id": "7"}
+    assert "names no two fields" in str(CliRunner().invoke(cli, [*command, "--field", "completion"]).exception)
+
+
 FIELDS = [
     "messages", "conversations", "prompt", "completion", "chosen", "rejected", "label", "labels", "completions", "text",
     "instruction", "input", "output", "system", "history", "tools", "kto_tag", "chat", "query", "response", "question",

@@ -117,6 +117,14 @@ def test_what_no_row_can_say_is_refused_by_name(name):
         parse_row(value)
 
 
+def test_tools_of_every_layout_go_into_every_kind_of_file(tmp_path):
+    row = parse_row({"messages": [Q, turn("assistant", "", tool_calls=[CALL]), turn("tool", "1"), A], "tools": [TOOL]})
+    for layout in ("trl", "openai", "sharegpt"):
+        for kind in (".jsonl", ".parquet", ".csv"):
+            write_file(tmp_path / f"r{kind}", [row], layout)
+            assert load_rows(tmp_path / f"r{kind}") == [row]
+
+
 def test_turns_of_sharegpt_stand_in_any_field_as_for_trl():
     import copy
 

@@ -370,6 +370,7 @@ def test_answers_tagged_as_bad_are_not_answers_to_learn(value):
     """LLaMA-Factory's label for KTO makes a row what `label` makes it."""
     asked, answer = ({"role": role, "content": text} for role, text in (("user", "q"), ("assistant", "a")))
     assert parse_row(value) == parse_row({"prompt": [asked], "completion": [answer], "label": False})
+    assert write_row(parse_row(value), "alpaca" if "output" in value else "sharegpt") == value
     with pytest.raises(RowFault, match="'kto_tag' is 'false'"):
         parse_row({**value, "kto_tag": "false"})
 

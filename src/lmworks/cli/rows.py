@@ -51,7 +51,8 @@ def validate(ctx: click.Context, /, files: tuple[Path, ...], show: int, **given:
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--layout", default="trl", show_default=True, metavar="NAME", help="trl, openai, sharegpt or alpaca.")
 @click.option("--kind", metavar="TYPE", help="Type of the rows, such as preference; they keep theirs if not given.")
-def convert(source: Path, target: Path, layout: str, kind: str | None) -> None:
+@click.option("--field", "fields", multiple=True, metavar="OURS=THEIRS", help="A field that SOURCE calls otherwise.")
+def convert(source: Path, target: Path, layout: str, kind: str | None, fields: tuple[str, ...]) -> None:
     """Write the rows of SOURCE as TARGET, whose ending decides the kind of file.
 
     Where a row would lose something nothing is written and the row is named.
@@ -67,7 +68,10 @@ def convert(source: Path, target: Path, layout: str, kind: str | None) -> None:
     for given, known in ((layout, get_args(Layout)), (kind, get_args(Kind))):
         if given is not None and given not in known:
             raise DataError(f"{given!r} is not known{nearest(given, list(known))}", "See lmworks data convert --help")
-    rows = load_rows(source)
+    pairs = [name.partition("=") for name in fields]
+    if wrong := [ours + equals for ours, equals, theirs in pairs if not (ours and theirs)]:
+        raise DataError(f"--field {wrong[0]!r} names no two fields", "Write it as OURS=THEIRS")
+    rows = load_rows(source, {theirs: ours for ours, _, theirs in pairs})
     made = rows if kind is None else to_kind(rows, cast("Kind", kind))
     write_file(target, made, cast("Layout", layout))
     click.echo(f"{len(rows)} rows of {source} are {len(made)} rows of {target}")
@@ -76,12 +80,14 @@ def convert(source: Path, target: Path, layout: str, kind: str | None) -> None:
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
-@click.option("--by", required=True, metavar="FIELD", help="Field whose values are the groups, such as language.")
+@click.option(
+    "--by", required=True, multiple=True, metavar="FIELD", help="Field of the groups; several are joined by /."
+)
 @click.option("--share", "shares", multiple=True, metavar="VALUE=WEIGHT", help="Of each group; alike if none is given.")
 @click.option("--total", default="down", show_default=True, metavar="N", help="Rows, or down (repeats none) or up.")
 @click.option("--most-repeats", type=click.IntRange(min=1), help="Refuse to take a row more often.")
 @click.option("--seed", type=int, default=0, show_default=True)
-def balance(source: Path, target: Path, by: str, shares: tuple[str, ...], total: str, **given: Any) -> None:
+def balance(source: Path, target: Path, by: tuple[str, ...], shares: tuple[str, ...], total: str, **given: Any) -> None:
     """Write rows of SOURCE as TARGET so that groups have their shares, and print the account."""
     from rich.table import Table
 
@@ -92,7 +98,7 @@ def balance(source: Path, target: Path, by: str, shares: tuple[str, ...], total:
     from lmworks.data.rows.load import load_rows
 
     rows = load_rows(source)
-    groups = group_by(rows, by)
+    groups = group_by(rows, *by)
     named = {str(group): group for group in groups}
     wanted = dict.fromkeys(groups, 1.0) if not shares else {}
     for name, _, weight in (share.rpartition("=") for share in shares):
@@ -105,7 +111,7 @@ def balance(source: Path, target: Path, by: str, shares: tuple[str, ...], total:
     size = int(total) if total.isdecimal() else cast("Literal['down', 'up']", total)
     made = shared_out(groups, wanted, total=size, most_repeats=given["most_repeats"], seed=given["seed"])
     write_file(target, [rows[number] for number in made.order])
-    table = Table(by, "rows", "share", "taken", "most often", "left out", box=None, pad_edge=False)
+    table = Table("/".join(by), "rows", "share", "taken", "most often", "left out", box=None, pad_edge=False)
     for one in made.accounts:
         counts = (one.available, f"{one.wanted:.1%}", one.taken, one.most_repeated, one.left_out)
         table.add_row(str(one.group), *map(str, counts))

@@ -26,7 +26,7 @@ from lmworks.data.privacy.history import (
     versions,
 )
 
-ROW_KINDS = ("corpus", "source", "conversations")
+ROW_KINDS = ("corpus", "source", "conversations", "preferences")
 TOKENS = "tokens"
 MODEL_KINDS = ("model", "checkpoint", "adapter")
 _UNFINISHED = re.compile(r"\.(?P<name>.+)\.(?:old|tmp|ready)-\d+")

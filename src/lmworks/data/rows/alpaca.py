@@ -76,7 +76,7 @@ def read(fields: Mapping[str, Any], tools: tuple[Mapping[str, Any], ...]) -> Row
 def write(row: Row) -> dict[str, Any]:
     """A prompt that ends with the user and an answer of one turn."""
     answers: dict[str, Any] = {}
-    if isinstance(row, CompletionRow):
+    if isinstance(row, CompletionRow | LabeledRow):
         answers = {"output": row.completion}
     elif isinstance(row, PreferenceRow):
         answers = {"chosen": row.chosen, "rejected": row.rejected}
@@ -94,6 +94,7 @@ def write(row: Row) -> dict[str, Any]:
         **{name: content[0].content for name, content in answers.items()},
         **({"system": system} if system else {}),
         **({"history": history} if history else {}),
+        **({"kto_tag": row.label} if isinstance(row, LabeledRow) else {}),
     }
 
 

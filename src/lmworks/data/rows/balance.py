@@ -96,18 +96,19 @@ def balance(
     return Balanced(tuple(mixed.tolist()), tuple(accounts))
 
 
-def group_by(rows: Sequence[Row], field: str) -> list[Group]:
-    """The value of one of the further fields of each row, such as `task` or `language`.
+def group_by(rows: Sequence[Row], *fields: str) -> list[Group]:
+    """The value of further fields of each row, such as `task` or `language`; of several fields, joined by a slash.
 
     Raises:
-        DataError: a row (named by its number) lacks the field.
+        DataError: a row (named by its number) lacks one of the fields.
     """
     found: list[Group] = []
     for number, row in enumerate(rows, 1):
-        value = row.extra.get(field)
-        if not isinstance(value, Hashable) or value is None:
-            raise DataError(f"row {number} has no {field!r} to be balanced by", "Give every row this field")
-        found.append(value)
+        values = [row.extra.get(field) for field in fields]
+        for field, value in zip(fields, values, strict=True):
+            if not isinstance(value, Hashable) or value is None:
+                raise DataError(f"row {number} has no {field!r} to be balanced by", "Give every row this field")
+        found.append(values[0] if len(values) == 1 else "/".join(map(str, values)))
     return found
 
 

@@ -12,7 +12,7 @@ import gzip
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,15 +52,23 @@ class Found:
     fault: RowFault | None = None
     """Why there is no value."""
 
-    def row(self) -> Row:
+    def row(self, renamed: Mapping[str, str] | None = None) -> Row:
         """What the row says.
+
+        Args:
+            renamed: fields as the file calls them, and their names here.
 
         Raises:
             RowFault: saying what is wrong with it.
         """
         if self.fault is not None:
             raise self.fault
-        return parse_row(self.value)
+        if not renamed or not isinstance(self.value, Mapping):
+            return parse_row(self.value)
+        value = {renamed.get(str(name), str(name)): inner for name, inner in self.value.items()}
+        if len(value) < len(self.value):
+            raise RowFault("name twice", f"one of {sorted(renamed.values())} is there under both of its names")
+        return parse_row(value)
 
 
 def read_file(file: Path) -> Iterator[Found]:
@@ -294,7 +302,7 @@ def _write_parquet(file: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def _cell(name: str, value: Any) -> Any:
     """Arguments and schemas go in as JSON: Arrow would give every object the fields of all the others."""
-    if name == "tools" and value is not None:
+    if name == "tools" and isinstance(value, list):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, list):
         return [_cell("", inner) for inner in value]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,13 +16,17 @@ Read = TypeVar("Read")
 SHOWN = 5
 
 
-def load_rows(path: Path | str) -> list[Row]:
+def load_rows(path: Path | str, renamed: Mapping[str, str] | None = None) -> list[Row]:
     """Every row of a file of any layout and type.
+
+    Args:
+        path: of the file.
+        renamed: fields as the file calls them, and their names here, such as `{"question": "prompt"}`.
 
     Raises:
         DataError: the file is unreadable, holds no row, or rows are malformed; up to five are listed by their lines.
     """
-    return load_as(Path(path), lambda row: row, "rows")
+    return load_as(Path(path), lambda row: row, "rows", renamed)
 
 
 def load_preferences(path: Path | str) -> list[PreferenceRow]:
@@ -55,13 +59,14 @@ def load_labeled(path: Path | str) -> list[LabeledRow]:
     return load_as(Path(path), labeled, "labeled answers")
 
 
-def load_as(file: Path, read: Callable[[Row], Read], what: str) -> list[Read]:
+def load_as(file: Path, read: Callable[[Row], Read], what: str, renamed: Mapping[str, str] | None = None) -> list[Read]:
     """What `read` makes of every row.
 
     Args:
         file: of rows.
         read: raises `RowFault` where it cannot.
         what: name of the rows, for messages.
+        renamed: as in `load_rows`.
 
     Raises:
         DataError: as above.
@@ -70,7 +75,7 @@ def load_as(file: Path, read: Callable[[Row], Read], what: str) -> list[Read]:
     faults = []
     for found in read_file(file):
         try:
-            made.append(read(found.row()))
+            made.append(read(found.row(renamed)))
         except RowFault as fault:
             faults.append(f"{found.place}: {fault}")
     if faults:

@@ -13,7 +13,7 @@ from typing import Any
 from lmworks.core.messages import Message
 from lmworks.data.rows import hermes
 from lmworks.data.rows.turns import read_turns
-from lmworks.data.rows.values import CompletionRow, PreferenceRow, Row, RowFault, TextRow, labeled
+from lmworks.data.rows.values import CompletionRow, LabeledRow, PreferenceRow, Row, RowFault, TextRow, labeled
 
 _WRITTEN = {"user": "human", "assistant": "gpt", "system": "system", "tool": "observation"}
 
@@ -37,10 +37,13 @@ def read(fields: Mapping[str, Any], tools: tuple[Mapping[str, Any], ...]) -> Row
 
 
 def write(row: Row) -> dict[str, Any]:
-    """A conversation or a preference of single turns."""
+    """A conversation, one with a label, or a preference of single turns."""
     tools = {"tools": json.dumps(list(row.tools), ensure_ascii=False)} if row.tools else {}
     if isinstance(row, TextRow) and isinstance(row.text, tuple):
         return {"conversations": [_written(turn) for turn in row.text], **tools}
+    if isinstance(row, LabeledRow) and isinstance(row.prompt, tuple) and isinstance(row.completion, tuple):
+        turns = [_written(turn) for turn in row.prompt + row.completion]
+        return {"conversations": turns, "kto_tag": row.label, **tools}
     if isinstance(row, CompletionRow) and isinstance(row.prompt, tuple) and isinstance(row.completion, tuple):
         raise RowFault("not expressible", "the layout 'sharegpt' has no place for the end of the prompt; convert first")
     if isinstance(row, PreferenceRow) and isinstance(row.prompt, tuple) and len(row.chosen) == len(row.rejected) == 1:

@@ -19,6 +19,7 @@ from lmworks.core.messages import Message
 from lmworks.data.rows.json_text import Decoder
 from lmworks.data.rows.values import RowFault
 
+_KNOWN = tuple(Message.model_fields)
 _ALIASES = {"reasoning": "reasoning_content", "thinking": "reasoning_content"}
 _ROLES = {
     "developer": "system", "human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant",
@@ -92,8 +93,8 @@ def _message(number: int, turn: object) -> Message:
     values: dict[str, Any] = {}
     for key, value in given.items():
         name = _ALIASES.get(key, key)
-        if name not in Message.model_fields:
-            raise RowFault("unknown field", f"message {number} has {key!r}{nearest(key, list(Message.model_fields))}")
+        if name not in _KNOWN:
+            raise RowFault("unknown field", f"message {number} has {key!r}{nearest(key, list(_KNOWN))}")
         if name in values:
             raise RowFault("malformed", f"message {number} gives {name!r} twice")
         values[name] = value
