@@ -17,15 +17,17 @@ CHINESE = [
 ]
 
 
-def pdf(pages, size=10):
-    """Pages of `(x, y, text)` lines in Helvetica, shown in the order given."""
+def pdf(pages, size=10, turn="1 0 0 1 0 0", rotate=0):
+    """Pages of `(x, y, text)` lines in Helvetica, shown in the order given, their paper and its view turned."""
     kids = " ".join(f"{4 + 2 * i} 0 R" for i in range(len(pages)))
     objects = ["<</Type/Catalog/Pages 2 0 R>>", f"<</Type/Pages/Kids[{kids}]/Count {len(pages)}>>",
                "<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>"]  # fmt: skip
     for i, lines in enumerate(pages):
-        shown = f"BT /F1 {size} Tf " + " ".join(f"1 0 0 1 {x} {y} Tm ({text}) Tj" for x, y, text in lines) + " ET"
+        shown = (
+            f"{turn} cm BT /F1 {size} Tf " + " ".join(f"1 0 0 1 {x} {y} Tm ({text}) Tj" for x, y, text in lines) + " ET"
+        )
         objects += [
-            f"<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]/Contents {5 + 2 * i} 0 R"
+            f"<</Type/Page/Parent 2 0 R/MediaBox[0 0 792 792]/Rotate {rotate}/Contents {5 + 2 * i} 0 R"
             "/Resources<</Font<</F1 3 0 R>>>>>>",
             f"<</Length {len(shown)}>>stream\n{shown}\nendstream",
         ]
@@ -53,6 +55,16 @@ def test_columns_are_read_one_after_the_other(in_turns):
     words = [f"left line {i}" for i in range(8)] + [f"right line {i}" for i in range(8)]
     assert [found.index(w) for w in words] == sorted(found.index(w) for w in words)
     assert found.startswith("A heading")
+
+
+@pytest.mark.parametrize("rotate", [0, 90, 180, 270])
+@pytest.mark.parametrize("turn", ["1 0 0 1 0 0", "0 1 -1 0 792 0", "-1 0 0 -1 792 792", "0 -1 1 0 0 792"])
+def test_turned_pages_read_as_upright_ones(turn, rotate):
+    left = [(60, 700 - 14 * i, f"left line {i} of the first column") for i in range(8)]
+    right = [(320, 700 - 14 * i, f"right line {i} of the second one") for i in range(8)]
+    lines = [line for pair in zip(left, right, strict=True) for line in pair]
+    junk = b"<html>" * 500
+    assert read_pdf(junk + pdf([lines], turn=turn, rotate=rotate)).text == read_pdf(pdf([left + right])).text
 
 
 def test_cells_of_a_table_stay_in_their_rows():

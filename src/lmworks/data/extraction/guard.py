@@ -24,6 +24,8 @@ MAX_MEMORY_BYTES = 4 << 30
 """Of address space that one file may take."""
 _FILES_PER_PROCESS = 5000
 """Then the process is made anew: C libraries lose some memory with each file."""
+_RECOGNITION_FACTOR = 60
+"""Time allowed for a PDF file whose pages are recognized: books of hundreds of pages, each some seconds."""
 _CLOCK_FACTOR = 11
 """Time by the clock allowed for one second of the processor, for machines that are busy with other work."""
 
@@ -44,16 +46,17 @@ class Guard:
             UnreadableError: its reader's own reasons; `time`, `memory`, `crash`, `parser` (an error of a library).
             MissingExtraError: the reader needs an extra that is not installed.
         """
+        seconds = fields.seconds * (_RECOGNITION_FACTOR if suffix == ".pdf" and fields.ocr else 1)
         with self._lock:
             connection = self._started()
             try:
-                connection.send_bytes(pickle.dumps((suffix, data, fields, declared)))
-                if not connection.poll(fields.seconds * _CLOCK_FACTOR):
+                connection.send_bytes(pickle.dumps((suffix, data, fields, declared, seconds)))
+                if not connection.poll(seconds * _CLOCK_FACTOR):
                     self._stop()
-                    raise UnreadableError("time", f"not read within {fields.seconds * _CLOCK_FACTOR} s by the clock")
+                    raise UnreadableError("time", f"not read within {seconds * _CLOCK_FACTOR} s by the clock")
                 answer = pickle.loads(connection.recv_bytes())
             except (EOFError, OSError):
-                raise self._death(fields) from None
+                raise self._death(seconds) from None
             except BaseException:  # interrupted between question and answer: the next answer would be the wrong one
                 self._stop()
                 raise
@@ -92,7 +95,7 @@ class Guard:
             self._process.wait()
         self._process = self._connection = None
 
-    def _death(self, fields: RowFields) -> UnreadableError:
+    def _death(self, seconds: int) -> UnreadableError:
         assert self._process is not None, "it was asked"
         try:
             status = self._process.wait(timeout=10)
@@ -100,7 +103,7 @@ class Guard:
             status = 0
         self._stop()
         if status == -signal.SIGXCPU:
-            return UnreadableError("time", f"more than {fields.seconds} s of processor time")
+            return UnreadableError("time", f"more than {seconds} s of processor time")
         return UnreadableError("crash", f"the process that read it ended with status {status}")
 
 
@@ -118,10 +121,10 @@ def serve(descriptor: int) -> None:
     connection = Connection(descriptor)
     while True:
         try:
-            suffix, data, fields, declared = pickle.loads(connection.recv_bytes())
+            suffix, data, fields, declared, seconds = pickle.loads(connection.recv_bytes())
         except EOFError:
             return
-        until = int(time.process_time()) + 1 + fields.seconds
+        until = int(time.process_time()) + 1 + seconds
         resource.setrlimit(resource.RLIMIT_CPU, (until if most_time < 0 else min(until, most_time), most_time))
         answer: Any
         try:

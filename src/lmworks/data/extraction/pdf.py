@@ -6,6 +6,8 @@ Knows neither layout rules nor how pictures of text are recognized.
 from __future__ import annotations
 
 import ctypes
+import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +17,12 @@ from lmworks.data.extraction.result import Extracted, UnreadableError, known
 
 MAX_PAGES = 20_000
 MAX_CHARACTERS = 50_000_000
+_MAX_JUNK = 1 << 16
+"""Bytes before the file begins, as servers and mail leave them there; PDFium looks past some."""
 _GAP = 2.0
 """Widths of a space, in heights of the line, from which the text beside it stands in another column."""
+_LOOKED_AT = 200
+"""Letters of a page by which its direction is told."""
 _SCANNED = 10
 """Characters of a page below which it may be a picture of text."""
 
@@ -35,8 +41,9 @@ def read_pdf(data: bytes, ocr: bool = False) -> Extracted:
     import pypdfium2
     from pypdfium2.raw import FPDF_ERR_PASSWORD, FPDF_ERR_SECURITY
 
+    begin = data.find(b"%PDF-", 0, _MAX_JUNK)
     try:
-        document = pypdfium2.PdfDocument(data)
+        document = pypdfium2.PdfDocument(data[begin:] if begin > 0 else data)
     except pypdfium2.PdfiumError as error:
         if error.err_code in (FPDF_ERR_PASSWORD, FPDF_ERR_SECURITY):
             raise UnreadableError("encrypted", "the PDF asks for a password") from None
@@ -85,10 +92,16 @@ def _read(document: Any, ocr: bool) -> Extracted:
 
 
 def _lines(page: Any) -> list[Line]:
-    """The lines of a page in the order of the file, cut where a wide gap separates columns."""
+    """The lines of a page in the order of the file, cut where a wide gap separates columns, as if it were upright."""
     from pypdfium2.raw import FPDFText_GetCharBox, FPDFText_GetCharIndexFromTextIndex
 
     textpage = page.get_textpage()
+    turns = _quarter_turns(textpage)
+    shown, upright = page.get_rotation(), -90 * turns % 360
+    if shown != upright:  # PDFium puts letters in order as they are shown, here lying or upside down
+        page.set_rotation(upright)
+        textpage = page.get_textpage()
+        page.set_rotation(shown)
     text = textpage.get_text_range()
     # Where PDFium leaves characters out of the text, or puts some in, its boxes are counted otherwise.
     plain = len(text) == textpage.count_chars()
@@ -96,16 +109,29 @@ def _lines(page: Any) -> list[Line]:
 
     def box(place: int) -> _Box:
         index = place if plain else FPDFText_GetCharIndexFromTextIndex(textpage, place)
-        left, right, bottom, top = edges
-        if index < 0 or not FPDFText_GetCharBox(textpage, index, left, right, bottom, top):
+        if index < 0 or not FPDFText_GetCharBox(textpage, index, *edges):
             return _NOWHERE
-        return left.value, bottom.value, right.value, top.value
+        left, right, bottom, top = (edge.value for edge in edges)
+        return (
+            (left, bottom, right, top), (-top, left, -bottom, right), (-right, -top, -left, -bottom),
+            (bottom, -right, top, -left),
+        )[turns]  # fmt: skip
 
     made, begin = [], 0
     for line in text.splitlines(keepends=True):
         made += _cut(line, begin, box)
         begin += len(line)
     return made
+
+
+def _quarter_turns(textpage: Any) -> int:
+    """How often most of a page's letters are turned to the right by 90°, as in tables printed across."""
+    from pypdfium2.raw import FPDFText_GetCharAngle
+
+    count = textpage.count_chars()
+    angles = (FPDFText_GetCharAngle(textpage, place) for place in range(0, count, count // _LOOKED_AT + 1))
+    turns = Counter(round(angle / (math.pi / 2)) % 4 for angle in angles if angle >= 0)  # -1 of what is no letter
+    return turns.most_common(1)[0][0] if turns else 0
 
 
 _Box = tuple[float, float, float, float]

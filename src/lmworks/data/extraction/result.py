@@ -59,7 +59,10 @@ class RowFields:
     ocr: bool = False
     """Recognize the text of scanned PDF pages (extra `ocr`); otherwise they are counted as `no text`."""
     seconds: int = 60
-    """Most processor time for one HTML, PDF, office or mail file; a tenth more than ten times that by the clock."""
+    """Most processor time for one HTML, PDF, office or mail file; a tenth more than ten times that by the clock.
+
+    For a PDF file read with `ocr` sixty times as much.
+    """
 
 
 Found = Iterator[Extracted | Rejection]
