@@ -193,6 +193,7 @@ print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read where Linux keeps it")
 def test_memory_does_not_grow_with_the_stream():
     """All words of this stream are new: the worst there is for a trainer that counts words."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmworks.core.errors import TokenizerError
+from lmworks.tokenization.definition import token_text
 from lmworks.tokenization.gguf import CONTROL, END_KEYS, ID_KEYS, USER_DEFINED, WHOLE_WORDS_FIRST
 from lmworks.tokenization.pretokenizers import pre_tokenizer
 from lmworks.tokenization.tokenizer import Tokenizer, check_compatible
@@ -47,8 +48,7 @@ def gguf_metadata(tokenizer: Tokenizer, vocab_size: int | None = None) -> dict[s
         "merges": [merge if isinstance(merge, str) else " ".join(merge) for merge in merges],
     }
     for role, key in ID_KEYS.items():
-        text = config.get(role)
-        text = text.get("content") if isinstance(text, Mapping) else text
+        text = token_text(config.get(role))
         if text is not None and (token_id := tokenizer.token_id(text)) is not None:
             metadata[f"{key}_token_id"] = token_id
     metadata |= {f"{key}_token_id": i for key, i in zip(END_KEYS, tokenizer.eos_token_ids, strict=False)}
