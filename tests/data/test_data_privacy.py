@@ -202,6 +202,23 @@ def test_secrets_are_replaced_marked_or_left(secrets, outcome):
     assert document.meta == ({"secrets": {"GITHUB_TOKEN": 1}} if secrets == "flag" else {})
 
 
+def test_facts_and_sources_are_redacted_as_texts_are():
+    (step,) = redaction_steps(PiiConfig(replacement="token"))
+    facts = {
+        "title": "To ada@x.example.org",
+        "url": "https://e.org/?u=ada@x.example.org",
+        "n": 3,
+        "to": ["ada@x.example.org"],
+    }
+    tally = Tally()
+    made = step(Document("d", "clean", "https://e.org/ada@x.example.org", meta=facts), tally)
+    assert made.source == "https://e.org/<EMAIL_ADDRESS>"
+    assert made.meta == {
+        "title": "To <EMAIL_ADDRESS>", "url": "https://e.org/?u=<EMAIL_ADDRESS>", "n": 3, "to": ["<EMAIL_ADDRESS>"],
+    }  # fmt: skip
+    assert "ada@" not in json.dumps(privacy_report(tally))
+
+
 def test_a_document_with_a_secret_can_be_dropped():
     assert run(PiiConfig(secrets="drop"), SECRET_TEXTS["JWT"]) == Dropped("pii/secret", 1.0)
 

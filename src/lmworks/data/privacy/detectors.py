@@ -100,6 +100,7 @@ _FRACTION_BEFORE = re.compile(r"(?:^|[\s,A-Za-z-])\d*\.\d+[ ,]$")
 """Among fractions, as the paths of drawings are."""
 _ADDRESS_AFTER = re.compile(r":\d{2,5}\b|/\d{1,2}\b| - \S+ \[")
 """A port, the bits of a network, or what follows in the logs of web servers."""
+_MAC_BEFORE = re.compile(r"\bmac\b|ether|hwaddr|bssid|物理地址", re.IGNORECASE)
 _CARD_BEFORE = re.compile(r"\bcards?\b|\bcc\b|\bvisa\b|mastercard|\bamex\b|信用卡|银行卡|卡号", re.IGNORECASE)
 
 
@@ -144,8 +145,11 @@ def _is_ssn(match: re.Match[str]) -> bool:
 
 
 def _is_mac(match: re.Match[str]) -> bool:
-    """Not all one digit, as masks and broadcasts are, and not six short words."""
-    return len(set(_bare(match).replace(":", "").lower())) > 1 and any(c.isdigit() for c in match[0])
+    """Not all one digit, as masks and broadcasts are, nor six short words, nor six numbers unless a word says so."""
+    digits = _bare(match).replace(":", "").lower()
+    if digits.isdigit() and not _MAC_BEFORE.search(_before(match)):
+        return False
+    return len(set(digits)) > 1 and any(c.isdigit() for c in digits)
 
 
 def _is_ipv6(match: re.Match[str]) -> bool:
@@ -155,10 +159,16 @@ def _is_ipv6(match: re.Match[str]) -> bool:
 
 
 def _is_email(match: re.Match[str]) -> bool:
+    """Not the name of a file, nor where a repository lies, as in `git@host:group/name`."""
     domain = match[0].rpartition("@")[2]
+    if _PATH_AFTER.match(match.string, match.end()):
+        return False
     return domain.rpartition(".")[2].lower() not in _FILE_ENDINGS and ".." not in match[0]
 
 
+_PATH_AFTER = re.compile(r":[\w~.-]*/")
+_LETTERS = "A-Za-z0-9\u00c0-\u024f\u0370-\u052f"
+"""Of the part before the @: Latin, Greek and Cyrillic; Chinese and the like may be the sentence before it."""
 _FILE_ENDINGS = frozenset(
     ("png", "jpg", "jpeg", "gif", "svg", "webp", "css", "js", "ts", "json", "html", "py", "sh", "md", "txt", "service")
 )
@@ -193,9 +203,10 @@ DETECTORS: tuple[Detector, ...] = (
         re.compile(r"(?<![\w:.])[0-9A-Fa-f]{1,4}(?:::?[0-9A-Fa-f]{1,4}){3,7}(?![\w:]|\.\d)", re.ASCII),
         _is_ipv6, (":",))),
     Detector("EMAIL_ADDRESS", Pattern(
-        re.compile(r"(?<![A-Za-z0-9._%+\-])[A-Za-z0-9](?:[A-Za-z0-9._%+\-]{0,62}[A-Za-z0-9_+\-])?@"
-                   r"(?:[A-Za-z0-9](?:[A-Za-z0-9\-]{0,61}[A-Za-z0-9])?\.){1,6}(?:[A-Za-z]{2,24}|xn--[A-Za-z0-9-]{2,30})"
-                   r"(?![A-Za-z0-9@]|-\w)", re.ASCII),
+        re.compile(rf"(?<![{_LETTERS}._%+\-])[{_LETTERS}](?:[{_LETTERS}._%+'’\-]{{0,62}}[{_LETTERS}_+\-])?@"
+                   r"(?:[^\W_](?:[^\W_]|-){0,62}\.){1,6}"
+                   r"(?:[A-Za-z]{2,24}|xn--[A-Za-z0-9-]{2,30}|中国|中國|公司|网络|香港|台湾|台灣|한국|рф|рус|укр|бел)"
+                   r"(?![A-Za-z0-9@]|-[A-Za-z0-9])"),
         _is_email, ("@",))),
     Detector("PASSPORT", Pattern(
         re.compile(r"(?i:\bpassport|护照)(?i:\s*(?:number|no|num|号码?|is|[#.:：])){0,4}\s*"

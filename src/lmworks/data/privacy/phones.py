@@ -25,9 +25,17 @@ _CANDIDATE = re.compile(
 _SAYS_PHONE = re.compile(
     r"(?:\b(?:t[eé]l[eé])?(?:ph?one|fon)s?|\bt[eé]l\b|\bmobile?|\bcell\b|\bcall(?:ing)?\b|\bcalled at|\bdial|\bfax"
     r"|\bwhatsapp|\btext\b|\bsms|\bhotline|\breach(?:ed)?\b|\banswer(?:ing|ed)? at|\bcontact|\bring\b|\bhandy"
-    r"|\bph\b|\bmob\b|\bgsm\b|\brufnummer|\banruf|\bappele[rz]|\bm[oó]vil|\bcelular|\bllam[ae]|\bcellulare|\bchiama|\bligue|\bbellen|\bkomórk"
+    r"|\btlf\b|\bpuh\b|☎|☏|📞|📱|\bph\b|\bmob\b|\bgsm\b|\brufnummer|\banruf|\bappele[rz]|\bm[oó]vil|\bcelular"
+    r"|\bllam[ae]|\bcellulare|\bchiama|\bligue|\bbellen|\bkomórk"
     r"|телефон|\bтел\b|\bмоб|звони|τηλ|טלפון|هاتف|جوال|फ़ोन|मोबाइल|điện thoại|โทร"
     r"|[电電][话話]|手[机機]|[联聯][系絡络]方式|[联聯]絡|传真|傳真|微信|座机|致[电電]|[拨撥]打|携帯|전화|휴대폰|연락처|팩스)",
+    re.IGNORECASE,
+)
+_SAYS_MUCH_ELSE = re.compile(r"mob|cell$|call|dial|text|sms|reach|answer|contact|ring|handy", re.IGNORECASE)
+"""Telling words with other meanings: bare digits must follow them at once, as in "call me at"."""
+_AT_ONCE = re.compile(
+    r"(?:[\W_]*\b(?:number|no|nr|num|is|are|at|me|us|him|her|them|on|to|office|work|home|mobile|cell|phone)\b)*"
+    r"[^A-Za-z]*",
     re.IGNORECASE,
 )
 _SIGNATURE = re.compile(r"(?:^|[\s|,;·(])[TPMF][.:] ?$")
@@ -43,10 +51,14 @@ _OTHER_NUMBER = re.compile(
     r"|[\d-]+ ?\((?:1\d|20)\d\d\b"  # volume and year of a journal
     r"|(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])$"
     r"|\d+\.\d{5,}(?![.\d])"  # a coordinate
+    r"|(?:\d*\.\d+ +)+\d*\.\d+$"  # fractions
     r"|(?:\+ ?)?\d+\.\d+$|(?:\d+\.){3}\d+$|\d{3}-\d\d-\d{4}$"  # a fraction, an address, a social security number
 )
+_THOUSANDS = re.compile(r"[1-9]\d?(?: \d{3}){2,}")
 _SAYS_OTHER = re.compile(
     r"(?:\b(?:ISBN|ISSN|RFC|DOI|arXiv|PMID|OCLC)[-:：\s\d]{0,8}"
+    r"|\bpp?\. ?|\b(?:part|sku|item|model|lot|batch|article|catalog(?:ue)?|pages?|vol|p/n)"
+    r"(?:[ _]?(?:number|no|nr)\b)?[\"'.:：=#\s]{0,5}"
     r"|\b(?:order|invoice|tracking|parcel|ticket|transaction|account|serial|charge|reference|ref|id|section|code)"
     r"(?:[ _]?(?:number|no|nr|id|ann)\b)?[\"'.:：=#\s]{0,5}"
     r"|(?:[订訂]单|單號|单号|编号|編號|流水号|序列号)[码碼]?[\"':：=#\s]{0,4})$",
@@ -96,12 +108,15 @@ class PhoneSearch:
         text, (start, end) = match.string, match.span()
         before = text[max(start - _NEARBY, 0) : start].rpartition("\n\n")[2]
         after = text[end : end + _NEARBY // 2].partition("\n")[0]
-        if _SAYS_PHONE.search(before) or _SIGNATURE.search(before):
+        groups = re.findall(r"\d+", written)
+        if _SIGNATURE.search(before) or any(
+            len(groups) > 1 or not _SAYS_MUCH_ELSE.match(said[0]) or _AT_ONCE.fullmatch(before, said.end())
+            for said in _SAYS_PHONE.finditer(before)
+        ):
             return True
         if (said := _SAYS_PHONE.search(after)) and not _NAMES_ANOTHER.match(text, end + said.end()):
             return True
-        groups = re.findall(r"\d+", written)
-        if len(groups) < 3 or min(map(len, groups[1:])) < 2 or "/" in written:
+        if _THOUSANDS.fullmatch(written) or len(groups) < 3 or min(map(len, groups[1:])) < 2 or "/" in written:
             return False
         return any(_is_valid(written, region) for region in self.regions)
 

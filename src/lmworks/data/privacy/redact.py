@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -70,7 +70,9 @@ def detectors_of(config: PiiConfig) -> tuple[Detector, ...]:
 
 
 class RedactStep:
-    """Replace what is found; count it and show some of it, masked.
+    """Replace what is found in a document's text, source and facts such as its title and address; its id stays.
+
+    Everything is counted, and some of it shown, masked.
 
     Args:
         config: what is done about what.
@@ -83,19 +85,25 @@ class RedactStep:
 
     def __call__(self, document: Document, tally: Tally) -> Document | Dropped:
         """See `Step`."""
-        found = search(document.text, self.detectors)
+        parts = {document.text, document.source, *_strings(document.meta)}
+        found = {part: finds for part in sorted(parts) if (finds := search(part, self.detectors))}
         if not found:
             return document
-        counts = Counter(finding.kind for finding in found)
-        for finding in found:
-            _report(finding, document, tally)
+        counts: Counter[str] = Counter()
+        shown = document.id, "" if document.source in found else document.source
+        for part, finds in found.items():
+            counts.update(finding.kind for finding in finds)
+            for finding in finds:
+                _report(finding, part, shown, tally)
         secrets = {kind: count for kind, count in sorted(counts.items()) if kind in SECRET_KINDS}
         if secrets and self.config.secrets == "drop":
             return Dropped("pii/secret", float(sum(secrets.values())))
-        text = self._replaced(document.text, found, tally)
+        instead = {part: self._replaced(part, finds, tally) for part, finds in found.items()}
+        text, source = (instead.get(part, part) for part in (document.text, document.source))
+        meta = _exchanged(document.meta, instead)
         if secrets and self.config.secrets == "flag":
-            return replace(document, text=text, meta={**document.meta, "secrets": secrets})
-        return replace(document, text=text)
+            meta = {**meta, "secrets": secrets}
+        return replace(document, text=text, source=source, meta=meta)
 
     def _replaced(self, text: str, found: list[Finding], tally: Tally) -> str:
         parts, at = [], 0
@@ -152,8 +160,26 @@ def privacy_report(tally: Tally) -> list[Mapping[str, Any]]:
     ]
 
 
-def _report(finding: Finding, document: Document, tally: Tally) -> None:
+def _strings(value: Any) -> Iterator[str]:
+    """Every string in a document's facts; keys are names of fields."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _strings(inner)
+
+
+def _exchanged(value: Any, instead: Mapping[str, str]) -> Any:
+    """The facts with other strings."""
+    if isinstance(value, str):
+        return instead.get(value, value)
+    if isinstance(value, Mapping):
+        return {key: _exchanged(inner, instead) for key, inner in value.items()}
+    return [_exchanged(inner, instead) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _report(finding: Finding, text: str, shown: tuple[str, str], tally: Tally) -> None:
     tally.count("pii", finding.kind)
-    shown = masked(document.text[finding.start : finding.end])[:80]
-    place = f"{document.id}:{finding.start}"
-    tally.sample("pii", finding.kind, place, {"document": document.id, "source": document.source, "masked": shown})
+    document, source = shown
+    sample = {"document": document, "source": source, "masked": masked(text[finding.start : finding.end])[:80]}
+    tally.sample("pii", finding.kind, f"{document}:{finding.start}", sample)

@@ -131,12 +131,12 @@ def _is_password(match: re.Match[str]) -> bool:
 def _row(
     kind: str, regex: str, check: Callable[[re.Match[str]], bool] = _real, needs: tuple[str, ...] = ()
 ) -> Detector:
-    return Detector(kind, Pattern(re.compile(regex), check, needs), secret=True)
+    return Detector(kind, Pattern(re.compile(regex, re.ASCII), check, needs), secret=True)
 
 
 SECRETS: tuple[Detector, ...] = (
     _row("PRIVATE_KEY", r"-----BEGIN (?P<k>[A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?)-----"
-         r"[\s\S]{20,20000}?-----END (?P=k)-----",
+         r"(?:(?!-----BEGIN)[\s\S]){20,20000}?-----END (?P=k)-----",
          _has_body, ("private key",)),
     _row("PRIVATE_KEY", r"---- BEGIN (?P<k>SSH2 [A-Z0-9 ]{0,20}PRIVATE KEY) ----[\s\S]{20,20000}?---- END (?P=k) ----",
          _has_body, ("private key",)),
@@ -200,4 +200,7 @@ SECRETS: tuple[Detector, ...] = (
          _SECRET_NAME + r"[\w-]{0,20}(?:[\"']\s{0,4}value)?[\"']?(?:\s{0,2}[:=]\s{0,2}|[ \t])[\"']?"
          r"(?P<x>[\w+/.~-]{16,200}={0,2})(?![\w+/=-])",
          _is_generated, _SECRET_WORDS),
+    _row("ASSIGNED_SECRET",
+         r"(?:密码|密碼|口令|密钥|密鑰|令牌)[是为為]?\s{0,2}[:：=]?\s{0,2}(?P<x>[!-~]{8,200})",
+         _random, ("密", "口令", "令牌")),
 )  # fmt: skip
