@@ -84,8 +84,8 @@ def test_one_of_each_meaning_stays(tmp_path, embedder_folder):
     assert report["semantic_clusters"] == [{"documents": 34, "dropped": 24}]
     assert {parent.role for parent in manifest.parents} == {"inputs.0", "semantic.embedder"}
     page = (tmp_path / "c/report.html").read_text()
-    assert "dropped as semantic duplicate · cosine 0.9" in page
-    assert "Clusters of like meaning: 1" in page
+    assert "dropped as semantic duplicate, cosine 0.9" in page
+    assert "Clusters of like meaning" in page
 
 
 @pytest.mark.parametrize("keep", ["hard", "easy", "longest"])
