@@ -12,7 +12,7 @@ from lmworks.core.lineage import verify
 from lmworks.data.cleaning.quality import QualityModel, features, fit
 from lmworks.data.corpus.filter_figures import area_under_roc, measure
 from lmworks.data.corpus.prepare import PrepareConfig, prepare
-from lmworks.data.corpus.train_filter import TrainFilterConfig, train_filter
+from lmworks.data.corpus.train_filter import TrainFilterConfig, divided, examples, train_filter
 
 SPAM = (
     "click here to buy now", "limited time offer", "best price guaranteed", "free shipping on all orders",
@@ -115,6 +115,29 @@ def test_too_few_texts_and_no_filter_are_named(tmp_path):
     config = {"inputs": [str(good)], "output": str(tmp_path / "c"), "quality": {"model": str(tmp_path)}}
     with pytest.raises(ArtifactError, match="no quality filter"):
         prepare(PrepareConfig.parse(config))
+
+
+def test_pieces_of_a_document_stay_on_one_side_and_few_texts_are_enough(tmp_path):
+    long = [" ".join(f"{word}{n}" for n in range(200)) for word in ("plum", "pear", "fig", "rust", "mud", "dust")]
+    config = TrainFilterConfig(
+        good=(save(tmp_path / "good.jsonl", long),), bad=(tmp_path,), output=tmp_path / "f", max_characters=100
+    )
+    texts = examples(config.good, config)
+    learned, held = divided(texts, "good", 0.2)
+    assert len(learned) + len(held) == len(texts) > 60
+    assert not {piece.split()[0][:3] for piece in learned} & {piece.split()[0][:3] for piece in held}
+    ten = examples((save(tmp_path / "ten.jsonl", [words[:90] for words in prose()[:10]]),), config)
+    assert list(map(len, divided(ten, "good", 0.2))) == [5, 5]
+    one = examples((save(tmp_path / "one.jsonl", [" ".join(long)]),), config)
+    with pytest.raises(DataError, match="pieces of too few documents"):
+        divided(one, "good", 0.2)
+
+
+def test_rows_without_the_field_are_told_of(tmp_path):
+    good = save(tmp_path / "good.jsonl", prose())
+    config = TrainFilterConfig(good=(good,), bad=(good,), output=tmp_path / "f", text_field="body")
+    with pytest.raises(DataError, match=r"cannot be read, .*good\.jsonl"):
+        train_filter(config)
 
 
 def test_a_text_is_a_unit_vector_of_its_ngrams():

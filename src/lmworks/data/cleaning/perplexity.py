@@ -7,23 +7,23 @@ becomes of a document depends on nobody else. Knows no files but its own.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from lmworks.core.config import Config
-from lmworks.core.errors import ArtifactError
 from lmworks.core.generation import Document
 from lmworks.data.cleaning.kneser_ney import Level
+from lmworks.data.cleaning.trained_files import Arrays, load_trained, save_trained
 from lmworks.data.cleaning.word_ngrams import WordNgramModel
 from lmworks.data.steps import Dropped, Tally
 
-GRAMS, SETTINGS = "model.safetensors", "perplexity.json"
+KIND = "perplexity"
 PERCENTS = np.arange(101)
 Part = Literal["head", "middle", "tail"]
 
@@ -72,12 +72,9 @@ class PerplexityModel:
 
     def save(self, folder: Path) -> None:
         """Write the grams and the settings into an existing folder."""
-        from safetensors.numpy import save_file
-
         levels = {f"{n}.": vars(level) for n, level in enumerate(self.words.levels, 1)}
-        save_file({n + name: values for n, level in levels.items() for name, values in level.items()}, folder / GRAMS)
-        settings = {"ngram": len(self.words.levels), "quantiles": self.quantiles.tolist()}
-        (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        arrays = {n + name: values for n, level in levels.items() for name, values in level.items()}
+        save_trained(folder, KIND, arrays, {"ngram": len(levels), "quantiles": self.quantiles.tolist()})
 
     @classmethod
     def load(cls, folder: Path) -> PerplexityModel:
@@ -86,21 +83,14 @@ class PerplexityModel:
         Raises:
             ArtifactError: it is not there or not whole.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
 
-        try:
-            settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-            tensors = load_file(folder / GRAMS)
-            quantiles = np.asarray(settings["quantiles"], np.float64).reshape(len(PERCENTS))
+        def made(arrays: Arrays, settings: Mapping[str, Any]) -> PerplexityModel:
             names, ngrams = Level.__dataclass_fields__, range(1, settings["ngram"] + 1)
-            levels = [Level(**{name: tensors[f"{n}.{name}"] for name in names}) for n in ngrams]
+            levels = [Level(**{name: arrays[f"{n}.{name}"] for name in names}) for n in ngrams]
+            quantiles = np.asarray(settings["quantiles"], np.float64).reshape(len(PERCENTS))
             return cls(WordNgramModel(tuple(levels)), quantiles)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise ArtifactError(
-                f"{folder} holds no perplexity filter: {error}",
-                "Make one with `lmworks data train-filter --kind perplexity`",
-            ) from None
+
+        return load_trained(folder, KIND, made)
 
 
 class PerplexityStep:

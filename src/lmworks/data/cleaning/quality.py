@@ -7,7 +7,6 @@ order that the seed decides. Case and punctuation are not seen. Knows no files b
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +17,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from lmworks.core.config import Config
-from lmworks.core.errors import ArtifactError
 from lmworks.core.generation import Document
+from lmworks.data.cleaning.trained_files import load_trained, save_trained
 from lmworks.data.shingles import Shingles
 from lmworks.data.steps import Dropped, Tally
 
-WEIGHTS, SETTINGS = "model.safetensors", "quality.json"
+KIND = "quality"
 _AT_ONCE = 512
 Features = tuple[NDArray[np.int64], NDArray[np.float64]]
 
@@ -59,11 +58,7 @@ class QualityModel:
 
     def save(self, folder: Path) -> None:
         """Write the weights and the settings into an existing folder."""
-        from safetensors.numpy import save_file
-
-        save_file({"weights": self.weights}, folder / WEIGHTS)
-        settings = {"bias": self.bias, "ngram": self.ngram}
-        (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        save_trained(folder, KIND, {"weights": self.weights}, {"bias": self.bias, "ngram": self.ngram})
 
     @classmethod
     def load(cls, folder: Path) -> QualityModel:
@@ -72,16 +67,11 @@ class QualityModel:
         Raises:
             ArtifactError: it is not there or not whole.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
-        try:
-            settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-            return cls(load_file(folder / WEIGHTS)["weights"], float(settings["bias"]), int(settings["ngram"]))
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise ArtifactError(
-                f"{folder} holds no quality filter: {error}", "Make one with `lmworks data train-filter`"
-            ) from None
+        return load_trained(
+            folder,
+            KIND,
+            lambda arrays, settings: cls(arrays["weights"], float(settings["bias"]), int(settings["ngram"])),
+        )
 
 
 def features(texts: Sequence[str], buckets: int, ngram: int) -> Iterator[Features]:

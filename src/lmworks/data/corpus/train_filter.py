@@ -1,15 +1,16 @@
 """The stage `data train-filter`: a filter from examples of text, measured on a held-out share.
 
-A quality filter learns good text from bad; a perplexity filter learns to expect good text. A text's side of the split
-follows from its content, so that copies never stand on both. Knows no corpus.
+A quality filter learns good text from bad; a perplexity filter learns to expect good text. Whole documents are held
+out, so that neither copies nor pieces of one stand on both sides of the split. Knows no corpus.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -17,7 +18,6 @@ from pydantic import Field, model_validator
 from lmworks.core.code_version import code_version
 from lmworks.core.config import Config
 from lmworks.core.errors import DataError
-from lmworks.core.generation import Document
 from lmworks.core.lineage import Manifest, clock, write_artifact
 from lmworks.core.progress import say
 from lmworks.data.cleaning.normalize import divide, normalize
@@ -25,13 +25,23 @@ from lmworks.data.cleaning.perplexity import PERCENTS, PerplexityModel
 from lmworks.data.cleaning.quality import QualityModel, fit
 from lmworks.data.cleaning.word_ngrams import WordNgramModel
 from lmworks.data.corpus.filter_figures import figures
-from lmworks.data.extraction.sources import RowFields, read_documents
+from lmworks.data.extraction.sources import Rejection, RowFields, read_documents
 
 THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
 PERCENTILES = (30, 60, 90)
 LEAST_TEXTS = 5
 """Of each side, in training and held out."""
-Texts = Mapping[str, str]
+
+
+class Example(NamedTuple):
+    """A text, or a piece of one."""
+
+    document: str
+    """Hash of the whole; the least of several that hold this piece."""
+    text: str
+
+
+Texts = Mapping[str, Example]
 """Different texts by their hash."""
 
 
@@ -51,7 +61,7 @@ class TrainFilterConfig(Config):
     max_texts: Annotated[int, Field(ge=10)] = 20_000
     """Of each side, those with the least hashes."""
     held_out: Annotated[float, Field(gt=0.0, le=0.5)] = 0.2
-    """Share of the texts that is measured on."""
+    """Share of the texts that is measured on, five at least."""
     buckets: Annotated[int, Field(ge=1 << 10, le=1 << 24)] = 1 << 18
     """Weights, which hashed n-grams share."""
     ngram: Annotated[int | None, Field(ge=1, le=5)] = None
@@ -127,7 +137,7 @@ def _learn_quality(good: Texts, bad: Texts, _: Texts, config: TrainFilterConfig)
 
 def _learn_perplexity(good: Texts, bad: Texts, sample: Texts, config: TrainFilterConfig) -> Learned:
     learned, held = divided(good, "good", config.held_out)
-    unread = [text for rank, text in sample.items() if rank not in good]
+    unread = [example.text for rank, example in sample.items() if rank not in good]
     if config.sample and len(unread) < LEAST_TEXTS:
         raise DataError(
             f"{len(unread)} texts of the sample are not among the good ones: {LEAST_TEXTS} are needed to tell percents",
@@ -151,38 +161,61 @@ def _learn_perplexity(good: Texts, bad: Texts, sample: Texts, config: TrainFilte
     for percent, bound in metrics["percentiles"].items():
         say(f"{percent} % of the {'sample' if unread else 'held-out good text'} are at or below {bound:,}")
     if bad:
-        strange = words.perplexities([text for _, text in sorted(bad.items())])
+        strange = words.perplexities([example.text for _, example in sorted(bad.items())])
         scores = -np.concatenate([expected, strange])
         metrics |= figures(scores, len(expected), {percent: -model.at(percent) for percent in PERCENTILES})
     return model, metrics
 
 
 def divided(texts: Texts, side: str, held_out: float) -> tuple[list[str], list[str]]:
-    """Those to learn from and those to measure on, by their hashes.
+    """Those to learn from and those to measure on, whole documents by their hashes.
 
     Raises:
         DataError: they are too few.
     """
     learned: list[str] = []
     held: list[str] = []
-    for rank, text in sorted(texts.items()):
-        (held if int(rank[-8:], 16) / 2**32 < held_out else learned).append(text)
+    wanted = max(held_out * len(texts), LEAST_TEXTS)
+    for _, examples in groupby(sorted(texts.values()), key=lambda example: example.document):
+        pieces = [example.text for example in examples]
+        fits = len(held) < wanted and 2 * len(pieces) <= len(texts)
+        (held if fits else learned).extend(pieces)
     if min(len(learned), len(held)) < LEAST_TEXTS:
         raise DataError(
-            f"{len(texts)} {side} texts are too few: {LEAST_TEXTS} are needed to learn from, and as many to measure on",
-            f"Give more {side} texts, or lower max_characters",
+            f"{len(texts)} {side} texts are too few, or pieces of too few documents: {LEAST_TEXTS} are needed to learn "
+            "from, and as many of other documents to measure on",
+            f"Give more {side} documents",
         )
     return learned, held
 
 
-def examples(paths: Sequence[Path], config: TrainFilterConfig) -> dict[str, str]:
-    """Different texts by their hash: the `max_texts` with the least."""
-    found: dict[str, str] = {}
+def examples(paths: Sequence[Path], config: TrainFilterConfig) -> dict[str, Example]:
+    """Different texts by their hash: the `max_texts` with the least.
+
+    Raises:
+        DataError: a path cannot be read, or nothing but rejections comes from them.
+    """
+    found: dict[str, Example] = {}
+    rejections: list[Rejection] = []
     for path in paths:
         for document in read_documents(path, RowFields(config.text_field, "")):
-            if isinstance(document, Document):
-                for piece in divide(normalize(document.text), config.max_characters):
-                    found[hashlib.blake2b(piece.encode(), digest_size=16).hexdigest()] = piece
+            if isinstance(document, Rejection):
+                rejections.append(document)
+                continue
+            text = normalize(document.text)
+            for piece in divide(text, config.max_characters):
+                example, rank = Example(_hash(text), piece), _hash(piece)
+                found[rank] = min(example, found.get(rank, example))
         if len(found) > 2 * config.max_texts:
             found = dict(sorted(found.items())[: config.max_texts])
+    if rejections:
+        first = rejections[0]
+        said = f"{len(rejections):,} documents cannot be read, {first.place} the first: {first.reason} {first.detail}"
+        if not found:
+            raise DataError(said.strip(), "Look at the files, and at text_field")
+        say(said.strip())
     return dict(sorted(found.items())[: config.max_texts])
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
