@@ -130,8 +130,7 @@ def test_every_method_makes_rows_with_their_lineage(method, tmp_path):
         write(
             tmp_path / "seeds.jsonl", *({"text": f"All about {noun}.", "id": f"s{n}"} for n, noun in enumerate(NOUNS))
         )
-    novelty = NoveltyConfig(measure="none" if method == "eda" else "rouge-l")
-    manifest = synthesize(config(tmp_path, method, novelty=novelty), Scripted(), "double")
+    manifest = synthesize(config(tmp_path, method), Scripted(), "double")
     assert verify(tmp_path / "out") == manifest
     made = rows(tmp_path)
     assert len(load_conversations(tmp_path / "out")) == len(made) == manifest.metrics["rows"] > 0
@@ -433,13 +432,13 @@ def test_eda_needs_no_generator_and_the_command_runs_it(tmp_path):
         "--output",
         tmp_path / "out",
     ]
-    result = CliRunner().invoke(cli, [*map(str, arguments), "--novelty.measure", "none"])
+    result = CliRunner().invoke(cli, [*map(str, arguments)])
     assert result.exit_code == 0, result.output
     assert "rows" in result.output
     assert rows(tmp_path)[0]["lineage"]["generator"] == ""
     seeds(tmp_path)
     with pytest.raises(DataError, match="needs a generator"):
-        synthesize(config(tmp_path, "eda", novelty=NoveltyConfig(measure="none")))
+        synthesize(config(tmp_path, "eda"))
 
 
 WORDS = [f"w{n}" for n in range(20)]

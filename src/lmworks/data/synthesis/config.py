@@ -40,8 +40,9 @@ class SynthesizeConfig(Config):
     """`n` candidates of each answer; the best of those that all graders call good stays."""
     graders: tuple[GraderConfig, ...] = ()
     """All of which a response must satisfy."""
-    novelty: NoveltyConfig = NoveltyConfig()
-    """Of a new instruction beside the inputs' and the other new ones."""
+    novelty: NoveltyConfig | None = None
+    """Of a new instruction beside the inputs' and the other new ones. None is ROUGE-L below 0.7, but for `eda`, whose
+    rows are meant to be close, that not all words are the same."""
     eda: EdaConfig = EdaConfig()
     cut_off: Literal["drop", "keep"] = "drop"
     """Answers that end at the most tokens allowed: who learns from them learns to stop in the middle."""

@@ -82,6 +82,8 @@ class Method:
     keeps_response: bool
     """Whether a parent's response, where it has one, answers the new instruction too."""
     makes_instruction: bool = True
+    alike: float = 0.7
+    """ROUGE-L from which on a new instruction says nothing new, unless the user says otherwise."""
     in_turn: bool = True
     """Whether attempts go over the seeds one after the other; else each draws some by chance."""
 
@@ -185,6 +187,6 @@ METHODS: dict[MethodName, Method] = {
     "evol_instruct": Method(_evol, keeps_response=False),
     "back_translation": Method(_back_translation, keeps_response=True),
     "paraphrase": Method(_paraphrase, keeps_response=True),
-    "eda": Method(_eda, keeps_response=True),
+    "eda": Method(_eda, keeps_response=True, alike=1.0),
     "rejection_sampling": Method(_rejection, keeps_response=False, makes_instruction=False),
 }

@@ -23,7 +23,7 @@ from lmworks.data.synthesis.asking import Answer, Failure, ask
 from lmworks.data.synthesis.config import SynthesizeConfig
 from lmworks.data.synthesis.grade import Candidate, Verdict, best, grade
 from lmworks.data.synthesis.methods import METHODS, Draft, Seed, read_instruction, read_response
-from lmworks.data.synthesis.novelty import Pool
+from lmworks.data.synthesis.novelty import NoveltyConfig, Pool
 
 _CARRIED = ("language", "task", "license")
 """Fields of a parent that a row made of it has too."""
@@ -92,7 +92,8 @@ class Rounds:
         self._keep = keep
         self._answered: dict[str, Answer] = {}
         self._method = METHODS[config.method]
-        self._pool = Pool(config.novelty)
+        self._novelty = config.novelty or NoveltyConfig(threshold=self._method.alike)
+        self._pool = Pool(self._novelty)
         for seed in seeds:
             if seed.instruction and self._method.makes_instruction:
                 self._pool.add(seed.id, seed.instruction)
@@ -176,7 +177,7 @@ class Rounds:
 
     def _compare(self, attempts: list[_Attempt]) -> None:
         """End those that say what the pool or an earlier one of the round says."""
-        here = Pool(self._config.novelty)
+        here = Pool(self._novelty)
         for attempt in attempts:
             like = self._pool.like(attempt.instruction) or here.like(attempt.instruction)
             if like is not None:
