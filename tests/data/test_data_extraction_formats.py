@@ -10,6 +10,7 @@ import mailbox
 import tarfile
 import zipfile
 from email.message import EmailMessage
+from pathlib import Path
 
 import pytest
 
@@ -294,19 +295,29 @@ def test_archives_are_read_member_by_member(tmp_path):
         }  # fmt: skip
 
 
-def test_urls_are_read_through_fsspec():
+def test_urls_are_read_through_fsspec(tmp_path):
     import fsspec
+
+    (tmp_path / "d.txt").write_text("fourth")
 
     system = fsspec.filesystem("memory")
     system.pipe("/bucket/f/a.txt", b"first")
     system.pipe("/bucket/f/sub/b.jsonl.gz", gzip.compress(b'{"text": "second"}\n'))
-    from pathlib import Path
-
     for url in ("memory://bucket/f", Path("memory://bucket/f")):
         documents, rejections = read(url)
         assert [(d.source, d.text) for d in documents] == [("f/a.txt", "first"), ("f/sub/b.jsonl.gz:1", "second")]
         assert rejections == []
     assert one("memory://bucket/f/a.txt").text == "first"
+    system.pipe("/bucket/packed.zip", zipped({"in/c.txt": "third"}))
+    for url in ("zip://in/c.txt::memory://bucket/packed.zip", "zip://::memory://bucket/packed.zip"):
+        assert one(url).text == "third"
+    for url in (
+        f"simplecache::file://{tmp_path}",
+        f"file://{tmp_path}",
+        f"file:{tmp_path}",
+        f"FILE://localhost{tmp_path}",
+    ):
+        assert one(url).text == one(Path(url)).text == "fourth"
     with pytest.raises(DataError, match="does not exist"):
         read("memory://bucket/nothing")
     with pytest.raises(DataError, match="cannot be opened"):

@@ -8,10 +8,12 @@ import shutil
 import subprocess
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
 
 from lmworks.core import lineage
+from lmworks.core.errors import DataError
 from lmworks.core.generation import Document
 from lmworks.data.corpus.inputs import InputConfig, Treatment, resolve_inputs
 from lmworks.data.corpus.prepare import PrepareConfig, prepare
@@ -162,6 +164,26 @@ def test_all_that_comes_out_of_a_file_counts_once_for_all(tmp_path, monkeypatch,
         documents, rejections = read(file)
         assert not documents
         assert rejections[file.name] == "unreadable"
+
+
+def test_folders_may_lie_deeper_than_calls_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(1200):
+        Path("d").mkdir()
+        os.chdir("d")
+    Path("x.txt").write_text("words")
+    os.chdir(tmp_path)
+    try:
+        (entry,) = entries(tmp_path)
+        assert entry.path.read_text() == "words"
+    finally:
+        subprocess.run(["rm", "-rf", "d"], check=True)
+
+
+def test_a_pipe_is_no_input(tmp_path):
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(DataError, match="no file and no folder"):
+        read(tmp_path / "a.txt")
 
 
 def test_members_that_cannot_be_opened_do_not_end_the_archive(tmp_path):

@@ -22,8 +22,7 @@ ROW_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv")
 COLLECTIONS = (".warc", ".wet", ".mbox")
 SUPPORTED = (*EXTRACTED, *ROW_SUFFIXES, *COLLECTIONS, *ARCHIVES)
 _SHORT = {".tgz": [".tar", ".gz"], ".tbz2": [".tar", ".bz2"], ".txz": [".tar", ".xz"], ".tzst": [".tar", ".zst"]}
-_URL = re.compile(r"^([a-z][a-z0-9+.-]+):/{1,2}(?=[^/])|^(file|memory):/+", re.IGNORECASE)
-"""One slash of `s3://` is lost where it went through a `Path`."""
+_SCHEME = re.compile(r"^([a-z][a-z0-9+.-]+):(/+)(?:localhost/)?", re.IGNORECASE)
 _LISTED_KINDS = ".txt .md .html .pdf .epub .docx .odt .eml .mbox .ipynb .jsonl .json .parquet .csv .tsv .warc .wet"
 
 
@@ -45,7 +44,8 @@ class RemoteFile:
     @property
     def name(self) -> str:
         """Last part of the path."""
-        return PurePosixPath(self.url.partition("?")[0]).name
+        head, _, _ = self.url.partition("::")
+        return PurePosixPath((head if "://" in head else self.url).partition("?")[0]).name
 
     @property
     def suffixes(self) -> list[str]:
@@ -89,12 +89,11 @@ def input_files(path: Path | str) -> list[InputFile]:
         DataError: there is nothing at `path`, or nothing of a kind that can be read.
         ArtifactError: a source artifact's files do not match its manifest.
     """
-    if found := _URL.match(str(path)):
-        scheme = (found[1] or found[2]).lower()
-        rest = str(path)[found.end() :]
-        if scheme != "file":
-            return _remote(f"{scheme}://{rest}")
-        path = Path("/" + rest)
+    url = "::".join(_restored(link) for link in str(path).split("::"))
+    if url.startswith("file://"):
+        path = url.removeprefix("file://")
+    elif "://" in url.rpartition("::")[2]:
+        return _remote(url)
     path = Path(path)
     if (path / MANIFEST).exists():
         manifest = verify(path)
@@ -118,7 +117,19 @@ def input_files(path: Path | str) -> list[InputFile]:
     if path.is_file():
         _readable(path, path)
         return [InputFile(path, readable_name(path.name))]
-    raise DataError(f"{path} does not exist", "Give the path of a file, a folder or a fetched source")
+    what = "is no file and no folder" if path.exists() else "does not exist"
+    raise DataError(f"{path} {what}", "Give the path of a file, a folder or a fetched source")
+
+
+def _restored(link: str) -> str:
+    """A URL, or one link of a chain such as `simplecache::s3://bucket`, with the slash that a `Path` takes from it."""
+    found = _SCHEME.match(link)
+    if not found:
+        return link
+    scheme = found[1].lower()
+    if scheme == "file":
+        return f"file:///{link[found.end() :]}"
+    return f"{scheme}://{link[found.end(2) :]}"
 
 
 def _remote(url: str) -> list[InputFile]:
@@ -134,10 +145,18 @@ def _remote(url: str) -> list[InputFile]:
         raise DataError(f"{url} cannot be listed: {error}", "Check the address and your access to it") from error
     if not inside:
         raise DataError(f"{url} does not exist or is empty", "Give the URL of a file or of a folder of files")
-    base = url.rstrip("/")
-    found = {name: RemoteFile(f"{base}/{name}") for name in sorted(inside) if not _hidden(PurePosixPath(name))}
+    found = {name: RemoteFile(_below(url, name)) for name in sorted(inside) if not _hidden(PurePosixPath(name))}
     _some_readable(list(found.values()), url)
-    return [InputFile(file, f"{PurePosixPath(base).name}/{name}") for name, file in found.items()]
+    base = RemoteFile(url.rstrip("/")).name
+    return [InputFile(file, f"{base}/{name}") for name, file in found.items()]
+
+
+def _below(url: str, name: str) -> str:
+    """The address of a file in a folder: `zip://in.txt::s3://a.zip`, but `simplecache::s3://folder/in.txt`."""
+    head, chain, rest = url.partition("::")
+    if "://" not in head:
+        head, chain, rest = url, "", ""
+    return f"{head}{'' if head.endswith('/') else '/'}{name}{chain}{rest}"
 
 
 def _file_system(url: str) -> tuple[Any, Any]:
@@ -146,7 +165,7 @@ def _file_system(url: str) -> tuple[Any, Any]:
 
     try:
         return url_to_fs(url)
-    except (ImportError, ValueError) as error:  # the store's own package is missing, or nobody knows its scheme
+    except (ImportError, ValueError, TypeError) as error:  # its package is missing, nobody knows it, it asks for more
         raise DataError(f"{url} cannot be opened: {error}", "Install what fsspec names for it, such as s3fs") from error
 
 

@@ -38,41 +38,41 @@ def entries(root: Path) -> list[Entry]:
     Raises:
         MissingExtraError: there is a `.gitignore` and what reads it is not installed.
     """
-    return sorted(_below(root, ()), key=lambda entry: entry.path)
+    return sorted(_below(root), key=lambda entry: entry.path)
 
 
 _Rules = tuple[tuple[Path, Any], ...]
 """Folders with the patterns of their `.gitignore`, the outermost first."""
 
 
-def _below(folder: Path, rules: _Rules) -> Iterator[Entry]:
-    try:
-        with os.scandir(folder) as found:
-            names = sorted(entry.name for entry in found)
-    except OSError as error:
-        yield Entry(folder, "unreadable", str(error))
-        return
-    if _RULES in names:
-        rules = (*rules, *_rules_in(folder))
-    for name in names:
-        if name.startswith("."):
-            continue
-        path = folder / name
+def _below(root: Path) -> Iterator[Entry]:
+    waiting: list[tuple[Path, _Rules]] = [(root, ())]  # of folders may be more inside each other than calls
+    while waiting:
+        folder, rules = waiting.pop()
         try:
-            mode = path.stat().st_mode
-        except OSError as error:  # a link to nowhere, or in a circle
-            yield Entry(path, "unreadable", str(error))
+            with os.scandir(folder) as found:
+                names = {entry.name for entry in found}
+        except OSError as error:
+            yield Entry(folder, "unreadable", str(error))
             continue
-        if ignoring := _ignored(path, stat.S_ISDIR(mode), rules):
-            yield Entry(path, "ignored", f"{ignoring} names it")
-        elif stat.S_ISDIR(mode) and path.is_symlink():
-            yield Entry(path, "link", "links to folders are not followed")
-        elif stat.S_ISDIR(mode):
-            yield from _below(path, rules)
-        elif stat.S_ISREG(mode):
-            yield Entry(path)
-        else:
-            yield Entry(path, "not a file", _KINDS.get(stat.S_IFMT(mode), "of an unknown kind"))
+        if _RULES in names:
+            rules = (*rules, *_rules_in(folder))
+        for path in (folder / name for name in names if not name.startswith(".")):
+            try:
+                mode = path.stat().st_mode
+            except OSError as error:  # a link to nowhere, or in a circle
+                yield Entry(path, "unreadable", str(error))
+                continue
+            if ignoring := _ignored(path, stat.S_ISDIR(mode), rules):
+                yield Entry(path, "ignored", f"{ignoring} names it")
+            elif stat.S_ISDIR(mode) and path.is_symlink():
+                yield Entry(path, "link", "links to folders are not followed")
+            elif stat.S_ISDIR(mode):
+                waiting.append((path, rules))
+            elif stat.S_ISREG(mode):
+                yield Entry(path)
+            else:
+                yield Entry(path, "not a file", _KINDS.get(stat.S_IFMT(mode), "of an unknown kind"))
 
 
 def _rules_in(folder: Path) -> _Rules:
