@@ -1,8 +1,11 @@
 """A larger vocabulary: old ids and old texts stay, new tokens stand where their pieces stood, the model agrees."""
 
 import pytest
+import torch
+from click.testing import CliRunner
 from tiny_tokenizers import KINDS, save
 
+from lmworks.cli.main import cli
 from lmworks.core.errors import TokenizerError
 from lmworks.tokenization import load_tokenizer
 from lmworks.tokenization.extending import add_merges, add_tokens
@@ -95,3 +98,31 @@ def test_other_vocabularies_learn_no_merges(tokenizers, kind):
 def test_an_empty_token_is_refused(tokenizers):
     with pytest.raises(TokenizerError, match="empty"):
         add_tokens(tokenizers["gpt2"], [""])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_transformers_reads_a_grown_model_that_says_of_old_tokens_what_it_did(tokenizers, tmp_path, tied):
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    old = tokenizers["llama3"]
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    before = LlamaForCausalLM(LlamaConfig(vocab_size=old.vocab_size, tie_word_embeddings=tied, **shape)).eval()
+    before.save_pretrained(tmp_path / "old")
+    old.save(tmp_path / "old")
+    command = ["tokenizer", "extend", str(tmp_path / "old"), str(tmp_path / "new"), "--token", "量子力学"]
+    CliRunner().invoke(cli, [*command, "--token", "photosynthesis", "--token", "the"], catch_exceptions=False)
+    after = AutoModelForCausalLM.from_pretrained(tmp_path / "new").eval()
+    new = AutoTokenizer.from_pretrained(tmp_path / "new")
+    assert after.config.tie_word_embeddings == tied
+    ids = torch.tensor([new.encode("The fox said the words.")])
+    assert ids.tolist()[0][1:] == old.encode("The fox said the words.")
+    with torch.no_grad():
+        then, now = before(ids).logits, after(ids).logits
+    assert torch.equal(now[..., : old.vocab_size], then)
+    pieces = add_tokens(old, ["量子力学", "photosynthesis"]).pieces
+    assert now.shape[-1] == old.vocab_size + len(pieces)
+    for token, parts in pieces.items():
+        assert (now[..., token] <= then[..., list(parts)].max(-1).values + 1e-5).all(), "never likelier than its parts"
+    text = "学习量子力学 of photosynthesis"
+    assert new.encode(text)[1:] == load_tokenizer(tmp_path / "new").encode(text)
+    assert set(pieces) <= set(new.encode(text))
