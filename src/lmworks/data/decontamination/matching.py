@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -43,6 +44,8 @@ QUESTIONS = 100
 """A text that more items than this hold, or half of them, is an instruction and no passage that they ask about."""
 WINDOW = 1.5
 """Length of the window over that of the item: what was inserted stretches it."""
+Words = tuple[int, ...]
+"""A text as numbers of its words."""
 MOST_SPELLINGS = 1 << 18
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 
@@ -68,17 +71,24 @@ class _Runs:
     """Hashes of runs and the items that each belongs to, for looking up many at once.
 
     Args:
-        texts: the runs of different texts, each with the items that hold it.
+        n: words of a run.
+        holders: texts as numbers of words, each with the items that hold it.
     """
 
-    def __init__(self, texts: Sequence[tuple[Sequence[int], NDArray[np.uint64]]]) -> None:
-        different = [np.unique(hashes) for _, hashes in texts]
-        sizes, holders = [len(hashes) for hashes in different], [len(items) for items, _ in texts]
-        unique, runs, counts = np.unique(np.concatenate(different), return_inverse=True, return_counts=True)
-        rows = np.repeat(runs, np.repeat(holders, sizes))  # a run of a text once for each item that holds it
-        owners = np.concatenate([np.tile(items, size) for (items, _), size in zip(texts, sizes, strict=True)])
-        telling, most = (counts <= SHARED)[rows], int(owners.max()) + 1
-        pairs = np.unique(rows[telling] * most + owners[telling])
+    def __init__(self, n: int, holders: Mapping[Words, Sequence[int]]) -> None:
+        texts, hashes = _runs_of(list(holders), n)
+        order = np.lexsort((texts, hashes))
+        texts, hashes = texts[order], hashes[order]
+        different = np.ones(len(hashes), np.bool_)  # a run counts once for a text
+        different[1:] = (hashes[1:] != hashes[:-1]) | (texts[1:] != texts[:-1])
+        unique, runs, counts = np.unique(hashes[different], return_inverse=True, return_counts=True)
+        telling = (counts <= SHARED)[runs]
+        runs, texts = runs[telling], texts[different][telling]
+        sizes = np.asarray([len(items) for items in holders.values()], np.int64)
+        items = np.fromiter(chain.from_iterable(holders.values()), np.int64)
+        owners = items[_ranges((np.cumsum(sizes) - sizes)[texts], sizes[texts])]
+        most = int(items.max(initial=0)) + 1
+        pairs = np.unique(np.repeat(runs, sizes[texts]) * most + owners)
         self.hashes = unique[counts <= SHARED]
         self.owners = pairs % most
         self.ends = np.cumsum(np.unique(pairs // most, return_counts=True)[1])
@@ -94,9 +104,7 @@ class _Runs:
         runs = runs[places]
         begins = np.where(runs > 0, self.ends[runs - 1], 0)
         counts = self.ends[runs] - begins
-        first = np.cumsum(counts) - counts
-        rows = np.arange(int(counts.sum())) - np.repeat(first, counts) + np.repeat(begins, counts)
-        return np.repeat(places, counts), np.repeat(runs, counts), self.owners[rows]
+        return np.repeat(places, counts), np.repeat(runs, counts), self.owners[_ranges(begins, counts)]
 
 
 class EvaluationIndex:
@@ -115,31 +123,28 @@ class EvaluationIndex:
         self.testable = np.zeros(len(self.items), bool)
         """[items] whether an item is long enough to be told from chance."""
         self._lengths = np.zeros(len(self.items), np.int64)
-        holders: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        stretches: dict[tuple[int, ...], float] = {}
+        holders: dict[Words, list[int]] = defaultdict(list)
+        stretches: dict[Words, float] = {}
         for number, item in enumerate(self.items):
             for part in self._parts(item):
                 self.testable[number] = True
                 self._lengths[number] += len(part)
-                text = tuple(self._number(word) for word in part)
+                text = tuple(map(self._number, part))
                 holders[text].append(number)
                 stretches[text] = _stretch(part)
-        exact: dict[int, list[tuple[Sequence[int], NDArray[np.uint64]]]] = defaultdict(list)
-        short: dict[int, list[tuple[Sequence[int], NDArray[np.uint64]]]] = defaultdict(list)
+        exact: dict[int, dict[Words, list[int]]] = defaultdict(dict)
+        short: dict[int, dict[Words, list[int]]] = defaultdict(dict)
         most = min(max(len(self.items) // 2, SHARED), QUESTIONS)
         for text, numbers in holders.items():
             if len(numbers) <= most:
-                n = min(round(ngram * stretches[text]), len(text))
-                exact[n].append((numbers, _runs(text, n)))
+                exact[min(round(ngram * stretches[text]), len(text))][text] = numbers
                 if overlap is not None:
-                    n = SHORT if stretches[text] == 1.0 else SHORT_CJK
-                    short[n].append((numbers, _runs(text, n)))
-        self._exact = {n: _Runs(texts) for n, texts in sorted(exact.items())}
+                    short[SHORT if stretches[text] == 1.0 else SHORT_CJK][text] = numbers
+        self._exact = {n: _Runs(n, texts) for n, texts in sorted(exact.items())}
+        self._short = {n: _Runs(n, texts) for n, texts in sorted(short.items())}
         self._least = min((SHORT, *exact))
-        runs = [_runs(text, self._least) for text in holders]
-        self._least_runs = np.unique(np.concatenate(runs)) if runs else np.empty(0, np.uint64)
+        self._least_runs = np.unique(_runs_of(list(holders), self._least)[1])
         self._spellings = _Spellings(self._numbers)
-        self._short = {n: _Runs(texts) for n, texts in sorted(short.items())}
 
     def _parts(self, item: EvaluationItem) -> Iterator[list[str]]:
         """Texts as words that are enough to be told from chance; those that are not, together if they are then."""
@@ -242,14 +247,26 @@ def _stretch(part: Sequence[str]) -> float:
     return CJK_CHARACTERS if 2 * characters > len(part) else 1.0
 
 
-def _runs(numbers: Sequence[int] | NDArray[np.uint64], n: int) -> NDArray[np.uint64]:
+def _runs(sequence: NDArray[np.uint64], n: int) -> NDArray[np.uint64]:
     """[max(words - n + 1, 0)] hashes of all runs of `n` word numbers."""
-    sequence = np.asarray(numbers, np.uint64)
-    count = max(len(numbers) - n + 1, 0)
+    count = max(len(sequence) - n + 1, 0)
     hashes = np.zeros(count, np.uint64)
     for place in range(n):
         hashes = mix((hashes ^ sequence[place : place + count]) * _BASE)
     return hashes
+
+
+def _runs_of(texts: Sequence[Words], n: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """[runs] of all texts the number of the text, and the hash."""
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    hashes = _runs(np.fromiter(chain.from_iterable(texts), np.uint64, int(lengths.sum())), n)
+    counts = np.maximum(lengths - n + 1, 0)
+    return np.repeat(np.arange(len(texts)), counts), hashes[_ranges(np.cumsum(lengths) - lengths, counts)]
+
+
+def _ranges(begins: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Numbers of stretches one after another, each from its beginning on."""
+    return np.arange(int(counts.sum())) + np.repeat(begins - (np.cumsum(counts) - counts), counts)
 
 
 def _densest(places: list[int], runs: list[int], width: int) -> tuple[int, int, int]:
