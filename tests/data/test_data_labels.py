@@ -98,10 +98,12 @@ def test_nothing_is_shown_or_stored_without_consent(client, study):
     for path, fields in (("/api/items", {}), ("/api/labels", {"item": next(iter(study.items)), "choice": "tie"})):
         assert post(client, path, annotator="Ann", **fields).status_code == 403
     assert post(client, "/api/consent", annotator="Ann", version="old").status_code == 400
+    sign_in(client, "نوش\u200cآفرین")
     sign_in(client, " Ann ")
     assert post(client, "/api/items", annotator="Ann").status_code == 200
     told = [entry for entry in read_journal(study) if "consent" in entry]
-    assert [(entry["annotator"], entry["consent"]) for entry in told] == [("Ann", study.version)]
+    assert [entry["annotator"] for entry in told] == ["نوش\u200cآفرین", "Ann"]
+    assert {entry["consent"] for entry in told} == {study.version}
     assert read_journal(study)[0]["consent_text"] == study.consent
 
 
@@ -264,6 +266,9 @@ def test_labels_of_other_items_and_of_two_servers_are_refused(tmp_path):
     assert len(read_labels(tmp_path / "labels").items) == 6
     with pytest.raises(DataError, match="holds no labels"):
         read_labels(tmp_path)
+    (tmp_path / "labels" / JOURNAL).unlink()
+    with pytest.raises(DataError, match="is missing"):
+        read_labels(tmp_path / "labels")
     with pytest.raises(DataError, match="consent text is empty"):
         Study(tmp_path / "labels", items, " \n")
 

@@ -79,6 +79,8 @@ ROWS = {
                                  {"prompt": [Q], "chosen": [A], "rejected": [B]}),
     "StackExchange": ({"question": "q", "response_j": "a", "response_k": "b"},
                       {"prompt": [Q], "chosen": [A], "rejected": [B]}),
+    "two names of one field": ({"prompt": "q", "chosen_response": "a", "response_j": "c", "rejected": "b"},
+                               {"prompt": "q", "chosen": "a", "rejected": "b", "response_j": "c"}),
     "LMSYS-Chat": ({"conversation": [Q, A], "model": "x"}, {"messages": [Q, A], "model": "x"}),
     "roles in other case": ({"messages": [{**Q, "role": "User"}, {**A, "role": "ASSISTANT"}]}, {"messages": [Q, A]}),
 }  # fmt: skip

@@ -60,6 +60,8 @@ def read_labels(folder: Path) -> Labels:
         DataError: it holds none.
     """
     items = kept_items(folder)
+    if not (folder / JOURNAL).is_file():
+        raise DataError(f"{folder / JOURNAL} is missing", "Give the whole folder that lmworks data label wrote")
     whole, _, _ = (folder / JOURNAL).read_bytes().rpartition(b"\n")  # a line that is being written is not there yet
     _, *entries = [json.loads(line) for line in whole.split(b"\n")]
     return Labels(items, read_state(entries))

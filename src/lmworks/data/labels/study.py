@@ -38,6 +38,8 @@ Verdict = Literal["first", "second", "tie"]
 """Which of an item's answers is better."""
 _NAME, _NOTE = 80, 4000
 """Most characters."""
+_JOINERS = "\u200c\u200d"
+"""Characters without width that names in Persian and Indian scripts are spelled with."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,8 @@ def named(annotator: str) -> str:
         DataError: it is empty, too long, or holds control characters.
     """
     name = " ".join(unicodedata.normalize("NFC", annotator).split())
-    if not 0 < len(name) <= _NAME or any(unicodedata.category(char) in ("Cc", "Cs", "Cf") for char in name):
+    hidden = any(unicodedata.category(char) in ("Cc", "Cs", "Cf") and char not in _JOINERS for char in name)
+    if not 0 < len(name) <= _NAME or hidden:
         raise DataError(f"{annotator[:_NAME]!r} is no name of an annotator", f"Give 1 to {_NAME} letters")
     return name
 

@@ -68,9 +68,9 @@ def parse_row(value: object) -> Row:
     if not isinstance(value, Mapping):
         raise RowFault("malformed", f"the row is a {type(value).__name__}, not an object")
     fields = {str(key): inner for key, inner in value.items() if inner is not None}
-    for name in set(_RENAMED) & set(fields):
-        if _RENAMED[name] not in fields:
-            fields[_RENAMED[name]] = fields.pop(name)
+    for name, ours in _RENAMED.items():
+        if name in fields and ours not in fields:
+            fields[ours] = fields.pop(name)
     if media := [name for name in _MEDIA if fields.get(name)]:
         raise RowFault("not text", f"the row has {media[0]!r}; only text can be tuned on")
     if {"message_id", "parent_id"} <= set(value) or "message_tree_id" in fields:
