@@ -19,8 +19,8 @@ from lmworks.data.corpus.prepare import PrepareConfig, prepare
 from lmworks.data.privacy import checks
 from lmworks.data.privacy.detectors import search
 from lmworks.data.privacy.redact import PiiConfig, RedactStep, detectors_of, privacy_report, redaction_steps
-from lmworks.data.privacy.replacements import canonical, label, masked, surrogate
-from lmworks.data.privacy.vault import Vault, read_vault, vault_path
+from lmworks.data.privacy.replacements import canonical, label, masked, read_key, surrogate
+from lmworks.data.privacy.vault import Vault, read_vault, vault_path, write_vault
 from lmworks.data.steps import Dropped, Tally
 
 DETECTORS = detectors_of(PiiConfig())
@@ -336,6 +336,31 @@ def test_a_corpus_with_a_vault_can_be_turned_back(tmp_path, key_file):
     first = vault.read_bytes()
     prepare(config)
     assert vault.read_bytes() == first
+
+
+def test_a_vault_that_was_tampered_with_does_not_open(tmp_path):
+    vault, labels = Vault(KEY), [label(KEY, "EMAIL_ADDRESS", name) for name in ("ada@x.org", "bob@x.org")]
+    write_vault(
+        tmp_path / "v.jsonl", dict(zip(labels, map(vault.seal, labels, ("ada@x.org", "bob@x.org")), strict=True))
+    )
+    sealed = read_vault(tmp_path / "v.jsonl")
+    assert [vault.open(one, sealed[one]) for one in labels] == ["ada@x.org", "bob@x.org"]
+    flipped = f"{int(sealed[labels[0]][-1], 16) ^ 1:x}"
+    for changed in (sealed[labels[1]], sealed[labels[0]][:-1] + flipped, sealed[labels[0]][:-2], "", "no hex"):
+        with pytest.raises(DataError, match="does not open"):
+            vault.open(labels[0], changed)
+    (tmp_path / "v.jsonl").write_text("{}\n")
+    with pytest.raises(DataError, match="cannot read the vault"):
+        read_vault(tmp_path / "v.jsonl")
+
+
+def test_a_key_that_others_may_read_is_pointed_out(key_file, capsys):
+    key_file.chmod(0o644)
+    read_key(key_file)
+    assert "chmod 600" in capsys.readouterr().err
+    key_file.chmod(0o600)
+    read_key(key_file)
+    assert capsys.readouterr().err == ""
 
 
 def test_reports_show_no_personal_data_even_of_dropped_documents(tmp_path):

@@ -48,6 +48,7 @@ def made(tmp_path_factory):
         rows = [{"id": f"doc{n}", "text": text(n), "license": "CC0-1.0"} for n in range(24)]
         (writer.folder / "documents.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (root / "key").write_bytes(b"0123456789abcdef")
+    (root / "key").chmod(0o600)
     values = {"inputs": [str(root / "source")], "output": str(root / "corpus"), "preset": "none",
               "validation_fraction": 0.2, "pii": {"replacement": "vault", "key_file": str(root / "key")}}  # fmt: skip
     prepare(PrepareConfig.parse(values))
@@ -191,11 +192,12 @@ def test_a_vault_is_opened_on_the_command_line(life):
 
 @pytest.fixture
 def converted(life):
-    """Also tokens of both splits in one .ds, that as a .bin, and that as tokens again; what was made of the last."""
+    """Also both splits as one .ds, that for Megatron, that as a .bin, that as tokens again; and what came of it."""
     tokenizer = load_tokenizer(life / "tokenizer")
     both = [life / "tokens" / split for split in ("train", "validation")]
     convert_tokens(both, life / "all.ds", tokenizer)
-    convert_tokens([life / "all.ds"], life / "all.bin", tokenizer)
+    convert_tokens([life / "all.ds"], life / "pair.idx", tokenizer)
+    convert_tokens([life / "pair.bin"], life / "all.bin", tokenizer)
     convert_tokens([life / "all.bin"], life / "again", tokenizer, validation=both[1:])
     for name, kind, parents, facts in (
         ("late", "model", {"tokens": life / "again"}, {}),
@@ -215,7 +217,7 @@ def held_in(life):
     """The texts in every form of the tokens, told by decoding them."""
     tokenizer = load_tokenizer(life / "tokenizer")
     end = tokenizer.eos_token_ids[0]
-    places = [life / "all.ds", life / "all.bin", life / "again/train", life / "again/validation"]
+    places = [life / "all.ds", life / "pair.idx", life / "all.bin", life / "again/train", life / "again/validation"]
     return [[tokenizer.decode(ids.tolist()) for ids in documents([p], end, tokenizer.vocab_size)] for p in places]
 
 
@@ -224,14 +226,14 @@ def test_erasure_reaches_through_conversions(converted, split):
     kept = {name: rows(converted, name) for name in ("train", "validation")}
     document = kept[split].pop(1)
     said = command(document["id"], "--root", converted, "--apply")
-    for name in ("corpus", "tokens", "all.ds", "all.bin", "again"):
+    for name in ("corpus", "tokens", "all.ds", "pair.idx", "all.bin", "again"):
         assert f"removed from: {converted / name} " in said
         verify(converted / name)
     for name in ("model", "late", "late.gguf", "late.checkpoints/step-2"):
         assert f"retrain: {converted / name} " in said
     assert (f"made from what held it: {converted}/filter" in said) == (split == "train")
     train, held = ([row["text"] for row in kept[name]] for name in ("train", "validation"))
-    assert held_in(converted) == [train + held, train + held, train + held, held]
+    assert held_in(converted) == [*[train + held] * 4, held]
     again = trace(converted / "again")
     changed = {node.parent.role for node in again.walk() if node.state != "intact"}
     assert changed == {"inputs.0"}, "what the corpus was prepared from is named as it was then"
@@ -240,7 +242,7 @@ def test_erasure_reaches_through_conversions(converted, split):
         assert json.loads(file.read_text().splitlines()[line])["text"] == (train + held)[number]
     assert kinds(find_exposure(document["id"], converted))[0] == []
     command(kept["train"][4]["id"], "--root", converted, "--apply")  # another one, from what is left
-    assert held_in(converted)[2] == train[:4] + train[5:] + held
+    assert held_in(converted)[3] == train[:4] + train[5:] + held
 
 
 class Killed(BaseException):
@@ -275,7 +277,7 @@ def test_an_erasure_that_is_killed_anywhere_ends_the_same_when_run_again(convert
     wanted = state(tmp_path / "whole")
     assert wanted[2] == []
     monkeypatch.setattr(lineage, "_alive", lambda pid: False)
-    for last in itertools.count(1, 13):
+    for last in itertools.count(1, 17):
         shutil.copytree(converted, tmp_path / "cut")
         with monkeypatch.context() as patch, suppress(Killed):
             die_at(last, patch)

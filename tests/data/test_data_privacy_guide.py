@@ -26,6 +26,7 @@ def test_the_guide_runs_as_it_reads(tmp_path, monkeypatch):
     rows = [{"id": f"letters-{n:02}", "text": letter(n)} for n in range(12)]
     Path("letters.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     Path("vault.key").write_bytes(KEY)
+    Path("vault.key").chmod(0o600)
     quiz = {"question": " ".join(letter(3).split()[:30]), "answer": "yes"}
     Path("quiz.jsonl").write_text(json.dumps(quiz) + "\n")
     named = label(KEY, "EMAIL_ADDRESS", "ada7@mail.example")

@@ -120,7 +120,9 @@ def test_what_base64_hides_is_found():
 @pytest.mark.parametrize(
     "text",
     [
-        "sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", "sk-estimator-id-12-container-div-abc",         "integrity sha512-z4PhNX7vuL3xVChQ1m2AB9Yg5AULVxXcg/SpIdNs6c5H0NE8XYXysP+DGNKHfuwvY7kxvUdBeoGlODJ6+SfaPg==",
+        "sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        "sk-estimator-id-12-container-div-abc",
+        "integrity sha512-z4PhNX7vuL3xVChQ1m2AB9Yg5AULVxXcg/SpIdNs6c5H0NE8XYXysP+DGNKHfuwvY7kxvUdBeoGlODJ6+SfaPg==",
         "uuid: 123e4567-e89b-12d3-a456-426614174000", "max_token_length: 1024", "eos_token = '<|endoftext|>'",
         "private_key_path = '/etc/ssl/key1.pem'", "access_key: ${{ secrets.AWS_KEY2 }}", "token=$TOKEN2",
         "TOKEN: \"{{ .Values.token2 }}\"", "postgres://u:<password>@h/", "https://user:${PASSWORD}@host/",

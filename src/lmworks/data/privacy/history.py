@@ -37,6 +37,8 @@ def note(manifest: Manifest, places: Places, digests: Collection[str]) -> dict[s
 
 def parts_of(manifest: Manifest) -> dict[str, str]:
     """The split that each file of rows and each folder of an artifact holds, by content hash."""
+    if manifest.path.is_file():
+        return dict.fromkeys(manifest.files.values(), manifest.path.name)  # copied without its manifest, say
     folders: dict[str, dict[str, str]] = {}
     parts = {}
     for name, value in manifest.files.items():

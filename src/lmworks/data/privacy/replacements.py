@@ -11,11 +11,13 @@ import datetime
 import hashlib
 import hmac
 import re
+import stat
 import string
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lmworks.core.errors import DataError
+from lmworks.core.progress import say
 from lmworks.data.cleaning.text_measures import CJK
 from lmworks.data.privacy.checks import PROVINCES, cn_id_digit, iban_digits, luhn_digit
 
@@ -25,13 +27,15 @@ LABEL = re.compile(r"<([A-Z_]+):([0-9a-f]{16})>")
 
 
 def read_key(file: Path) -> bytes:
-    """The secret key in a file: any bytes, at least 16.
+    """The secret key in a file: any bytes, at least 16. Says so when others than its owner may read it.
 
     Raises:
         DataError: it cannot be read or is too short.
     """
     try:
         key = file.read_bytes()
+        if file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+            say(f"others than its owner may read the key {file}: chmod 600 {file}")
     except OSError as error:
         raise DataError(f"cannot read the key {file}: {error}", _MAKE_ONE.format(file)) from None
     if len(key) < MIN_KEY_BYTES:

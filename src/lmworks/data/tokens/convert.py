@@ -168,6 +168,11 @@ def _compare(path: Path, end_token: int | None, vocab_size: int, account: Accoun
     assert again.digest == account.digest, "what was written reads differently"
 
 
+def _named(source: Path) -> Path:
+    """By which lineage knows a source: of a pair of files of Megatron the index."""
+    return source.with_suffix(".idx") if is_megatron(source) else source
+
+
 def _write_file(sources: Sequence[Path], target: Path, vocab_size: int, end_token: int | None) -> Account:
     account = Account()
     given = _checked(sources, end_token, vocab_size, account)
@@ -178,7 +183,7 @@ def _write_file(sources: Sequence[Path], target: Path, vocab_size: int, end_toke
         target,
         "tokens",
         config={"sources": list(map(str, sources)), "vocab_size": vocab_size, "end_token": end_token},
-        parents={f"{target.name}.{n}": path for n, path in enumerate(sources)},
+        parents={f"{target.name}.{n}": _named(path) for n, path in enumerate(sources)},
         code_version=code_version(__name__),
         one_file=True,
     ) as writer:
@@ -201,7 +206,7 @@ def _write_artifact(
         target,
         "tokens",
         config={"sources": {split: list(map(str, paths)) for split, paths in splits.items()}},
-        parents={f"{split}.{n}": path for split, paths in splits.items() for n, path in enumerate(paths)},
+        parents={f"{split}.{n}": _named(path) for split, paths in splits.items() for n, path in enumerate(paths)},
         code_version=code_version(__name__),
         started=started,
     ) as writer:
