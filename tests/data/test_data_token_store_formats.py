@@ -2,6 +2,7 @@
 
 import io
 import os
+import pickle
 import struct
 import time
 
@@ -15,6 +16,7 @@ from lmworks.core.lineage import write_artifact
 from lmworks.data.tokens import streaming
 from lmworks.data.tokens.bin_files import read_bin
 from lmworks.data.tokens.datatrove_store import DatatroveFile, write_datatrove
+from lmworks.data.tokens.megatron_store import MegatronFile, write_megatron
 from lmworks.data.tokens.packing import PackedRows
 from lmworks.data.tokens.streaming import StreamedTokenStore
 from lmworks.data.tokens.token_files import documents
@@ -69,6 +71,17 @@ def test_any_documents_come_back(tmp_path_factory, texts):
     write_datatrove(store(folder / "s", texts), folder / "a.ds", 100)
     mine = DatatroveFile(folder / "a.ds")
     assert [mine[i].tolist() for i in range(len(mine))] == texts
+
+
+def test_workers_open_the_files_themselves(remote, tmp_path):
+    many = store(tmp_path / "s", [[1] * 5000] * 20)
+    write_datatrove(many, tmp_path / "a.ds", 100)
+    write_megatron(many, tmp_path / "a.idx", 100)
+    far = StreamedTokenStore("memory://bucket/tokens/train", tmp_path / "c", max_shards=1)
+    for opened in (many, DatatroveFile(tmp_path / "a.ds"), MegatronFile(tmp_path / "a.idx"), far):
+        sent = pickle.dumps(opened)
+        assert len(sent) < 1000
+        assert [ids.tolist() for ids in pickle.loads(sent)] == [ids.tolist() for ids in opened]
 
 
 def test_foreign_files_are_packed_as_stores_are(tmp_path):

@@ -20,14 +20,20 @@ Ids = NDArray[np.unsignedinteger]
 class DocumentsByEnds(ABC):
     """`len(it)` documents, `it[i]` the token ids of one.
 
+    A pickled one opens its files again where it is read, as in a worker of a loader, instead of carrying their content.
+
     Args:
         ends: [documents] ascending: how many tokens there are up to the end of each document.
+        opened_with: arguments of its class.
     """
 
-    def __init__(self, ends: NDArray[np.int64]) -> None:
-        self._ends = ends
+    def __init__(self, ends: NDArray[np.int64], opened_with: tuple[Any, ...]) -> None:
+        self._ends, self._opened_with = ends, opened_with
         self.num_tokens = int(ends[-1]) if len(ends) else 0
         """Tokens of all documents together, their begin and end marks included."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._opened_with
 
     def __len__(self) -> int:
         return len(self._ends)

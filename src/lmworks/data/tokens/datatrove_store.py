@@ -38,7 +38,7 @@ class DatatroveFile(DocumentsByEnds):
         size = index.stat().st_size
         if size % 8:
             raise ArtifactError(f"{index} is cut off: {size} bytes are no 64-bit numbers", "Restore it")
-        super().__init__(map_array(index, np.dtype("<i8"), size // 8))
+        super().__init__(map_array(index, np.dtype("<i8"), size // 8), (path,))
         if not ascending(self._ends):
             raise ArtifactError(f"{index}: the ends of documents do not ascend", "Restore it")
         size = self.path.stat().st_size

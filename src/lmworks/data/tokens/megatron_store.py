@@ -70,7 +70,7 @@ class MegatronFile(DocumentsByEnds):
             )
         # Ids below 0 become large ones, which leave every vocabulary.
         self._content = map_array(tokens, dtype, int(ends[-1]) if len(ends) else 0).view(f"<u{dtype.itemsize}")
-        super().__init__(np.concatenate([np.zeros(1, np.int64), ends])[bounds[1:]])
+        super().__init__(np.concatenate([np.zeros(1, np.int64), ends])[bounds[1:]], (path,))
 
     def _head(self) -> tuple[int, int, int]:
         """Code of the type, number of sequences, number of bounds; the file's size is theirs."""

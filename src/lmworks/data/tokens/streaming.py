@@ -75,7 +75,8 @@ class StreamedTokenStore(ShardedDocuments):
         for part in self._cache.glob("*.partial"):
             if time.time() - _changed(part) > _STALE_SECONDS:
                 part.unlink(missing_ok=True)
-        super().__init__(self.url, read_index(self._bring(INDEX).parent), self._bring(ENDS))
+        index = read_index(self._bring(INDEX).parent)
+        super().__init__(self.url, index, self._bring(ENDS), (url, cache, max_shards))
         self._shards: OrderedDict[int, Ids] = OrderedDict()
 
     def _shard(self, number: int) -> Ids:

@@ -131,13 +131,14 @@ class ShardedDocuments(DocumentsByEnds):
         folder: named in errors.
         index: of the store.
         ends: [documents] the file of the documents' ends.
+        opened_with: arguments of its class.
 
     Raises:
         ArtifactError: the ends do not ascend, or are not those of the index and its shards.
     """
 
-    def __init__(self, folder: str, index: StoreIndex, ends: Path) -> None:
-        super().__init__(map_array(ends, np.dtype("<i8"), index.num_documents))
+    def __init__(self, folder: str, index: StoreIndex, ends: Path, opened_with: tuple[Any, ...]) -> None:
+        super().__init__(map_array(ends, np.dtype("<i8"), index.num_documents), opened_with)
         self.vocab_size = index.vocab_size
         self.num_bytes = index.num_bytes
         """UTF-8 bytes of the texts, for bits per byte and bytes per token."""
@@ -177,7 +178,7 @@ class TokenStore(ShardedDocuments):
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         index = read_index(self.path)
-        super().__init__(str(path), index, self.path / ENDS)
+        super().__init__(str(path), index, self.path / ENDS, (path,))
         dtype = token_dtype(index.vocab_size)
         self._shards = [map_array(self.path / shard_name(n), dtype, size) for n, size in enumerate(index.shard_tokens)]
 
