@@ -17,10 +17,8 @@ from lmworks.core.lineage import verify
 from lmworks.data.acquisition.fetch import FetchConfig, fetch
 from lmworks.data.rows.conversations import load_conversations
 from lmworks.data.rows.load import load_rows
-from lmworks.data.synthesis.eda import OPERATIONS, EdaConfig, augment
 from lmworks.data.synthesis.grade import GraderConfig
 from lmworks.data.synthesis.methods import METHODS
-from lmworks.data.synthesis.novelty import NoveltyConfig, Pool, rouge_l
 from lmworks.data.synthesis.synthesize import OUTCOMES, SynthesizeConfig, synthesize
 
 NOUNS = [
@@ -387,11 +385,46 @@ def test_graders_choose_the_best_answer_and_reject(tmp_path):
     assert [(v["grader"], v["grade"]) for v in row["lineage"]["verdicts"]] == [("contains", 1.0), ("judge", 4.0)]
     (other,) = outcomes(tmp_path)
     assert (other["status"], other["parents"][0]) == ("rejected", row_of(tmp_path, 1))
+    untouched = Scripted()
     with pytest.raises(DataError, match="no text in the field 'solution'"):
         synthesize(
             config(tmp_path, "rejection_sampling", graders=(GraderConfig(name="f1", least=1, field="solution"),)),
-            Scripted(),
+            untouched,
         )
+    assert untouched.calls == 0
+
+
+def test_an_answer_that_could_not_be_judged_failed_and_is_not_called_bad(tmp_path):
+    seeds(tmp_path, 4)
+    judge = (GraderConfig(name="judge", least=1),)
+
+    class Judge(Scripted):
+        def chat(self, conversations, sampling_params):
+            if any("How good" in c[-1].content and "poems" in c[-1].content for c in conversations):
+                raise TimeoutError("busy")
+            return super().chat(conversations, sampling_params)
+
+    script = Judge(script=lambda request, n: "4" if "How good" in request else "fine")
+    synthesize(config(tmp_path, "rejection_sampling", graders=judge), script)
+    (outcome,) = outcomes(tmp_path)
+    assert (outcome["status"], outcome["reason"]) == ("failed", "the judge: TimeoutError: busy")
+
+
+def test_a_longer_answer_is_not_a_better_one(tmp_path):
+    seeds(tmp_path, 1)
+    answers = ["好的，这座桥很长", "one two three four five six seven eight nine ten", "short"]
+
+    def script(request, n):
+        return f"{5 if answers[0] in request else 4}" if "How good" in request else answers[n]
+
+    graders = (GraderConfig(name="words", least=5), GraderConfig(name="judge", least=3))
+    sampling = {"n": 3, "temperature": 1.0}
+    synthesize(
+        config(tmp_path, "rejection_sampling", graders=graders, response_sampling=sampling), Scripted(script=script)
+    )
+    (row,) = rows(tmp_path)
+    assert row["completion"][0]["content"] == answers[0]
+    assert [verdict["grade"] for verdict in row["lineage"]["verdicts"]] == [7.0, 5.0]
 
 
 def row_of(folder, number):
@@ -439,59 +472,6 @@ def test_eda_needs_no_generator_and_the_command_runs_it(tmp_path):
     seeds(tmp_path)
     with pytest.raises(DataError, match="needs a generator"):
         synthesize(config(tmp_path, "eda"))
-
-
-WORDS = [f"w{n}" for n in range(20)]
-SYNONYMS = {f"w{n}": (f"s{n}",) for n in range(0, 20, 2)}
-
-
-@pytest.mark.parametrize("operation", OPERATIONS)
-def test_eda_changes_as_many_words_as_it_says(operation):
-    settings = EdaConfig(alpha=0.2, synonyms=SYNONYMS)
-    changed = augment(" ".join(WORDS), operation, Random(3), settings).split()
-    before, after = Counter(WORDS), Counter(changed)
-    gone, new = before - after, after - before
-    if operation == "synonym_replacement":
-        assert {f"s{word[1:]}" for word in gone} == set(new)
-        assert gone.total() == 4
-    elif operation == "random_insertion":
-        assert not gone
-        assert new.total() == 4
-    elif operation == "random_swap":
-        assert before == after
-        assert 2 <= sum(a != b for a, b in zip(WORDS, changed, strict=True)) <= 8
-    else:
-        assert not new
-        assert [word for word in WORDS if word in changed] == changed
-        assert len(changed) == 16
-    assert changed == augment(" ".join(WORDS), operation, Random(3), settings).split()
-    assert augment("x", operation, Random(0), EdaConfig()) == "x"
-    assert augment(" ", operation, Random(0), EdaConfig()) == " "
-    assert set(augment("描述河流", operation, Random(0), EdaConfig())) <= set("描述河流")
-
-
-def test_rouge_l_is_the_published_scorers():
-    from rouge_score.rouge_scorer import RougeScorer
-
-    scorer = RougeScorer(["rougeL"])
-    random = Random(0)
-    for _ in range(200):
-        one, other = (
-            " ".join(random.choices(["a", "b", "c", "dog", "Cat,", "x1."], k=random.randrange(12))) for _ in range(2)
-        )
-        assert rouge_l(one, other) == pytest.approx(scorer.score(one, other)["rougeL"].fmeasure, abs=1e-12)
-    assert rouge_l("我爱北京", "我爱上海") == 0.5
-
-
-def test_minhash_finds_what_is_nearly_the_same():
-    pool = Pool(NoveltyConfig(measure="minhash", threshold=0.6))
-    text = "Explain to a child of eight years how a bridge carries the weight of a train without falling"
-    assert pool.like(text) is None
-    pool.add("a", "Something about painting walls in bright colors before winter comes to the north")
-    pool.add("b", text)
-    assert pool.like(text + " down") is not None
-    assert pool.like(text + " down")[0] == "b"
-    assert pool.like("A wholly different question about the taste of soup and the price of salt") is None
 
 
 @pytest.mark.slow

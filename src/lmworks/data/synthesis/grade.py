@@ -11,6 +11,7 @@ from pydantic import Field
 
 from lmworks.core.config import Config
 from lmworks.core.errors import DataError
+from lmworks.data.synthesis.novelty import words
 from lmworks.grading.text import contains, exact_match, f1
 
 _AGAINST: dict[str, Callable[[str, Sequence[str]], float]] = {
@@ -26,7 +27,8 @@ class GraderConfig(Config):
     """One grader; an answer must satisfy all of them."""
 
     name: Literal["exact_match", "f1", "contains", "words", "judge"]
-    """The first three compare with a reference; `words` counts; `judge` asks the generator for 1 to 5."""
+    """The first three compare with a reference; `words` counts, each Han character as one; `judge` asks the generator
+    for 1 to 5."""
     least: float
     """Grade from which on an answer is good: 0 to 1, a number of words, or the judge's 1 to 5."""
     field: Annotated[str, Field(min_length=1)] = "answer"
@@ -54,11 +56,7 @@ class Verdict:
 
 
 def grade(candidates: Sequence[Candidate], graders: Sequence[GraderConfig], judge: Judge) -> list[tuple[Verdict, ...]]:
-    """The verdicts of all graders on each answer.
-
-    Raises:
-        DataError: a row lacks the reference that a grader compares with.
-    """
+    """The verdicts of all graders on each answer; see `check_references`."""
     columns = []
     for grader in graders:
         if grader.name == "judge":
@@ -70,22 +68,43 @@ def grade(candidates: Sequence[Candidate], graders: Sequence[GraderConfig], judg
 
 
 def best(verdicts: Sequence[tuple[Verdict, ...]]) -> int | None:
-    """The first of the answers with the highest sum of grades among those that all graders call good."""
+    """The first of the answers with the highest sum of grades among those that all graders call good.
+
+    Grades count from 0 to 1 each; a number of words is no merit, or the longest answer were the best.
+    """
     good = [number for number, some in enumerate(verdicts) if all(verdict.good for verdict in some)]
-    return max(good, key=lambda n: (sum(v.grade or 0.0 for v in verdicts[n]), -n)) if good else None
+    return max(good, key=lambda n: (sum(map(_merit, verdicts[n])), -n)) if good else None
+
+
+def check_references(extra: Mapping[str, Any], graders: Sequence[GraderConfig]) -> None:
+    """Look whether an input row has what graders compare with.
+
+    Raises:
+        DataError: it lacks it, or it is no text.
+    """
+    for grader in graders:
+        references = _references(extra, grader)
+        if grader.name in _AGAINST and not (references and all(isinstance(one, str) for one in references)):
+            raise DataError(
+                f"the grader {grader.name!r} finds no text in the field {grader.field!r} of an input row",
+                "Give the field that holds the reference",
+            )
+
+
+def _references(extra: Mapping[str, Any], grader: GraderConfig) -> Sequence[Any]:
+    found = extra.get(grader.field)
+    return [found] if isinstance(found, str) else found if isinstance(found, list | tuple) else []
+
+
+def _merit(verdict: Verdict) -> float:
+    scale = {"words": 0.0, "judge": 1 / 5}.get(verdict.grader, 1.0)
+    return (verdict.grade or 0.0) * scale
 
 
 def _graded(one: Candidate, grader: GraderConfig) -> float:
     if grader.name == "words":
-        return float(len(one.response.split()))
-    reference = one.extra.get(grader.field)
-    references = [reference] if isinstance(reference, str) else reference
-    if not isinstance(references, list | tuple) or not references or not all(isinstance(r, str) for r in references):
-        raise DataError(
-            f"the grader {grader.name!r} finds no text in the field {grader.field!r} of an input row",
-            "Give the field that holds the reference",
-        )
-    return _AGAINST[grader.name](one.response, references)
+        return float(len(words(one.response)))
+    return _AGAINST[grader.name](one.response, _references(one.extra, grader))
 
 
 def _question(one: Candidate) -> str:

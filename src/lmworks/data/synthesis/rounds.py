@@ -223,8 +223,12 @@ class Rounds:
                 for number, (offer, request) in enumerate(zip(offered, requests, strict=True))
             ]
             answers = self._ask(named, SamplingParams(temperature=0.0, max_tokens=16))
+            for (_, attempt, _), answer in zip(named, answers, strict=True):
+                if isinstance(answer, Failure):
+                    unjudged[attempt.number] = answer.reason
             return [None if isinstance(answer, Failure) else answer.texts[0] for answer in answers]
 
+        unjudged: dict[int, str] = {}
         verdicts = grade([offer.candidate for offer in offered], self._config.graders, judge)
         by_attempt: dict[int, list[int]] = {}
         for number, offer in enumerate(offered):
@@ -232,6 +236,9 @@ class Rounds:
         for numbers in by_attempt.values():
             attempt = offered[numbers[0]].attempt
             chosen = best([verdicts[number] for number in numbers])
+            if chosen is None and attempt.number in unjudged:
+                attempt.end("failed", f"the judge: {unjudged[attempt.number]}")
+                continue
             if chosen is None:
                 grades = "; ".join(
                     ", ".join(f"{verdict.grader} {verdict.grade}" for verdict in verdicts[number]) for number in numbers

@@ -20,6 +20,7 @@ from lmworks.data.journal import Journal
 from lmworks.data.rows.conversations import FILE
 from lmworks.data.synthesis.asking import Answer
 from lmworks.data.synthesis.config import INDECISIVE, SynthesizeConfig
+from lmworks.data.synthesis.grade import check_references
 from lmworks.data.synthesis.rounds import Rounds
 from lmworks.data.synthesis.seeds import read_seeds
 
@@ -45,10 +46,12 @@ def synthesize(
         made_by: artifacts behind the generator, by their role; they become parents of this one.
 
     Raises:
-        DataError: inputs give nothing to begin with, a round failed as a whole (what was made before is kept, and
-            the same call goes on), or a journal of other settings is in the way.
+        DataError: inputs give nothing to begin with or lack what a grader compares with, a round failed as a whole
+            (what was made before is kept, and the same call goes on), or a journal of other settings is in the way.
     """
     seeds = read_seeds(config)
+    for seed in seeds:
+        check_references(seed.extra, config.graders)
     attempts = config.attempts or len(seeds)
     recorded = config.to_dict() | {"generator": identity}
     fields = [*(name for name in SynthesizeConfig.model_fields if name not in INDECISIVE), "generator"]
