@@ -171,7 +171,8 @@ def extend(
         found = add_merges(old, read_texts(corpus, max_bytes), num_tokens)
     kind = "model" if source.is_dir() and (source / "config.json").exists() else "tokenizer"
     parents = {kind: source} | ({"corpus": corpus} if corpus is not None else {})
-    settings = {"tokens": list(tokens), "special": special, "num_tokens": num_tokens}
+    settings: dict[str, object] = {"tokens": list(tokens), "special": special, "pad_to_multiple_of": multiple_of}
+    settings |= {} if corpus is None else {"num_tokens": num_tokens, "max_bytes": max_bytes}
     with write_artifact(
         output, kind, config=settings, parents=parents, code_version=code_version(add_tokens.__module__)
     ) as writer:
