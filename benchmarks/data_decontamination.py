@@ -39,10 +39,7 @@ def plain(text: str) -> list[str]:
 def simplified(text: str) -> list[str]:
     """Words as datatrove compares them."""
     letters = unicodedata.normalize("NFD", text.lower().translate(_DIGITS))
-    kept = "".join(
-        c for c in letters if unicodedata.category(c) != "Mn" and not unicodedata.category(c).startswith("P")
-    )
-    return kept.split()
+    return "".join(letter for letter in letters if unicodedata.category(letter)[0] not in "PSM").split()
 
 
 def rule(items: Sequence[EvaluationItem], n: int, words: Callable[[str], list[str]]) -> Callable[[str], bool]:
