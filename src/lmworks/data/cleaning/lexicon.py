@@ -6,7 +6,6 @@ and every loop over characters. What is remembered never changes a figure. Knows
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import unicodedata
 from dataclasses import dataclass
@@ -48,7 +47,7 @@ class _Lexicon(dict[str, int]):
         self._characters = 0
         self.figures = np.zeros((1024, len(_COLUMNS)), dtype=np.int64)
         self.first_word = np.zeros(1025, dtype=np.int64)
-        self.word_hashes = np.zeros(2048, dtype=np.uint64)
+        self.word_hashes = np.zeros(2048, dtype=np.int64)
         self.word_lengths = np.zeros(2048, dtype=np.int64)
 
     @property
@@ -67,10 +66,10 @@ class _Lexicon(dict[str, int]):
             start = int(self.first_word[number])
             while start + len(words) > len(self.word_hashes):
                 self.word_hashes, self.word_lengths = _doubled(self.word_hashes), _doubled(self.word_lengths)
-            for at, word in enumerate(words, start):
-                self.word_hashes[at] = _hash(word)
-                self.word_lengths[at] = len(word)
-            self.first_word[number + 1] = start + len(words)
+            end = start + len(words)
+            self.word_hashes[start:end] = [hash(word) for word in words]
+            self.word_lengths[start:end] = [len(word) for word in words]
+            self.first_word[number + 1] = end
             self.figures[number] = _figures(words)
             self._characters += len(run)
             self[run] = number
@@ -84,32 +83,27 @@ def _doubled(array: NDArray[_Scalar]) -> NDArray[_Scalar]:
     return np.concatenate([array, np.zeros_like(array)])
 
 
-def _hash(word: str) -> int:
-    return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
-
-
 def _figures(words: tuple[str, ...]) -> list[int]:
-    solid = [word for word in words if any(c not in SYMBOLS for c in word)]
-    stop_words = 0
+    alphabetic = solid = solid_characters = stop_words = 0
+    # Sentences that start in here where one has just ended, and where not; and whether one has ended by now: the rule
+    # of spaCy's sentencizer. A run of closing marks alone leaves that as it was.
+    starts_after_end = starts = 0
+    ended_before, ended = True, False
+    clear = False
     for word in words:
-        stop_words |= _STOP_BITS.get(word, 0)
-    after_end, fresh = _sentences(words, after_end=True), _sentences(words, after_end=False)
-    return [
-        len(words), sum(any(map(str.isalpha, word)) for word in words), len(solid), sum(map(len, solid)), stop_words,
-        after_end[0], fresh[0], fresh[1], after_end[1] == fresh[1],
-    ]  # fmt: skip
-
-
-def _sentences(words: tuple[str, ...], *, after_end: bool) -> tuple[int, bool]:
-    """How many sentences start inside a run, and whether its end ends one: the rule of spaCy's sentencizer."""
-    starts = 0
-    for word in words:
-        ends = word in SENTENCE_ENDS
-        if after_end and not ends and any(unicodedata.category(c)[0] != "P" for c in word):
-            starts, after_end = starts + 1, False
-        elif ends:
-            after_end = True
-    return starts, after_end
+        letters = word.isalpha() or any(map(str.isalpha, word))
+        alphabetic += letters
+        if letters or any(c not in SYMBOLS for c in word):
+            solid += 1
+            solid_characters += len(word)
+            stop_words |= _STOP_BITS.get(word, 0)
+        if word in SENTENCE_ENDS:
+            ended_before = ended = clear = True
+        elif letters or any(unicodedata.category(c)[0] != "P" for c in word):
+            starts_after_end, starts = starts_after_end + ended_before, starts + ended
+            ended_before = ended = False
+            clear = True
+    return [len(words), alphabetic, solid, solid_characters, stop_words, starts_after_end, starts, ended, clear]
 
 
 _shared = _Lexicon()
@@ -192,7 +186,7 @@ class Words:
     @cached_property
     def hashes(self) -> NDArray[np.uint64]:
         """A number for each word, equal for equal words."""
-        return self.lexicon.word_hashes[self._positions]
+        return self.lexicon.word_hashes[self._positions].view(np.uint64)
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:

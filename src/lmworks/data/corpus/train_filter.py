@@ -210,10 +210,10 @@ def examples(paths: Sequence[Path], config: TrainFilterConfig) -> dict[str, Exam
             found = dict(sorted(found.items())[: config.max_texts])
     if rejections:
         first = rejections[0]
-        said = f"{len(rejections):,} documents cannot be read, {first.place} the first: {first.reason} {first.detail}"
+        said = f"{len(rejections):,} documents cannot be read, {first.place} the first: {first.reason}: {first.detail}"
         if not found:
-            raise DataError(said.strip(), "Look at the files, and at text_field")
-        say(said.strip())
+            raise DataError(said, "Look at the files, and at text_field")
+        say(said)
     return dict(sorted(found.items())[: config.max_texts])
 
 
