@@ -175,7 +175,10 @@ def test_what_nobody_has_is_an_error_and_damage_is_named(life):
         find_exposure("x", life / "none")
     document = rows(life)[0]["id"]
     (life / "tokens/lineage.json").write_text("{")
-    assert "is damaged" in find_exposure(document, life).unreadable[0]
+    (life / "source/documents.jsonl").unlink()
+    damaged, missing = find_exposure(document, life).unreadable
+    assert "is damaged" in damaged
+    assert "No such file" in missing
     with (life / "corpus/report.json").open("a") as report:
         report.write(" ")
     with pytest.raises(ArtifactError, match="does not match"):

@@ -46,6 +46,7 @@ class RowSearch:
         self.document = document
         self.ids: set[str] = set()
         self.origins: set[str] = set()
+        self.unreadable: set[str] = set()
         self._written: tuple[bytes, ...] = ()
         self._learn(document)
 
@@ -58,12 +59,15 @@ class RowSearch:
     def rows_in(self, file: Path) -> Rows:
         """The document's rows in a file of rows; other lines are passed over."""
         found: Rows = {}
-        with file.open("rb") as source:
-            for number, line in enumerate(source):
-                if any(written in line for written in self._written) and self._is_its(row := _row(line)):
-                    found[number] = len(str(row.get("text", "")).encode("utf-8", "surrogatepass"))
-                    self._learn(row.get("id"))
-                    self.origins |= {str(row["source"])} if row.get("source") else set()
+        try:
+            with file.open("rb") as source:
+                for number, line in enumerate(source):
+                    if any(written in line for written in self._written) and self._is_its(row := _row(line)):
+                        found[number] = len(str(row.get("text", "")).encode("utf-8", "surrogatepass"))
+                        self._learn(row.get("id"))
+                        self.origins |= {str(row["source"])} if row.get("source") else set()
+        except OSError as error:
+            self.unreadable.add(f"{file}: {error.strerror}")
         return found
 
     def _learn(self, identity: Any) -> None:

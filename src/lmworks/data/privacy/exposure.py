@@ -63,7 +63,7 @@ class Exposure:
     twins: tuple[str, ...]
     """Documents that reports show as its duplicates."""
     unreadable: tuple[str, ...]
-    """Artifacts that could not be looked into."""
+    """Artifacts and files that could not be looked into."""
 
     def __bool__(self) -> bool:
         """Whether anything holds it or was made of it."""
@@ -79,7 +79,7 @@ def find_exposure(document: str, root: Path) -> Exposure:
         root: hidden folders below it are left out.
 
     Raises:
-        ArtifactError: there is no such folder.
+        ArtifactError: there is no such folder, or converted tokens in it do not say which documents they hold.
     """
     manifests, files, unreadable = _found(root)
     search = RowSearch(document)
@@ -107,7 +107,7 @@ def find_exposure(document: str, root: Path) -> Exposure:
     trained, derived = _made_of(exposed, others)
     return Exposure(
         document, tuple(holdings), trained, derived, tuple(loose), tuple(sorted(search.origins)), tuple(sorted(twins)),
-        tuple(unreadable),
+        (*unreadable, *sorted(search.unreadable)),
     )  # fmt: skip
 
 
@@ -170,6 +170,8 @@ def _tokens_of(document: str, manifest: Manifest, held: Mapping[str, tuple[Place
         digests |= theirs
         sources[parent.role] = source, at
         if parent.role != "corpus":
+            if CONVERTED not in manifest.notes:
+                raise ArtifactError(f"{manifest.path} does not say which documents it holds", "Convert the tokens anew")
             split, _, number = parent.role.rpartition(".")
             converted = manifest.notes[CONVERTED][split]
             (rows,) = at.values()
