@@ -57,6 +57,7 @@ def test_every_compression_is_looked_through_and_its_damage_named(tmp_path, suff
     file.write_bytes(pack(data) + pack(data))
     documents, rejections = read(file)
     assert [d.source for d in documents] == [f"r.jsonl{suffix}:1", f"r.jsonl{suffix}:2"]
+    assert [(d.meta["begin"], d.meta["end"]) for d in documents] == [(0, len(data)), (len(data), 2 * len(data))]
     assert rejections == []
     file.write_bytes(pack(data * 5000)[:-12])
     assert [r.reason for r in read(file)[1]][-1] in ("unreadable", "bad json")

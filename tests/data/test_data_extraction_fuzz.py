@@ -74,10 +74,19 @@ def seeds():
     }  # fmt: skip
 
 
-def mutated(data, chance):
+MARKS = (
+    b"\0", b"\xff\xfe", b"\xed\xa0\x80", b"\\ud800", b"<", b'"', b"\xf4\x90\x80\x80", b"[" * 50, b"\r", b"\x1b$B",
+    b"\xc0\x80", b"&#xD800;", b"<!DOCTYPE a [<!ENTITY x SYSTEM 'file:///etc/passwd'>]>&x;", b"<div>" * 300, b"9" * 5000,
+    b"1e400", b"From x\n", b"WARC/1.0\r\n", b"Content-Length: 99999999999\r\n", b"/Filter[/FlateDecode/LZWDecode]",
+    b"PK\x05\x06",
+)  # fmt: skip
+ENCODINGS = ("utf-16", "utf-16-be", "utf-32", "gb18030", "utf-7", "cp037", "iso2022_jp")
+
+
+def mutated(data, others, chance):
     data = bytearray(data)
     for _ in range(chance.choice((1, 1, 2, 5, 30))):
-        kind, place = chance.randrange(6), chance.randrange(len(data) + 1)
+        kind, place = chance.randrange(10), chance.randrange(len(data) + 1)
         if kind == 0 and data:
             data[place % len(data)] = chance.randrange(256)
         elif kind == 1:
@@ -85,14 +94,41 @@ def mutated(data, chance):
         elif kind == 2:
             data[place:place] = chance.randbytes(chance.randrange(1, 20))
         elif kind == 3:
-            data[place:place] = chance.choice(
-                (b"\0", b"\xff\xfe", b"\xed\xa0\x80", b"\\ud800", b"<", b'"', b"\xf4\x90\x80\x80", b"[" * 50)
-            )
+            data[place:place] = chance.choice(MARKS)
         elif kind == 4:
-            data[place:place] = data[: chance.randrange(200)]
+            data[place:place] = chance.choice(others)[: chance.randrange(2000)]
+        elif kind == 5:  # what may be a length
+            data[place : place + 4] = chance.choice((b"\xff\xff\xff\xff", b"\0\0\0\0", b"\0\0\0\x80"))
+        elif kind == 6:
+            data = data[place:] + data[:place]
+        elif kind == 7:
+            data = bytearray(data.decode("utf-8", "replace").encode(chance.choice(ENCODINGS), "replace"))
+        elif kind == 8:
+            data = data[:100_000] * 2
         else:
             del data[place:]
     return bytes(data)
+
+
+def packed(name, data, chance):
+    """Sometimes in a compression or an archive, some of them damaged: `(suffixes, bytes)`."""
+    how, suffix = chance.randrange(12), name[1:]
+    if how < 4:
+        pack = (gzip.compress, bz2.compress, lzma.compress)[how % 3]
+        data, suffix = bytearray(pack(data)), suffix + (".gz", ".bz2", ".xz")[how % 3]
+    elif how < 7:
+        made = io.BytesIO()
+        with zipfile.ZipFile(
+            made, "w", (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)[how - 4]
+        ) as archive:
+            archive.writestr(name, data)
+            archive.writestr("last.txt", "words")
+        data, suffix = bytearray(made.getvalue()), ".zip"
+    else:
+        return suffix, data
+    if chance.random() < 0.6:
+        data[chance.randrange(len(data))] ^= 255
+    return suffix, bytes(data)
 
 
 def check(path, count, seconds=20):
@@ -120,7 +156,8 @@ def fuzz(folder, count, seed):
     folder.mkdir()
     for number in range(count):
         name = chance.choice(list(originals))
-        (folder / f"{number:05d}{name[1:]}").write_bytes(mutated(originals[name], chance))
+        suffix, data = packed(name, mutated(originals[name], list(originals.values()), chance), chance)
+        (folder / f"{number:05d}{suffix}").write_bytes(data)
     return check(folder, count // 2)
 
 

@@ -65,14 +65,13 @@ def row(values: Mapping[str, Any], place: str, fields: RowFields, **where: int) 
     return Extracted(text, {**told, **named, **where}, place)
 
 
-def json_lines(stream: IO[bytes], fields: RowFields, part: Lines | None, *, offsets: bool = True) -> Found:
-    """One object a line.
+def json_lines(stream: IO[bytes], fields: RowFields, part: Lines | None) -> Found:
+    """One object a line, noted with its bytes: of the file, or of what a compressed one holds.
 
     Args:
         stream: at the beginning of the part.
         fields: where a row keeps its text.
         part: None reads to the end.
-        offsets: note each row's bytes, which have a meaning where the file is not compressed.
     """
     number, place, end = (0, 0, None) if part is None else (part.first_line - 1, part.begin, part.end)
     while (end is None or place < end) and (line := stream.readline(MAX_ROW_BYTES + 1)):
@@ -98,7 +97,7 @@ def json_lines(stream: IO[bytes], fields: RowFields, part: Lines | None, *, offs
             yield Rejection(here, "bad json", str(error))
         else:
             if isinstance(values, dict):
-                yield row(values, here, fields, **({"begin": begin, "end": place} if offsets else {}))
+                yield row(values, here, fields, begin=begin, end=place)
             else:
                 yield Rejection(here, "bad json", f"the line holds a {type(values).__name__}, not an object")
 

@@ -117,7 +117,7 @@ def _contents(
     with decompressed(stream, packed, place) as opened_stream:
         plain = budget.counted(opened_stream, place) if depth and packed else opened_stream
         if suffix in (".jsonl", ".ndjson"):
-            yield from within(json_lines(plain, fields, part, offsets=not packed), place)
+            yield from within(json_lines(plain, fields, part), place)
         elif suffix == ".json":
             yield from within(json_values(plain, fields), place)
         elif suffix in (".csv", ".tsv"):
