@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmworks.data.cleaning.filters import PRESETS, first_broken, remove_lines, rules_of
+from lmworks.data.cleaning.filters import PRESETS, remove_lines, steps_of
 from lmworks.data.cleaning.normalize import divide, normalize
+from lmworks.data.cleaning.rules import Broken, clean
 from lmworks.data.cleaning.text_measures import TextMeasures
 
 SENTENCE = "The keeper of the light walked down to the shore and looked out over the water that morning. "
@@ -15,6 +16,11 @@ GOOD = (
     "lamp, trimmed its wick, wound the clockwork and wrote down the weather. Today most of these towers run by "
     "themselves, and people visit them to see the view and to hear old stories of storms and rescues."
 )
+
+
+def first_broken(text, steps):
+    outcome = clean(text, steps)
+    return (outcome.rule, outcome.value) if isinstance(outcome, Broken) else None
 
 
 @pytest.mark.parametrize(
@@ -112,9 +118,9 @@ def test_code_rules(code, rule):
 
 
 def test_min_words_replaces_the_preset_s_bound():
-    assert first_broken(SENTENCE * 1, rules_of("english"))[0].name == "words"
-    assert first_broken(SENTENCE.strip(), rules_of("english", 10)) is None
-    assert first_broken("too short", rules_of("none", 3))[0].name == "words"
+    assert first_broken(SENTENCE * 1, steps_of("english"))[0].name == "words"
+    assert first_broken(SENTENCE.strip(), steps_of("english", 10)) is None
+    assert first_broken("too short", steps_of("none", 3))[0].name == "words"
 
 
 def test_policy_lines_go_and_the_rest_stays():

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmworks.data.cleaning.c4 import C4Lines
-from lmworks.data.cleaning.chinese import CHINESE, misread_share, script_of
+from lmworks.data.cleaning.chinese import CHINESE, misread_share, script_mixture
 from lmworks.data.cleaning.english_words import split_run
 from lmworks.data.cleaning.filters import PRESETS, rules_of, steps_of
 from lmworks.data.cleaning.fineweb import FINEWEB_STEPS
@@ -116,9 +116,8 @@ def test_chinese_prose_passes_and_what_is_broken_leaves():
     repeated = clean(CHINESE_PROSE + "海岸的灯塔" * 20 + "。", CHINESE)
     assert isinstance(repeated, Broken)
     assert repeated.rule.name == "top_4_characters"
-    assert script_of("这个国家的学生们说话") == "simplified"
-    assert script_of("這個國家的學生們說話") == "traditional"
-    assert script_of("這個國家的学生们说话") == "mixed"
+    assert script_mixture("这个国家的学生们说话") == script_mixture("這個國家的學生們說話") == 0.0
+    assert script_mixture("這個國家的学生们说话") > 0.2
 
 
 @pytest.mark.parametrize(

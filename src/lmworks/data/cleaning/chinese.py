@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Literal
 
 from lmworks.data.cleaning.gopher import GOPHER
 from lmworks.data.cleaning.published_measures import PublishedMeasures
@@ -58,27 +57,15 @@ _MISREAD = re.compile(f"[{_misread()}]")
 # What decoders leave behind.
 _REMAINS = re.compile("锟斤拷|烫烫烫|屯屯屯|\ufffd")
 
-Script = Literal["simplified", "traditional", "mixed", "unknown"]
-
 
 def han_share(text: str) -> float:
     """Share of Han characters among those that are not white space."""
     return len(_HAN.findall(text)) / max(len(_SPACE.sub("", text)), 1)
 
 
-def script_of(text: str) -> Script:
-    """Which of the two ways of writing a Chinese text follows, by frequent characters that differ."""
-    simplified, traditional = _counts(text)
-    if simplified + traditional == 0:
-        return "unknown"
-    if min(simplified, traditional) > 0.2 * (simplified + traditional):
-        return "mixed"
-    return "simplified" if simplified > traditional else "traditional"
-
-
 def script_mixture(text: str) -> float:
     """Share of the rarer way of writing among the characters that tell, taken for ten at least; between 0 and 0.5."""
-    simplified, traditional = _counts(text)
+    simplified, traditional = len(_SIMPLIFIED.findall(text)), len(_TRADITIONAL.findall(text))
     return min(simplified, traditional) / max(simplified + traditional, 10)  # an old poem may hold a variant or two
 
 
@@ -106,10 +93,6 @@ def digit_share(text: str) -> float:
 def bracketed_share(text: str) -> float:
     """Share of the characters that stand in 【】, as headings of advertisements do."""
     return sum(map(len, _BRACKETS.findall(text))) / max(len(text), 1)
-
-
-def _counts(text: str) -> tuple[int, int]:
-    return len(_SIMPLIFIED.findall(text)), len(_TRADITIONAL.findall(text))
 
 
 def _line_ends(m: PublishedMeasures) -> float:

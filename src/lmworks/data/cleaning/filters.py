@@ -6,14 +6,13 @@ A preset is a list of steps; a document leaves at the first rule it breaks. Know
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 from lmworks.data.cleaning.c4 import C4, C4Lines
 from lmworks.data.cleaning.chinese import CHINESE
 from lmworks.data.cleaning.fineweb import FINEWEB, FINEWEB_STEPS
 from lmworks.data.cleaning.gopher import GOPHER, GOPHER_QUALITY, GOPHER_REPETITION
-from lmworks.data.cleaning.published_measures import PublishedMeasures
 from lmworks.data.cleaning.rules import LineRule, Rule, TextStep, rules_in
 from lmworks.data.cleaning.text_measures import TextMeasures
 
@@ -113,13 +112,3 @@ def steps_of(preset: Preset, min_words: int | None = None) -> tuple[TextStep, ..
 def rules_of(preset: Preset, min_words: int | None = None) -> tuple[Rule, ...]:
     """Every rule that `steps_of` may drop a text by."""
     return rules_in(steps_of(preset, min_words))
-
-
-def first_broken(text: str, rules: Sequence[Rule]) -> tuple[Rule, float] | None:
-    """The first rule that a text breaks, with the value measured; None when it keeps them all."""
-    measures = PublishedMeasures(text)
-    for rule in rules:
-        value = rule.breaks(measures)
-        if value is not None:
-            return rule, value
-    return None
