@@ -170,28 +170,29 @@ def die_of_three(number):
     return number
 
 
-KILLED_PARENT = """
-import os, sys, time
+SLEEPER = """
+import os, time
 from pathlib import Path
+def sleep_here(folder):
+    (Path(folder) / f"{os.getpid()}.worker").touch()
+    time.sleep(60)
+"""
+KILLED_PARENT = """
+import sys
 sys.path.insert(0, sys.argv[1])
 from lmworks.data.corpus.runner import LocalRunner
-from test_data_runner import sleep_here
-list(LocalRunner(2).map(sleep_here, [sys.argv[2]] * 2, "sleep"))
+from sleeper import sleep_here
+list(LocalRunner(2).map(sleep_here, [sys.argv[1]] * 2, "sleep"))
 """
 
 
-def sleep_here(folder):
-    (Path(folder) / str(os.getpid())).touch()
-    time.sleep(60)
-
-
 def test_workers_end_with_the_run_that_was_killed(tmp_path):
-    arguments = [sys.executable, "-c", KILLED_PARENT, str(Path(__file__).parent), str(tmp_path)]
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE)
+    (tmp_path / "sleeper.py").write_text(SLEEPER)
+    process = subprocess.Popen([sys.executable, "-c", KILLED_PARENT, str(tmp_path)], stderr=subprocess.PIPE)
     workers = []
     while len(workers) < 2 and process.poll() is None:
         time.sleep(0.05)
-        workers = [int(file.name) for file in tmp_path.iterdir()]
+        workers = [int(file.stem) for file in tmp_path.glob("*.worker")]
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     until = time.monotonic() + 20
