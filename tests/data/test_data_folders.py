@@ -187,11 +187,14 @@ def test_a_pipe_is_no_input(tmp_path):
 
 
 def test_members_that_cannot_be_opened_do_not_end_the_archive(tmp_path):
-    packed = bytearray(zipped({"secret.txt": b"x", "odd.txt": b"x", "open.txt": b"words"}))
+    packed = bytearray(zipped({"secret.txt": b"x", "none.txt": b"x", "odd.txt": b"x", "open.txt": b"words"}))
     for name, offset, value in ((b"secret.txt", 6, 1), (b"odd.txt", 8, 99)):
         packed[packed.find(name) - 30 + offset] = value
         packed[packed.rfind(name) - 46 + offset + 2] = value
+    for place in (packed.find(b"none.txt"), packed.rfind(b"none.txt")):
+        packed[place : place + 8] = bytes(8)
     (tmp_path / "a.zip").write_bytes(packed)
     documents, rejections = read(tmp_path / "a.zip")
     assert list(documents) == ["a.zip!open.txt"]
+    assert rejections.pop("a.zip!") == "unsupported"
     assert rejections == {"a.zip!secret.txt": "encrypted", "a.zip!odd.txt": "archive"}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import struct
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -92,7 +93,7 @@ def members(
     """
     try:
         yield from _zip(stream, budget, name) if suffix == ".zip" else _tar(stream, budget, name)
-    except (*DAMAGE, ValueError) as error:
+    except (*DAMAGE, ValueError, IndexError, OverflowError, struct.error) as error:
         raise UnreadableError("archive", f"{type(error).__name__}: {error}") from None
 
 
@@ -108,7 +109,7 @@ def seekable(stream: IO[bytes]) -> Iterator[IO[bytes]]:
 def _zip(stream: IO[bytes], budget: Budget, name: str) -> Iterator[tuple[str, IO[bytes] | UnreadableError]]:
     with zipfile.ZipFile(stream) as archive:
         for info in archive.infolist()[:_MAX_MEMBERS]:
-            if info.is_dir():
+            if info.filename.endswith("/"):  # `is_dir` fails on members without a name
                 continue
             try:
                 member = archive.open(info)

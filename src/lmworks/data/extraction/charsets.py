@@ -89,7 +89,7 @@ def likeliest(data: bytes, declared: str = "", *, wide_only: bool = False) -> tu
     for _, _, encoding in sorted(scored, key=lambda item: item[:2], reverse=True):  # stable: of the same, the first
         try:
             return data.decode(encoding), encoding
-        except UnicodeDecodeError:
+        except UnicodeError:
             continue
     return None
 

@@ -30,6 +30,8 @@ _WIDER = {
     "tis-620": "cp874", "iso-8859-11": "cp874", "x-mac-roman": "mac_roman", "x-mac-cyrillic": "mac_cyrillic",
 }  # fmt: skip
 """What browsers read in place of a declared encoding: the larger code page of the same bytes."""
+_NOTATIONS = frozenset(("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined"))
+"""What Python calls encodings too."""
 
 
 def decode(data: bytes) -> str:
@@ -98,4 +100,4 @@ def _codec(declared: str) -> str:
         codec = codecs.lookup(_WIDER.get(name.replace("_", "-"), name))
     except (LookupError, ValueError):  # NUL in the name is a ValueError
         return ""
-    return codec.name if codec._is_text_encoding else ""
+    return codec.name if codec._is_text_encoding and codec.name not in _NOTATIONS else ""

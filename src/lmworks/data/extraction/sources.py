@@ -136,7 +136,10 @@ def _member(
     """The documents of one member; what is wrong with it does not end the archive."""
     inside = PurePosixPath(readable_name(member.replace("\\", "/").replace("\0", "")))
     path = PurePosixPath(f"{archive}!{str(inside).lstrip('/')}")
-    if any(part.startswith(".") and part != ".." for part in inside.parts) or not inside.name:
+    if not inside.name:
+        yield Rejection(f"{archive}!", "unsupported", "a member without a name")
+        return
+    if any(part.startswith(".") and part != ".." for part in inside.parts):
         return  # hidden; what climbs out of its archive is read under its name, for nothing is unpacked to disk
     try:
         if isinstance(content, UnreadableError):
