@@ -149,7 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="*", type=Path, help=".jsonl with a field text, or plain text; also .gz")
     parser.add_argument("--quick", action="store_true", help="few documents, under a minute")
-    parser.add_argument("--documents", type=int, default=800, help="of all files together")
+    parser.add_argument("--documents", type=int, default=1200, help="of all files together")
     parser.add_argument("--rounds", type=int, default=5, help="how often both sides run")
     parser.add_argument("--languages", type=Path, metavar="FOLDER", help="labelled lines to identify")
     parser.add_argument("--save", action="store_true", help="keep the result in results/")
