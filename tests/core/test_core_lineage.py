@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lmworks.core.errors import ArtifactError, DiskFullError
-from lmworks.core.lineage import MANIFEST, content_hash, load_manifest, verify, write_artifact
+from lmworks.core.lineage import MANIFEST, content_hash, load_manifest, parent_of, verify, write_artifact
 from lmworks.core.trace import trace
 
 
@@ -150,3 +150,35 @@ def test_moved_tree_still_traces(tmp_path: Path) -> None:
     assert trace(tmp_path / "two/model").ancestors[0].state == "intact"
     assert not model.exists()
     assert json.loads((tmp_path / "two/model" / MANIFEST).read_text())["parents"][0]["path"] == "source"
+
+
+def test_one_file_is_an_artifact_by_the_manifest_beside_it(tmp_path: Path) -> None:
+    for text in ("first", "second"):  # the second replaces the first
+        with write_artifact(tmp_path / "x.bin", "tokens", config={}, one_file=True) as writer:
+            (writer.folder / "x.bin").write_text(text)
+            (writer.folder / "x.bin.index").write_text("1")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["x.bin", "x.bin.index", "x.bin.lineage.json"]
+    assert (tmp_path / "x.bin").read_text() == "second"
+    manifest = verify(tmp_path / "x.bin")
+    assert parent_of(tmp_path / "x.bin", tmp_path).content_hash == manifest.content_hash
+    (tmp_path / "x.bin.index").write_text("2")
+    with pytest.raises(ArtifactError, match=r"x\.bin\.index"):
+        verify(tmp_path / "x.bin")
+    (tmp_path / "mine.bin").write_text("mine")
+    with (
+        pytest.raises(ArtifactError, match="is not an artifact"),
+        write_artifact(tmp_path / "mine.bin", "tokens", config={}, one_file=True),
+    ):
+        pass
+
+
+def test_a_folder_in_an_artifact_is_traced_to_it(tmp_path: Path) -> None:
+    with write_artifact(tmp_path / "tokens", "tokens", config={}) as writer:
+        (writer.folder / "train").mkdir()
+        (writer.folder / "train/shard").write_text("1")
+    with write_artifact(tmp_path / "made", "tokens", config={}, parents={"train.0": tmp_path / "tokens/train"}):
+        pass
+    (part,) = trace(tmp_path / "made").ancestors
+    assert [(node.state, node.parent.kind) for node in (part, *part.ancestors)] == [
+        ("intact", "folder"), ("intact", "tokens"),
+    ]  # fmt: skip

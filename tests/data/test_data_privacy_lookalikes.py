@@ -29,7 +29,8 @@ zip 94105-1234|40.712776, -74.005974|3.14159265358979|contact pads 0.125 0.250|r
 bbox = [123 456 789 1011]|4111 1111 1111 1112|IBAN DE89 3704 0044 0532 0130 01|110105194912310021|110105194913310028
 987-65-4321|SSN 000-12-3456|commit da39a3ee5e6b4b0d3255bfef95601890afd80709|192.168.1.1|2001:db8::1
 a::b::c::d::e::f|git@github.com:org/repo.git
-foo@2x.png|@babel/core@7.23.2|Text size 1234567 bytes|"mobile": false, "width": 1234567|the cell (3, 4) holds 1234567
+<Buffer 08 07 06 05>|foo@2x.png|@babel/core@7.23.2|Text size 1234567 bytes
+"mobile": false, "width": 1234567|the cell (3, 4) holds 1234567
 ring buffer of 16777216 entries|The phone has 1080 x 2400 pixels|订单号 20231104123456789012|第1.2.3.4节|版本号 1.2.3.4
 """
 

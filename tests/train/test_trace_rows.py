@@ -1,6 +1,7 @@
 """`lmworks trace RUN --row N` names the documents that a row was packed from."""
 
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -85,3 +86,18 @@ def test_what_cannot_be_traced_is_named(run: Path, tmp_path: Path) -> None:
     outcome = CliRunner().invoke(cli, ["trace", str(run), "--row", "0"])
     corpus.write_bytes(before)
     assert "changed" in str(outcome.exception)
+
+
+def test_tokens_that_have_changed_since_the_run_are_refused(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run.parent, tmp_path / "life")
+    model, tokens = (tmp_path / "life" / name / "lineage.json" for name in ("model", "tokens"))
+    manifest = json.loads(model.read_text())
+    manifest["config"] |= {name: str(tmp_path / "life" / name) for name in ("tokens", "tokenizer")}
+    model.write_text(json.dumps(manifest))
+    assert traced(model.parent, "--row", "0") == [
+        {**document, "tokens": str(tokens.parent)} for document in traced(run, "--row", "0")
+    ]
+    tokens.write_text(json.dumps(json.loads(tokens.read_text()) | {"content_hash": "of another version"}))
+    result = CliRunner().invoke(cli, ["trace", str(model.parent), "--row", "0"])
+    assert isinstance(result.exception, ArtifactError)
+    assert "has changed since" in str(result.exception)

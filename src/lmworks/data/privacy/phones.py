@@ -116,7 +116,14 @@ class PhoneSearch:
             return True
         if (said := _SAYS_PHONE.search(after)) and not _NAMES_ANOTHER.match(text, end + said.end()):
             return True
-        if _THOUSANDS.fullmatch(written) or len(groups) < 3 or min(map(len, groups[1:])) < 2 or "/" in written:
+        bytes_in_a_row = len(groups) != 5 and all(len(group) == 2 for group in groups)  # five are a French number
+        if (
+            bytes_in_a_row
+            or _THOUSANDS.fullmatch(written)
+            or len(groups) < 3
+            or min(map(len, groups[1:])) < 2
+            or "/" in written
+        ):
             return False
         return any(_is_valid(written, region) for region in self.regions)
 
