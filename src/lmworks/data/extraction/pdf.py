@@ -160,12 +160,8 @@ def _cut(line: str, begin: int, box: Callable[[int], _Box]) -> list[Line]:
     for piece in pieces:
         boxes = [b for word in piece for b in word[1:] if any(b)]
         if boxes:
-            edges = (
-                min(b[0] for b in boxes),
-                min(b[1] for b in boxes),
-                max(b[2] for b in boxes),
-                max(b[3] for b in boxes),
-            )
+            lefts, bottoms, rights, tops = zip(*boxes, strict=True)
+            edges = (min(lefts), min(bottoms), max(rights), max(tops))
         else:
             edges = _NOWHERE
         made.append(Line(" ".join(word for word, _, _ in piece), *edges))
