@@ -13,7 +13,7 @@ import time
 import zipfile
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from lmworks.core.generation import Document
@@ -199,6 +199,7 @@ def test_arbitrary_bytes_give_documents_or_named_rejections(tmp_path, data, suff
 @settings(max_examples=100, deadline=None)
 @given(st.text(min_size=1), st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32"]))
 def test_texts_in_marked_encodings_come_back_or_are_refused(text, encoding):
+    assume(encoding != "utf-16" or not text.startswith("\0"))  # the same bytes are the mark of UTF-32
     try:
         found, _ = decode_named(text.encode(encoding))
     except UnreadableError:
