@@ -52,7 +52,7 @@ class Router(nn.Module):
         scoring_func: from logits to scores.
         norm_topk_prob: divide the chosen scores by their sum.
         routed_scaling_factor: multiplies the weights.
-        n_group: groups of neighbouring experts.
+        n_group: groups of neighboring experts.
         topk_group: experts are chosen from the best so many groups.
         group_score: a group counts as much as its best expert, or as its two best together.
         bias: of the logits.

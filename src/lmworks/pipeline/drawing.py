@@ -1,4 +1,4 @@
-"""Two drawings as inline SVG, coloured by the page's style sheet: a curve over steps and a lineage graph.
+"""Two drawings as inline SVG, colored by the page's style sheet: a curve over steps and a lineage graph.
 
 Knows no artifact.
 """

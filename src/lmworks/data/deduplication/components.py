@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 def joined_by(leaders: NDArray[np.int64], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
     """The finest partition that is coarser than a given one and holds both of every pair in one part.
 
-    Parts take the least of their neighbours' leaders all at once, again and again (Shiloach & Vishkin 1982).
+    Parts take the least of their neighbors' leaders all at once, again and again (Shiloach & Vishkin 1982).
 
     Args:
         leaders: [things] leader of each; a thing of its own leads itself.
