@@ -24,7 +24,7 @@ def test_the_page_and_its_files_are_served_under_a_strict_policy(url):
         new = set(re.findall(r'"(/page/[\w.]+)"', texts.pop())) - found
         found |= new
         texts += [httpx.get(url + name).text for name in new]
-    assert len(found) == 7
+    assert len(found) == 8
     for name in found:
         kind = "text/css" if name.endswith(".css") else "text/javascript"
         assert httpx.get(url + name).headers["content-type"] == f"{kind}; charset=utf-8"

@@ -9,7 +9,7 @@ import io
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from lmworks.core.errors import DataError
 from lmworks.data.acquisition.archive import DAMAGE, MAX_BYTES, check_name, damaged, tar_members
@@ -75,8 +75,8 @@ class _Slice(io.RawIOBase):
         """Always true."""
         return True
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's private buffer type
-        """Fill `buffer` as far as the slice goes."""
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer`, which is writable bytes, as far as the slice goes."""
         data = self._stream.read(min(len(buffer), self._left))
         self._left -= len(data)
         buffer[: len(data)] = data

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-FILES = {"index.html": "text/html", "style.css": "text/css", "label.js": "text/javascript"}
+FILES = {"index.html": "text/html", "look.css": "text/css", "style.css": "text/css", "label.js": "text/javascript"}
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -97,7 +97,7 @@ def label_app(study: Study, hosts: tuple[str, ...] = ("127.0.0.1", "localhost", 
 
 @cache
 def _content(name: str) -> bytes:
-    return files("lmworks.data.labels.page").joinpath(name).read_bytes()
+    return files("lmworks.core" if name == "look.css" else "lmworks.data.labels.page").joinpath(name).read_bytes()
 
 
 async def _body(request: Request) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The chat page: static files of this package, read once and served under a strict content policy.
+"""The chat page: static files of this package and the look of all pages, read once, under a strict content policy.
 
 The page asks for nothing beyond this server. Knows no model.
 """
@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 FILES = {
     "index.html": "text/html",
+    "look.css": "text/css",
     "style.css": "text/css",
     "app.js": "text/javascript",
     "turns.js": "text/javascript",
@@ -53,4 +54,4 @@ def _reply(name: str) -> Response:
 
 @cache
 def _content(name: str) -> bytes:
-    return files(__name__).joinpath(name).read_bytes()
+    return files("lmworks.core" if name == "look.css" else __name__).joinpath(name).read_bytes()
