@@ -16,7 +16,6 @@ from lmworks.data.cleaning.fineweb import FINEWEB_QUALITY
 from lmworks.data.cleaning.gopher import GOPHER_QUALITY, GOPHER_REPETITION
 from lmworks.data.cleaning.rules import Broken, clean
 
-spacy = pytest.importorskip("spacy")
 pytestmark = pytest.mark.slow
 
 NEWLINES = ("\n", "\n", "\n", "\n\n", "\r\n", "\r", "\x85", "\u2028", "\u2029", "\x0b", "\x1c", "\n \n")
@@ -29,22 +28,8 @@ ODD = (
     "㎡,㎞", "\u0301", "\x00", "http://a.com/b?c=d", "a@b.co", "a--b", "—", "((", "US$5", "°C.", "5كوب",
 )  # fmt: skip
 WORDS = (
-    "the",
-    "be",
-    "to",
-    "of",
-    "and",
-    "that",
-    "have",
-    "with",
-    "lamp",
-    "keeper",
-    "light",
-    "sea",
-    "coast",
-    "wrote",
-    "night",
-)
+    "the", "be", "to", "of", "and", "that", "have", "with", "lamp", "keeper", "light", "sea", "coast", "wrote", "night",
+)  # fmt: skip
 
 
 def document(seed):
@@ -70,6 +55,7 @@ def real_documents():
 
 
 def test_classes_of_characters_and_exceptions_are_theirs():
+    import spacy
     from spacy.lang import char_classes
     from spacy.symbols import ORTH
 
